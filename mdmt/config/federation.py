@@ -1,0 +1,335 @@
+"""The coordinator's file: what is learned, how, and how updates are combined."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from mdmt.config.base import Strict, named
+from mdmt.config.site import SiteConfig
+from mdmt.tasks import AnyTask, Task
+
+__all__ = [
+    "AggregationConfig",
+    "AugmentationConfig",
+    "FederationConfig",
+    "HeadConfig",
+    "ModelConfig",
+    "Name",
+    "PreprocessingConfig",
+    "TaskConfig",
+    "TrainingConfig",
+]
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+"""Letters, digits, ``-`` and ``_``: names become folder and metric names."""
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class ModelConfig(Strict):
+    """The shared backbone."""
+
+    backbone: str
+    """A timm name, or torchvision's googlenet, shufflenet_v2_x0_5, shufflenet_v2_x1_0."""
+    weights: str = "none"
+    """``none``, ``timm`` (model hub), ``offline`` (pip package), or a .safetensors/.pth path."""
+    in_channels: Annotated[int, Field(ge=1, le=3)] = 1
+    image_size: Annotated[int, Field(ge=16, le=4096)] = 224
+
+
+class HeadConfig(Strict):
+    """Layers between pooled features and a task's outputs; no hidden layer is a linear head."""
+
+    hidden: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+def _head(value: Any) -> Any:
+    """``linear`` and ``mlp`` (the paper's 128, 32 with dropout .5) by name."""
+    names = {"linear": {}, "mlp": {"hidden": (128, 32), "dropout": 0.5}}
+    if isinstance(value, str) and value not in names:
+        raise ValueError(f"expected linear, mlp or {{hidden: [128, 32], dropout: 0.5}}, not {value}")
+    return names[value] if isinstance(value, str) else value
+
+
+class TaskConfig(Strict):
+    """One task of the federation: its label space, λ and head."""
+
+    space: AnyTask
+    weight: Positive = 1.0
+    """λ of the task."""
+    head: Annotated[HeadConfig, BeforeValidator(_head)] = HeadConfig()
+    class_weights: Literal["none", "balanced"] = "none"
+    """``balanced`` gives every class of a site the same total weight."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        """Take the label space's keys beside ours, as they stand in YAML."""
+        if not isinstance(value, dict) or "space" in value:
+            return value
+        own = {key: value[key] for key in value if key in cls.model_fields}
+        return own | {"space": {key: value[key] for key in value if key not in own}}
+
+    @model_validator(mode="after")
+    def _weights_need_classes(self) -> Self:
+        if self.class_weights != "none" and self.space.kind not in ("classification", "multilabel"):
+            raise ValueError(f"class_weights has no meaning for a {self.space.kind} task")
+        return self
+
+
+class PreprocessingConfig(Strict):
+    """Radiograph → square image of `model.image_size`, before the cache."""
+
+    clip: tuple[float, float] = (2.0, 98.0)
+    """Percentiles that become black and white."""
+    keep_aspect: bool = True
+    """Pad to a square instead of stretching."""
+    lung_box: bool = False
+    """Crop to the lungs of the mask column, +5 %, made square; every image then needs a mask."""
+    voi: bool = False
+    """Apply DICOM's VOI LUT or window before clipping."""
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[Positive, ...] = (0.5,)
+    """Of the model's input in [0, 1]: one value, or one per channel."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.clip
+        if not 0 <= low < high <= 100:
+            raise ValueError(f"clip: expected 0 <= low < high <= 100, not {list(self.clip)}")
+        return self
+
+
+class AugmentationConfig(Strict):
+    """Random changes of training images; each is drawn with probability `p`."""
+
+    p: Probability = 0.5
+    shift: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Largest shift, as a fraction of the side."""
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Scale is drawn from [1 - zoom, 1 + zoom]."""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 10.0
+    """Largest angle, in degrees."""
+    flip: bool = False
+    """Horizontal flip; needs the `mirror` of every task with several outputs."""
+    elastic: tuple[NonNegative, NonNegative] | None = None
+    """Range of the displacement α, in pixels."""
+    elastic_sigma: Positive = 7.0
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is ever changed."""
+        return self.p > 0 and bool(
+            self.shift or self.zoom or self.rotation or self.flip or self.elastic
+        )
+
+
+class SGD(Strict):
+    """Stochastic gradient descent."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: Positive = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegative = 0.0
+
+
+class Adam(Strict):
+    """Adam; `adamw` decouples the weight decay."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 1e-5
+
+
+class Constant(Strict):
+    """The same rate in every round."""
+
+    name: Literal["none"] = "none"
+
+
+class Cosine(Strict):
+    """Half a cosine from the rate to 0 over all rounds."""
+
+    name: Literal["cosine"] = "cosine"
+
+
+class Step(Strict):
+    """The rate times `gamma` after every `rounds` rounds."""
+
+    name: Literal["step"] = "step"
+    rounds: Annotated[int, Field(gt=0)]
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+class Plateau(Strict):
+    """The rate times `gamma` after `patience` rounds without a better validation loss."""
+
+    name: Literal["plateau"] = "plateau"
+    patience: Annotated[int, Field(gt=0)] = 15
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.65
+
+
+Optimizer = Annotated[
+    Annotated[SGD | Adam, Field(discriminator="name")], BeforeValidator(named)
+]
+Scheduler = Annotated[
+    Annotated[Constant | Cosine | Step | Plateau, Field(discriminator="name")],
+    BeforeValidator(named),
+]
+
+
+class TrainingConfig(Strict):
+    """The recipe every site, pooled and local-only run shares."""
+
+    rounds: Annotated[int, Field(gt=0)]
+    local_epochs: Annotated[int, Field(gt=0)] | None = None
+    local_steps: Annotated[int, Field(gt=0)] | None = None
+    """Epochs or optimiser steps per round; one epoch if neither is given."""
+    batch_size: Annotated[int, Field(gt=0)] = 32
+    optimizer: Optimizer = SGD()
+    scheduler: Scheduler = Constant()
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    clip_norm: Positive | None = None
+    """Largest gradient norm of a step."""
+    threads: Annotated[int, Field(gt=0)] = 1
+    """CPU threads per site; the bits of a result depend on it."""
+    round_timeout: Positive = 3600.0
+    """Seconds a round waits for its sites."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.local_epochs and self.local_steps:
+            raise ValueError("local_epochs and local_steps exclude each other: keep one")
+        return self
+
+
+class FedAvg(Strict):
+    """The weighted mean."""
+
+    name: Literal["fedavg"] = "fedavg"
+
+
+class FedProx(Strict):
+    """FedAvg with a proximal term μ/2·‖θ_s - θ_r‖² at the sites (Li et al. 2018)."""
+
+    name: Literal["fedprox"] = "fedprox"
+    mu: Positive = 0.01
+
+
+class FedAvgM(Strict):
+    """FedAvg with server momentum (Hsu et al. 2019)."""
+
+    name: Literal["fedavgm"] = "fedavgm"
+    lr: Positive = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+class FedOpt(Strict):
+    """Adam or Yogi at the server (Reddi et al. 2020)."""
+
+    name: Literal["fedadam", "fedyogi"]
+    lr: Positive = 0.01
+    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: Positive = 1e-3
+
+
+Strategy = Annotated[
+    Annotated[FedAvg | FedProx | FedAvgM | FedOpt, Field(discriminator="name")],
+    BeforeValidator(named),
+]
+
+
+class AggregationConfig(Strict):
+    """How the server combines what sites send."""
+
+    strategy: Strategy = FedAvg()
+    weighting: Literal["tasks", "examples", "uniform"] = "tasks"
+    norm_layers: Literal["average", "local", "frozen"] = "average"
+    heads: Literal["local", "shared"] = "local"
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the sites drawn for a round."""
+    min_sites: Annotated[int, Field(gt=0)] = 1
+    """Fewest sites to start with, and fewest accepted updates for a round to count."""
+    on_missing: Literal["continue", "stop"] = "continue"
+    """What to do when a site of the round does not answer in time or is refused."""
+    join_timeout: Positive = 120.0
+    """Seconds the roll call waits for the sites."""
+
+
+class FederationConfig(Strict):
+    """A whole federation. `sites` is for simulations and is never sent."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: ModelConfig
+    tasks: Annotated[dict[Name, TaskConfig], Field(min_length=1)]
+    preprocessing: PreprocessingConfig = PreprocessingConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    training: TrainingConfig
+    aggregation: AggregationConfig = AggregationConfig()
+    references: tuple[Literal["constant", "local"], ...] = ()
+    """What the federation is compared with."""
+    sites: dict[Name, SiteConfig] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_sites(cls, value: Any) -> Any:
+        """Give inline sites their name and, where they name none, the federation's label spaces."""
+        if not isinstance(value, dict) or not isinstance(value.get("sites"), dict):
+            return value
+        spaces = {
+            name: {k: v for k, v in task.items() if k not in {"weight", "head", "class_weights"}}
+            for name, task in (value.get("tasks") or {}).items()
+            if isinstance(task, dict)
+        }
+        return value | {
+            "sites": {name: _complete(name, site, spaces) for name, site in value["sites"].items()}
+        }
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        channels = {1, self.model.in_channels}
+        for key in ("mean", "std"):
+            if len(getattr(self.preprocessing, key)) not in channels:
+                raise ValueError(f"preprocessing.{key}: expected one value or one per channel")
+        if self.augmentation.flip:
+            for name, task in self.tasks.items():
+                if task.space.mirror_permutation() is None:
+                    raise ValueError(
+                        f"augmentation.flip: task {name} has several outputs and declares no mirror;"
+                        f" add tasks.{name}.mirror, such as {{A: D}}, or {{}} if a flip changes none"
+                    )
+        return self
+
+    def space(self, task: str) -> Task:
+        """The label space of `task`."""
+        return self.tasks[task].space
+
+    @property
+    def recipe(self) -> str:
+        """What sites are sent: this configuration without `sites`, as canonical JSON."""
+        return json.dumps(self.model_dump(mode="json", exclude={"sites"}), sort_keys=True)
+
+    @property
+    def hash(self) -> str:
+        """First 16 hex digits of the SHA-256 of `recipe`."""
+        return hashlib.sha256(self.recipe.encode()).hexdigest()[:16]
+
+
+def _complete(name: str, site: Any, spaces: dict[str, Any]) -> Any:
+    if not isinstance(site, dict) or not isinstance(site.get("tasks"), dict):
+        return site
+    tasks = {
+        task: spaces[task] | (entry or {})
+        if task in spaces and not (isinstance(entry, dict) and ("kind" in entry or "space" in entry))
+        else entry
+        for task, entry in site["tasks"].items()
+    }
+    return {"name": name} | site | {"tasks": tasks}

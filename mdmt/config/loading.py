@@ -1,0 +1,169 @@
+"""Reading YAML into typed configuration, with one-line errors that name file, key and value."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mdmt.config.federation import FederationConfig
+from mdmt.config.site import SiteConfig
+from mdmt.errors import ConfigError
+from mdmt.files import write_text
+
+__all__ = ["find_config", "load_federation", "load_site", "parse_recipe", "save_config"]
+
+M = TypeVar("M", bound=BaseModel)
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice (two sites with one name)."""
+
+
+def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise yaml.MarkedYAMLError(problem=f"the key {key} stands twice", problem_mark=key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def find_config(name: str | Path) -> Path:
+    """Find a configuration file: a path, or the name of one that ships with the package.
+
+    Raises
+    ------
+    ConfigError
+        No such file; the message lists the names that ship.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    package = Path(__file__).parents[1]
+    shipped = next((d for d in (package / "configs", package.parent / "configs") if d.is_dir()), None)
+    names = {file.stem: file for file in sorted(shipped.glob("*.yaml"))} if shipped else {}
+    if str(name) in names:
+        return names[str(name)]
+    raise ConfigError(f"{name}: no such file; configurations that ship: {', '.join(names)}")
+
+
+def load_federation(path: Path, overrides: Sequence[str] = ()) -> FederationConfig:
+    """Read a federation's YAML file.
+
+    Parameters
+    ----------
+    path : Path
+    overrides : sequence of str
+        ``training.rounds=5``: dotted key, ``=``, YAML value.
+
+    Raises
+    ------
+    ConfigError
+        One line: file, key, value, what was expected.
+    """
+    return _build(FederationConfig, _read(path, overrides), path)
+
+
+def load_site(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:
+    """Read a site's YAML file; see `load_federation`."""
+    return _build(SiteConfig, _read(path, overrides), path)
+
+
+def parse_recipe(recipe: str) -> FederationConfig:
+    """Read the recipe a server sent (`FederationConfig.recipe`)."""
+    return FederationConfig.model_validate_json(recipe)
+
+
+def save_config(config: BaseModel, path: Path) -> None:
+    """Write a resolved configuration as YAML, atomically; reading it gives an equal one."""
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def _read(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected keys and values, as in configs/demo.yaml")
+    for override in overrides:
+        _override(data, override)
+    return _expand(data, path, "")  # type: ignore[no-any-return]
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {override}: expected KEY.KEY=VALUE, such as training.rounds=5")
+    try:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: not a YAML value: {_one_line(error)}") from error
+    for part in parts[:-1]:
+        if not isinstance(data.get(part), dict):
+            data[part] = {}
+        data = data[part]
+    data[parts[-1]] = value
+
+
+_PATH_KEYS = {"root", "cache_dir", "state_dir"}
+
+
+def _expand(value: Any, path: Path, key: str) -> Any:
+    """Expand ``${VARIABLES}`` in every string; make paths relative to the file absolute."""
+    if isinstance(value, dict):
+        return {k: _expand(v, path, f"{key}.{k}".lstrip(".")) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v, path, key) for v in value]
+    if not isinstance(value, str):
+        return value
+    for variable in _VARIABLE.findall(value):
+        if variable not in os.environ:
+            raise ConfigError(f"{path}: {key}: environment variable {variable} is not set")
+    value = _VARIABLE.sub(lambda match: os.environ[match[1]], value)
+    weights_file = key == "model.weights" and value.endswith((".safetensors", ".pth", ".pt"))
+    if key.rpartition(".")[2] in _PATH_KEYS or weights_file:
+        return str((path.parent / Path(value).expanduser()).resolve())
+    return value
+
+
+def _build(model: type[M], data: dict[str, Any], path: Path) -> M:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error)}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """Key, value and expectation of the first problem, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    inner = {"space", "classification", "regression", "ordinal", "multilabel", "table", "synthetic"}
+    key = ".".join(str(part) for part in first["loc"] if part not in inner)
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "no such key"
+    elif first["type"] == "missing":
+        message = "this key is needed"
+    value = first["input"]
+    shown = f" (it is {value!r})" if isinstance(value, str | int | float | bool) else ""
+    more = f" [and {len(problems) - 1} more]" if len(problems) > 1 else ""
+    return f"{key}: {message}{shown}{more}" if key else f"{message}{more}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

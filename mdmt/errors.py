@@ -1,0 +1,71 @@
+"""Every error a user can meet.
+
+::
+
+    MDMTError
+    ├── BadInput            exit 2: something the user gave cannot be used
+    │   ├── ConfigError     a YAML file or an override
+    │   ├── DataError       a table, a label, a split
+    │   │   └── ImageError  one image
+    │   ├── WeightsError    a file of weights
+    │   └── RollCallError   sites that cannot form this federation
+    ├── StateError          exit 1: saved state that does not belong here
+    └── RunError            exit 1: a run that started and failed
+
+A message is one line, names the file, key or image, and says what to do. Messages may hold paths
+and patient ids: they are for the machine they arose on and are never sent anywhere.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BadInput",
+    "ConfigError",
+    "DataError",
+    "ImageError",
+    "MDMTError",
+    "RollCallError",
+    "RunError",
+    "StateError",
+    "WeightsError",
+]
+
+
+class MDMTError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class BadInput(MDMTError):
+    """What the user gave cannot be used; nothing was run or written."""
+
+    exit_code = 2
+
+
+class ConfigError(BadInput):
+    """A configuration file, key, value or override is wrong."""
+
+
+class DataError(BadInput):
+    """A table, label or split is wrong."""
+
+
+class ImageError(DataError):
+    """One image cannot be used as a radiograph."""
+
+
+class WeightsError(BadInput):
+    """A weights file does not fit the backbone."""
+
+
+class RollCallError(BadInput):
+    """The sites that answered cannot form this federation."""
+
+
+class StateError(MDMTError):
+    """Saved state belongs to another federation, run or backbone."""
+
+
+class RunError(MDMTError):
+    """A run that had started could not go on."""

@@ -1,0 +1,170 @@
+"""What every kind of task can do: the one interface between labels and the rest of the code."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdmt.config.base import Strict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["FloatArray", "Task"]
+
+FloatArray = NDArray[np.floating]
+
+
+class Task(Strict, ABC):
+    """The label space of one task, and everything that follows from its kind.
+
+    A target is a float row of `width` numbers, NaN where a label is missing. A head gives
+    `n_outputs` numbers; `decode` turns them into predictions, one column per entry of
+    `prediction_names`.
+    """
+
+    kind: str
+    mirror: dict[str, str] | None = None
+    """Labels that a horizontal flip exchanges, such as ``{A: D}``; ``{}`` if it changes none."""
+
+    primary: ClassVar[str]
+    """The metric that chooses a task's best round."""
+    primary_is_better_when: ClassVar[str]
+    """``higher`` or ``lower``."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels: the classes, outputs or findings."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """Names of the target columns; ``("",)`` where one column holds the whole label."""
+
+    @property
+    @abstractmethod
+    def n_outputs(self) -> int:
+        """How many numbers a head gives per sample."""
+
+    @property
+    @abstractmethod
+    def prediction_names(self) -> tuple[str, ...]:
+        """Names of the columns of `decode`."""
+
+    @property
+    def width(self) -> int:
+        """How many target columns a sample has."""
+        return len(self.columns)
+
+    @property
+    def summable(self) -> bool:
+        """Whether the sum of the predictions has a meaning (the Brixia global score)."""
+        return False
+
+    @abstractmethod
+    def encode(self, column: str, text: str) -> float:
+        """Turn one label as written in a table into a target.
+
+        Parameters
+        ----------
+        column : str
+            An entry of `columns`.
+        text : str
+            The stripped, non-empty cell.
+
+        Raises
+        ------
+        ValueError
+            The text is not a label; the message says what was expected.
+        """
+
+    @abstractmethod
+    def elementwise_loss(
+        self, outputs: Tensor, targets: Tensor, class_weights: Tensor | None = None
+    ) -> Tensor:
+        """Loss of each target column of each sample, before masking.
+
+        Parameters
+        ----------
+        outputs : Tensor, float, (N, n_outputs)
+        targets : Tensor, float, (N, width)
+            Without NaN (missing labels are 0 here; the caller masks them).
+        class_weights : Tensor, float, optional
+            As `balanced_weights` gives them.
+
+        Returns
+        -------
+        Tensor, float, (N, width)
+        """
+
+    def balanced_weights(self, targets: FloatArray) -> FloatArray | None:
+        """Class weights that give every class the same total weight.
+
+        Parameters
+        ----------
+        targets : ndarray, float, (N, width)
+            Training targets, NaN where missing.
+
+        Returns
+        -------
+        ndarray or None
+            None where the kind has no classes to balance.
+        """
+        return None
+
+    @abstractmethod
+    def decode(self, outputs: FloatArray) -> FloatArray:
+        """Turn head outputs (N, n_outputs) into predictions (N, len(prediction_names))."""
+
+    @abstractmethod
+    def constant(self, targets: FloatArray) -> FloatArray:
+        """Best constant prediction, shape (len(prediction_names),), for training targets."""
+
+    @abstractmethod
+    def metrics(self, predictions: FloatArray, targets: FloatArray) -> dict[str, float]:
+        """Metrics of predictions (N, P) against targets (N, width) with NaN where missing.
+
+        A metric that is undefined on these samples is NaN.
+        """
+
+    @abstractmethod
+    def histogram(self, targets: FloatArray) -> dict[str, dict[str, int]]:
+        """Count every label: target column → label text → number of samples."""
+
+    def mirror_permutation(self) -> tuple[int, ...] | None:
+        """Order of `labels` after a horizontal flip; None where the task does not say.
+
+        A single-label task that declares no mirror is taken not to depend on laterality.
+        """
+        if self.mirror is None:
+            return None if self.width > 1 else tuple(range(len(self.labels)))
+        partner = self.mirror | {b: a for a, b in self.mirror.items()}
+        order = {label: index for index, label in enumerate(self.labels)}
+        return tuple(order[partner.get(label, label)] for label in self.labels)
+
+    def mirrored(self, targets: Tensor) -> Tensor:
+        """Targets (N, width) of the same samples after a horizontal flip."""
+        permutation = self.mirror_permutation()
+        assert permutation is not None, "the augmentation refuses such a task when it is configured"
+        return targets[:, list(permutation)]
+
+    def disagreement(self, other: Task) -> str | None:
+        """Say in one phrase how `other` differs as a label space, or None."""
+        mine, theirs = (task.model_dump(exclude={"mirror"}) for task in (self, other))
+        for key in mine | theirs:
+            if mine.get(key) != theirs.get(key):
+                return f"{key} is {_plain(theirs.get(key))} where {_plain(mine.get(key))} is expected"
+        return None
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {_plain(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(map(_plain, value)) + "]"
+    return "absent" if value is None else str(value)
