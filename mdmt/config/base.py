@@ -1,18 +1,12 @@
-"""The pydantic base of every configuration model."""
+"""What the configuration models share."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from mdmt.strict import Strict
 
 __all__ = ["Strict", "named"]
-
-
-class Strict(BaseModel):
-    """A model that refuses unknown keys and does not change once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def named(value: Any) -> Any:

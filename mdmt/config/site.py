@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,18 @@ from mdmt.tasks import AnyTask
 __all__ = ["DatasetConfig", "SiteConfig", "SiteTask", "Synthetic", "Table"]
 
 
-class Table(Strict):
+class _Fractions(Strict):
+    val_fraction: float
+    test_fraction: float
+
+    @model_validator(mode="after")
+    def _some_left_to_train_on(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction + test_fraction must be below 1")
+        return self
+
+
+class Table(_Fractions):
     """A CSV or XLSX file with one row per image."""
 
     kind: Literal["table"] = "table"
@@ -40,7 +51,7 @@ class Table(Strict):
     on_bad_image: Literal["error", "skip"] = "error"
 
 
-class Synthetic(Strict):
+class Synthetic(_Fractions):
     """Drawn chest radiographs, written once as DICOM files under `root`."""
 
     kind: Literal["synthetic"]
@@ -70,7 +81,7 @@ class SiteTask(Strict):
     columns: tuple[str, ...] = ()
     """The table's columns, in the order of the task's outputs; the labels' own names if absent."""
     values: dict[str, str] = {}
-    """What the table's cells mean, such as ``{1: SEVERE, 0: MILD}``; an empty meaning is missing."""
+    """What cells mean, such as ``{1: SEVERE, 0: MILD}``; an empty meaning is a missing label."""
 
     @model_validator(mode="before")
     @classmethod

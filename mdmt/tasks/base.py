@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, model_validator
 
-from mdmt.config.base import Strict
+from mdmt.strict import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FloatArray", "Task"]
+__all__ = ["FloatArray", "Names", "Task"]
 
 FloatArray = NDArray[np.floating]
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("expected at least one name")
+    for name in names:
+        if not name or name != name.strip():
+            raise ValueError(f"expected names without spaces around them, not {name!r}")
+        if names.count(name) > 1:
+            raise ValueError(f"the name {name} stands twice")
+    return names
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(_distinct)]
+"""Names of labels: at least one, none empty, none twice."""
 
 
 class Task(Strict, ABC):
@@ -36,10 +52,24 @@ class Task(Strict, ABC):
     primary_is_better_when: ClassVar[str]
     """``higher`` or ``lower``."""
 
-    @property
-    @abstractmethod
-    def labels(self) -> tuple[str, ...]:
-        """Names of the labels: the classes, outputs or findings."""
+    if TYPE_CHECKING:  # a property where the kind's own field has another name, else that field
+
+        @property
+        @abstractmethod
+        def labels(self) -> tuple[str, ...]:
+            """Names of the labels: the classes, outputs or findings."""
+
+    @model_validator(mode="after")
+    def _mirror_pairs_labels(self) -> Self:
+        for label, partner in (self.mirror or {}).items():
+            for name in (label, partner):
+                if name not in self.labels:
+                    raise ValueError(f"mirror: {name} is none of {', '.join(self.labels)}")
+            if any((a == partner) != (b == label) for a, b in _both_ways(self.mirror or {})):
+                raise ValueError(
+                    f"mirror: {label} or {partner} has two partners; pair each label once"
+                )
+        return self
 
     @property
     @abstractmethod
@@ -132,6 +162,10 @@ class Task(Strict, ABC):
         A metric that is undefined on these samples is NaN.
         """
 
+    def metric(self, name: str, predictions: FloatArray, targets: FloatArray) -> float:
+        """One entry of `metrics`; kinds make it fast for their primary one."""
+        return self.metrics(predictions, targets)[name]
+
     @abstractmethod
     def histogram(self, targets: FloatArray) -> dict[str, dict[str, int]]:
         """Count every label: target column → label text → number of samples."""
@@ -143,7 +177,7 @@ class Task(Strict, ABC):
         """
         if self.mirror is None:
             return None if self.width > 1 else tuple(range(len(self.labels)))
-        partner = self.mirror | {b: a for a, b in self.mirror.items()}
+        partner = dict(_both_ways(self.mirror))
         order = {label: index for index, label in enumerate(self.labels)}
         return tuple(order[partner.get(label, label)] for label in self.labels)
 
@@ -158,8 +192,15 @@ class Task(Strict, ABC):
         mine, theirs = (task.model_dump(exclude={"mirror"}) for task in (self, other))
         for key in mine | theirs:
             if mine.get(key) != theirs.get(key):
-                return f"{key} is {_plain(theirs.get(key))} where {_plain(mine.get(key))} is expected"
+                return (
+                    f"{key} is {_plain(theirs.get(key))} where {_plain(mine.get(key))} is expected"
+                )
         return None
+
+
+def _both_ways(mirror: Mapping[str, str]) -> set[tuple[str, str]]:
+    """Turn ``{A: D}`` into the pairs (A, D) and (D, A)."""
+    return {pair for a, b in mirror.items() for pair in ((a, b), (b, a))}
 
 
 def _plain(value: object) -> str:

@@ -1,0 +1,1 @@
+"""The Flower ClientApp: one site, its data, its heads and what it may send."""

@@ -1,0 +1,139 @@
+"""The Flower ClientApp of a site: query, train, evaluate."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from numpy import float32
+from numpy.typing import NDArray
+
+from client.site import Site
+from mdmt.config import FederationConfig, find_config, load_federation, load_site
+from mdmt.errors import MDMTError
+from mdmt.messages import EvaluateOrder, Query, TrainOrder
+
+__all__ = ["app"]
+
+_SITE_FAILED = 2
+"""Flower's code for a client that raised."""
+
+log = logging.getLogger(__name__)
+app = ClientApp()
+
+
+@app.query()
+def query(message: Message, context: Context) -> Message:
+    """Answer the roll call with the site's card."""
+    return _answer(message, context, _card)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the backbone for one round."""
+    return _answer(message, context, _train)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Evaluate a backbone on validation and test."""
+    return _answer(message, context, _evaluate)
+
+
+def _card(site: Site, content: RecordDict) -> RecordDict:
+    card = site.card(Query.model_validate_json(_order(content)))
+    return RecordDict({"report": ConfigRecord({"json": card.model_dump_json()})})
+
+
+def _train(site: Site, content: RecordDict) -> RecordDict:
+    order = TrainOrder.model_validate_json(_order(content))
+    mu = content.config_records["config"].get("proximal-mu", 0.0)
+    report, arrays = site.train(order, _arrays(content), float(mu))
+    return RecordDict(
+        {
+            "arrays": ArrayRecord({name: Array(value) for name, value in arrays.items()}),
+            "report": ConfigRecord({"json": report.model_dump_json()}),
+        }
+    )
+
+
+def _evaluate(site: Site, content: RecordDict) -> RecordDict:
+    order = EvaluateOrder.model_validate_json(_order(content))
+    report = site.evaluate(order, _arrays(content))
+    return RecordDict({"report": ConfigRecord({"json": report.model_dump_json()})})
+
+
+def _answer(
+    message: Message, context: Context, action: Callable[[Site, RecordDict], RecordDict]
+) -> Message:
+    """Reply with what `action` gives. Of an error only its kind leaves: its text may name a path."""
+    site: Site | None = None
+    try:
+        site = open_site(context)
+        if site is None:
+            return Message(RecordDict({"report": ConfigRecord({"json": "null"})}), reply_to=message)
+        return Message(action(site, message.content), reply_to=message)
+    except Exception as error:
+        _log_at_site(site, error)
+        reason = f"{type(error).__name__} at the site; its own log says more"
+        return Message(Error(_SITE_FAILED, reason), reply_to=message)
+
+
+def open_site(context: Context) -> Site | None:
+    """The site this process serves; None for a simulated node beyond the federation's sites.
+
+    In a deployment the SuperNode names the site's file (``--node-config 'site="..."'``); in a
+    simulation node number i is the i-th site of the federation's file, by name.
+    """
+    file = context.node_config.get("site")
+    if file is not None:
+        return _deployed_site(str(file))
+    return _simulated_site(
+        str(context.run_config["federation"]),
+        str(context.run_config.get("overrides", "")),
+        int(context.node_config["partition-id"]),
+    )
+
+
+@lru_cache(maxsize=1)
+def _deployed_site(file: str) -> Site:
+    return Site(load_site(Path(file)))
+
+
+@lru_cache(maxsize=4)
+def _federation(file: str, overrides: str) -> FederationConfig:
+    return load_federation(find_config(file), shlex.split(overrides))
+
+
+def _simulated_site(file: str, overrides: str, number: int) -> Site | None:
+    sites = _federation(file, overrides).sites
+    names = sorted(sites)
+    return Site(sites[names[number]]) if number < len(names) else None
+
+
+def _log_at_site(site: Site | None, error: Exception) -> None:
+    """Write the whole story where only the site can read it."""
+    story = str(error) if isinstance(error, MDMTError) else traceback.format_exc()
+    if site is None:
+        log.error("this site cannot be opened: %s", story)
+        return
+    file = site.log_file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z {story.rstrip()}\n")
+
+
+def _order(content: RecordDict) -> str:
+    return str(content.config_records["config"]["order"])
+
+
+def _arrays(content: RecordDict) -> dict[str, NDArray[float32]]:
+    return {name: array.numpy() for name, array in content.array_records["arrays"].items()}

@@ -1,0 +1,225 @@
+"""One site: its data, its heads, and the three things a server may ask of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from numpy import float32
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client.state import SiteState
+from mdmt.config import FederationConfig, SiteConfig, parse_recipe
+from mdmt.data.cohort import Cohort, open_cohort
+from mdmt.data.manifest import SPLITS
+from mdmt.errors import DataError
+from mdmt.evaluation import evaluate, evaluate_constant
+from mdmt.messages import (
+    Arm,
+    EvaluateOrder,
+    EvaluateReport,
+    Query,
+    SiteCard,
+    TrainOrder,
+    TrainReport,
+)
+from mdmt.models import (
+    MDMTModel,
+    build_model,
+    get_arrays,
+    load_staying,
+    set_arrays,
+    staying,
+    travelling,
+)
+from mdmt.seeds import derive_seed
+from mdmt.training import resolve_device, train
+
+__all__ = ["Site", "kept_tensors"]
+
+Arrays = Mapping[str, NDArray[float32]]
+_MOMENTS = "moments."
+
+
+def kept_tensors(
+    site: SiteConfig, federation: FederationConfig, run: str, up_to: int
+) -> dict[str, Tensor]:
+    """What a site kept of the federated arm after round `up_to`, without optimiser moments."""
+    saved = _state(site, federation, run, "federated").load(up_to)
+    return {name: value for name, value in saved.items() if not name.startswith(_MOMENTS)}
+
+
+def _state(site: SiteConfig, federation: FederationConfig, run: str, arm: Arm) -> SiteState:
+    identity = {
+        "federation": federation.hash,
+        "run": run,
+        "arm": arm,
+        "site": site.name,
+        "backbone": federation.model.backbone,
+    }
+    return SiteState(_state_root(site) / federation.name / run / arm, identity)
+
+
+def _state_root(site: SiteConfig) -> Path:
+    return site.state_dir or Path(f"~/.local/state/mdmt/{site.name}").expanduser()
+
+
+@lru_cache(maxsize=1024)
+def _cohort(site: str, recipe: str) -> Cohort:
+    """A cohort already opened in this process."""
+    return open_cohort(SiteConfig.model_validate_json(site), parse_recipe(recipe))
+
+
+@lru_cache(maxsize=1)
+def _model(
+    recipe: str, tasks: tuple[str, ...], device: torch.device
+) -> tuple[MDMTModel, dict[str, Tensor]]:
+    """The last model built in this process, which its sites lend each other, and its first heads."""
+    model = build_model(parse_recipe(recipe), tasks, weights=False).to(device)
+    heads = {name: v.clone() for name, v in model.state_dict().items() if name.startswith("heads.")}
+    return model, heads
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site, ready to answer."""
+
+    config: SiteConfig
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks this site has labels for."""
+        return tuple(self.config.tasks)
+
+    @property
+    def log_file(self) -> Path:
+        """Where this site writes what went wrong; it is never sent."""
+        return _state_root(self.config) / "site.log"
+
+    def card(self, query: Query) -> SiteCard:
+        """Tell who this is, what it can train, and how many labels it has."""
+        federation = parse_recipe(query.recipe)
+        manifest = self._cohort(federation).manifest
+        train = manifest.indices("train")
+        packages = ("mdmt", "torch", "timm", "flwr")
+        return SiteCard(
+            name=self.config.name,
+            federation=federation.hash,
+            tasks={name: task.space for name, task in self.config.tasks.items()},
+            images={split: len(manifest.indices(split)) for split in SPLITS},
+            counts={
+                task: {split: manifest.labelled(task, split) for split in SPLITS}
+                for task in self.tasks
+            },
+            histogram={
+                name: task.space.histogram(manifest.targets[name][train])
+                for name, task in self.config.tasks.items()
+            },
+            device=str(resolve_device(self.config.device)),
+            versions={"python": platform.python_version()} | {p: version(p) for p in packages},
+        )
+
+    def train(
+        self, order: TrainOrder, arrays: Arrays, proximal_mu: float
+    ) -> tuple[TrainReport, dict[str, NDArray[float32]]]:
+        """Evaluate the backbone as received, train it with this site's heads, keep the heads.
+
+        Returns
+        -------
+        TrainReport
+        dict of str to ndarray
+            The arrays that travel, trained.
+        """
+        federation = parse_recipe(order.recipe)
+        device, cohort = self._device(federation), self._cohort(federation)
+        state = _state(self.config, federation, order.run, order.arm)
+        model, moments = self._restore(federation, state, order.round - 1, arrays, device)
+        returned = travelling(model, federation.aggregation)
+        validation = evaluate(model, cohort, "val", federation, self.tasks, device)
+        result = train(
+            model,
+            cohort,
+            federation,
+            coefficients=order.coefficients,
+            seed=derive_seed(federation.seed, "train", self.config.name, order.round),
+            device=device,
+            round_number=order.round,
+            lr_factor=order.lr_factor,
+            proximal_mu=proximal_mu,
+            start_moments=moments,
+            # Moments of what is averaged make no sense after averaging.
+            keep_moments=[name for name, _ in model.named_parameters() if name not in returned],
+        )
+        kept_moments = {_MOMENTS + name: value for name, value in result.moments.items()}
+        state.save(order.round, staying(model, federation.aggregation) | kept_moments)
+        state.prune((*order.keep, order.round - 1, order.round))
+        report = TrainReport(
+            site=self.config.name,
+            round=order.round,
+            validation=validation,
+            losses={task: result.losses.get(task) for task in self.tasks},
+            images=result.images,
+            steps=result.steps,
+            seconds=result.seconds,
+        )
+        return report, get_arrays(model, returned)
+
+    def evaluate(self, order: EvaluateOrder, arrays: Arrays) -> EvaluateReport:
+        """Evaluate a round's backbone with the heads this site had after that round."""
+        federation = parse_recipe(order.recipe)
+        device, cohort = self._device(federation), self._cohort(federation)
+        state = _state(self.config, federation, order.run, order.arm)
+        model, _ = self._restore(federation, state, order.round, arrays, device)
+        splits = ("val", "test")
+        constant = order.arm == "federated" and "constant" in federation.references
+        return EvaluateReport(
+            site=self.config.name,
+            round=order.round,
+            metrics={
+                split: evaluate(
+                    model, cohort, split, federation, self.tasks, device, intervals=split == "test"
+                )
+                for split in splits
+            },
+            constant={
+                split: evaluate_constant(cohort, split, federation, self.tasks)
+                for split in splits
+                if constant
+            },
+        )
+
+    def _cohort(self, federation: FederationConfig) -> Cohort:
+        for task in self.tasks:
+            if task not in federation.tasks:
+                raise DataError(f"task {task} is not one of the federation {federation.name}")
+        return _cohort(self.config.model_dump_json(), federation.recipe)
+
+    def _device(self, federation: FederationConfig) -> torch.device:
+        torch.set_num_threads(self.config.threads or federation.training.threads)
+        return resolve_device(self.config.device)
+
+    def _restore(
+        self,
+        federation: FederationConfig,
+        state: SiteState,
+        up_to: int,
+        arrays: Arrays,
+        device: torch.device,
+    ) -> tuple[MDMTModel, dict[str, Tensor]]:
+        """Model with the arrays received and what this site kept after round `up_to`; its moments."""
+        model, first_heads = _model(federation.recipe, self.tasks, device)
+        saved = state.load(up_to)
+        moments = {k.removeprefix(_MOMENTS): v for k, v in saved.items() if k.startswith(_MOMENTS)}
+        kept = {name: value for name, value in saved.items() if not name.startswith(_MOMENTS)}
+        set_arrays(model, arrays)
+        # A site without a past starts from the federation's initial heads.
+        load_staying(
+            model, kept or {name: v for name, v in first_heads.items() if name not in arrays}
+        )
+        return model, moments

@@ -1,0 +1,169 @@
+"""Progress of a run, read from the ``events.jsonl`` that every engine writes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mdmt.config import FederationConfig
+
+__all__ = ["Progress", "follow", "watching"]
+
+_POLL_SECONDS = 0.2
+
+
+class Progress:
+    """What is known of a run under way.
+
+    Parameters
+    ----------
+    config : FederationConfig
+    """
+
+    def __init__(self, config: FederationConfig) -> None:
+        self.sites = sorted(config.sites)
+        self.rounds = config.training.rounds
+        # The local-only reference trains every site once more: about as long as the federation.
+        self.lengths = 2 if "local" in config.references else 1
+        self.primary = {name: task.space.primary for name, task in config.tasks.items()}
+        self.started: float | None = None
+        self.now = 0.0
+        self.stage = "starting"
+        self.answered: list[str] = []
+        self.booked = ""
+        self.alone = 0
+        self.done = 0.0
+
+    def update(self, event: dict[str, Any]) -> list[str]:
+        """Take an event in and return the lines that deserve to stay on the screen."""
+        self.now = event["time"]
+        kind = event["event"]
+        if kind == "joined":
+            self.stage = "roll call"
+            return [f"{event['site']} joined"]
+        if kind == "round":
+            return self._round(event)
+        if kind == "reply":
+            self.answered.append(event["site"])
+            self.done += self._share(event["arm"])
+        elif kind == "booked":
+            return self._book(event)
+        elif kind == "evaluate":
+            self.stage, self.answered = f"evaluating round {event['round']}", []
+        elif kind == "refused":
+            return [f"refused: {event['site']}, the evaluation of round {event['round']}"]
+        return []
+
+    def seconds_left(self, now: float) -> float | None:
+        """Estimate from the mean time of what is done; None before the first reply."""
+        if self.started is None or not self.done:
+            return None
+        return (now - self.started) * max(self.lengths * self.rounds - self.done, 0) / self.done
+
+    def status(self, now: float) -> str:
+        """Say in two lines where the run is."""
+        answered = f"; answered: {', '.join(self.answered)}" if self.answered else ""
+        first = f"{self.stage}{answered}  ({self._clock(now)})"
+        return f"{first}\n{self.booked}" if self.booked else first
+
+    def _round(self, event: dict[str, Any]) -> list[str]:
+        self.started = self.started or event["time"]
+        number, self.answered = event["round"], []
+        self.stage = f"round {number} of {event['rounds']}"
+        if event["arm"] == "federated":
+            self.done = number - 1.0
+            return []
+        if number == 1:
+            self.alone += 1
+        self.stage = f"local-only reference {self.alone} of {len(self.sites)}, {self.stage}"
+        return [self.stage.partition(",")[0]] if number == 1 else []
+
+    def _share(self, arm: str) -> float:
+        """How much of a round of the federation one site's reply is."""
+        share = 1 / max(len(self.sites), 1)
+        return share if arm == "local" else min(share, int(self.done) + 1 - self.done)
+
+    def _book(self, event: dict[str, Any]) -> list[str]:
+        values = [
+            f"{task} {metric} {_number(event['tasks'].get(f'{task}/{metric}'))}"
+            for task, metric in self.primary.items()
+        ]
+        self.booked = f"round {event['round']}/{self.rounds} validation: {', '.join(values)}"
+        refusals = [
+            f"refused: {site}, round {event['round']}: {reason}"
+            for site, reason in event["refusals"].items()
+        ]
+        return [*refusals, f"{self.booked}  ({self._clock(event['time'])})"]
+
+    def _clock(self, now: float) -> str:
+        if self.started is None:
+            return "no round yet"
+        left = self.seconds_left(now)
+        estimate = "" if left is None else f", about {_duration(left)} left"
+        return f"{_duration(now - self.started)} elapsed{estimate}"
+
+
+def follow(
+    path: Path, on_event: Callable[[dict[str, Any]], None], stop: threading.Event
+) -> None:
+    """Hand over every line of a growing JSON-lines file, until `stop` is set and all is read."""
+    position, last = 0, False
+    while not last:
+        last = stop.wait(_POLL_SECONDS)
+        if not path.exists():
+            continue
+        with path.open("rb") as file:
+            file.seek(position)
+            lines = file.read().splitlines(keepends=True)
+        for line in lines:
+            if line.endswith(b"\n"):  # the writer may be in the middle of one
+                position += len(line)
+                on_event(json.loads(line))
+
+
+@contextmanager
+def watching(folder: Path, config: FederationConfig) -> Iterator[None]:
+    """Show the progress of the run in `folder` on standard error while the block runs."""
+    from rich.live import Live
+    from rich.text import Text
+
+    from mdmt.cli.console import progress_console
+
+    console, progress, stop = progress_console(), Progress(config), threading.Event()
+
+    def on_event(event: dict[str, Any]) -> None:
+        for line in progress.update(event):
+            console.print(line)
+
+    follower = threading.Thread(
+        target=follow, args=(folder / "events.jsonl", on_event, stop), daemon=True
+    )
+    live = Live(
+        get_renderable=lambda: Text(progress.status(time.time())),
+        console=console,
+        transient=True,
+    )
+    if console.is_terminal:
+        live.start(refresh=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        follower.join()
+        live.stop()
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,97 @@
+"""``mdmt demo`` and ``mdmt simulate``: a federation on this machine."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mdmt.config import FederationConfig
+
+__all__ = ["demo", "simulate"]
+
+
+class _Engine(StrEnum):
+    inprocess = "inprocess"
+    ray = "ray"
+
+
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Run directory: new or empty.  [default: runs/NAME]", show_default=False),
+]
+
+
+def demo(out: Out = None) -> None:
+    """Train two synthetic hospitals with different labels together, and show what each gained."""
+    from mdmt.config import find_config, load_federation
+
+    folder = _simulate(load_federation(find_config("demo")), _Engine.inprocess, out)
+    typer.echo("Next:")
+    typer.echo(f"  mdmt show {folder}          this table again, and who took part")
+    typer.echo(f"  {folder}/release/README.md  the model card of what was trained")
+    typer.echo("  mdmt init --table labels.csv      begin with a table of your own")
+
+
+def simulate(
+    config: Annotated[
+        str, typer.Argument(help="Federation YAML with sites, or the name of one that ships.")
+    ],
+    engine: Annotated[
+        _Engine, typer.Option(help="In this process, or Flower's own engine: sites in Ray actors.")
+    ] = _Engine.inprocess,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override, as in training.rounds=5."),
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Run a federation of several sites on this machine."""
+    from mdmt.config import find_config, load_federation
+
+    folder = _simulate(load_federation(find_config(config), set_ or ()), engine, out)
+    typer.echo(f"Run directory: {folder}")
+
+
+def _simulate(config: FederationConfig, engine: _Engine, out: Path | None) -> Path:
+    """Check everything, then run and show the results; return the run directory."""
+    from mdmt.cli.console import progress_console, result_console
+    from mdmt.cli.progress import watching
+    from mdmt.errors import BadInput
+
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out}: already holds something; choose another --out")
+    console = progress_console()
+    console.print(f"reading the data of {', '.join(sorted(config.sites)) or 'no site'}")
+    with console.status("reading") as status:
+        from simulation.simulate import prepare
+        from simulation.simulate import simulate as run
+
+        prepare(config, lambda site, done, n: status.update(f"{site}: image {done} of {n}"))
+    from mdmt.cli.tables import read_run, result_tables
+    from server.run import new_run_folder
+
+    folder = new_run_folder(out, config.name)
+    console.print(f"running in {folder}")
+    try:
+        with watching(folder, config):
+            run(config, folder, engine.value)
+    except BadInput:
+        _discard(folder)
+        raise
+    for table in result_tables(read_run(folder)):
+        result_console().print(table)
+    return folder
+
+
+def _discard(folder: Path) -> None:
+    """Remove the run directory of a federation that could not start."""
+    if not (folder / "history.jsonl").exists():
+        shutil.rmtree(folder)
+        with suppress(OSError):  # other runs are in it
+            Path("runs").rmdir()

@@ -1,0 +1,22 @@
+"""``mdmt show``: a run directory as tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["show"]
+
+
+def show(run: Annotated[Path, typer.Argument(help="Run directory, such as runs/demo.")]) -> None:
+    """Show the sites, results and cost of a run, finished or not."""
+    from mdmt.cli.console import result_console
+    from mdmt.cli.tables import read_run, result_tables, site_table
+
+    found, console = read_run(run), result_console()
+    if (sites := site_table(found)) is not None:
+        console.print(sites)
+    for table in result_tables(found):
+        console.print(table)

@@ -1,0 +1,236 @@
+"""What a run directory tells, as tables; a run that is under way or failed, as far as it went."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdmt.errors import BadInput
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from mdmt.config import FederationConfig
+
+__all__ = ["Run", "read_run", "result_tables", "site_table"]
+
+_SECONDARY = {
+    "classification": {"balanced_accuracy": "higher", "brier": "lower"},
+    "regression": {"pearson": "higher", "sum_mae": "lower"},
+    "ordinal": {"pearson": "higher", "sum_mae": "lower"},
+    "multilabel": {},
+}
+"""What is shown of a task beside its primary metric, and which way is better."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The files of a run directory.
+
+    Attributes
+    ----------
+    folder : Path
+    config : FederationConfig
+    sites, metrics : dict or None
+        ``sites.json`` and ``metrics.json``; None where the run did not come that far.
+    history, events : list of dict
+        Lines of ``history.jsonl`` and ``events.jsonl``.
+    """
+
+    folder: Path
+    config: FederationConfig
+    sites: dict[str, Any] | None
+    metrics: dict[str, Any] | None
+    history: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+
+    @property
+    def outcome(self) -> str:
+        """``done``, or what became of the run instead."""
+        last = self.events[-1] if self.events else {}
+        if last.get("event") == "failed":
+            return f"failed: {last['message']}"
+        if last.get("event") == "done":
+            return "done"
+        reached = self.history[-1]["round"] if self.history else 0
+        return f"unfinished: round {reached} of {self.config.training.rounds} is the last one booked"
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run directory.
+
+    Raises
+    ------
+    BadInput
+        There is no run, or one of its files is damaged.
+    """
+    from mdmt.config import load_federation
+    from mdmt.files import read_json
+
+    if not (folder / "federation.yaml").is_file():
+        raise BadInput(f"{folder}: not a run directory; it has no federation.yaml")
+    read = {}
+    for name in ("sites.json", "metrics.json"):
+        file = folder / name
+        try:
+            read[name] = read_json(file) if file.exists() else None
+        except ValueError as error:
+            raise BadInput(f"{file}: damaged: {error}") from error
+    return Run(
+        folder=folder,
+        config=load_federation(folder / "federation.yaml"),
+        sites=read["sites.json"],
+        metrics=read["metrics.json"],
+        history=_lines(folder / "history.jsonl"),
+        events=_lines(folder / "events.jsonl"),
+    )
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """Complete lines of a JSON-lines file, which someone may be writing."""
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise BadInput(f"{file}: damaged: {error}") from error
+
+
+def site_table(run: Run) -> Table | None:
+    """Sites with their tasks, images and labels; None before the roll call."""
+    from mdmt.cli.console import new_table
+
+    if run.sites is None:
+        return None
+    table = new_table(
+        f"{run.config.name}: sites",
+        *("site", "task", "kind", "images train/val/test", "labels train/val/test"),
+        "training labels",
+    )
+    splits = ("train", "val", "test")
+    for name, card in run.sites["sites"].items():
+        images = " / ".join(str(card["images"].get(split, 0)) for split in splits)
+        for task, space in card["tasks"].items():
+            labels = " / ".join(str(card["counts"][task].get(split, 0)) for split in splits)
+            counts = _histogram(card["histogram"].get(task, {}))
+            table.add_row(name, task, space["kind"], images, labels, counts)
+    return table
+
+
+def _histogram(columns: dict[str, dict[str, int]]) -> str:
+    """Counts of each label, over all columns of the task."""
+    total: dict[str, int] = {}
+    for counts in columns.values():
+        for label, count in counts.items():
+            total[label] = total.get(label, 0) + count
+    return ", ".join(f"{label}: {count}" for label, count in total.items())
+
+
+def result_tables(run: Run) -> Iterator[RenderableType]:
+    """Yield what a run gave (or its last validation, if it has no result yet), and what it cost."""
+    if run.metrics is not None:
+        for task in run.config.tasks:
+            yield _test_table(run, task)
+    elif run.history:
+        yield _validation_table(run)
+    yield _cost(run)
+    if run.outcome != "done":
+        yield f"This run is {run.outcome}" if "unf" in run.outcome[:3] else f"This run {run.outcome}"
+
+
+def _test_table(run: Run, task: str) -> Table:
+    """One task: constant, local only, federated, for each site that tests it."""
+    from mdmt.cli.console import new_table
+
+    assert run.metrics is not None
+    space, checkpoints = run.config.space(task), run.metrics["checkpoints"]
+    references = run.metrics.get("references", {})
+    arms = {
+        "constant": references.get("constant"),
+        "local only": references.get("local"),
+        "federated (last)": checkpoints["last"],
+        "federated (best)": checkpoints.get(f"best:{task}"),
+    }
+    arms = {name: arm for name, arm in arms.items() if arm is not None}
+    final = "federated (best)" if "federated (best)" in arms else "federated (last)"
+    rounds = ", ".join(
+        f"{name} is round {arm['round']}" for name, arm in arms.items() if "round" in arm
+    )
+    gain = "local only" in arms
+    table = new_table(
+        f"{task}: results on each site's test split",
+        *("site", ">images", "metric", "better", *(f">{name}" for name in arms)),
+        *([f">{final} against local only"] if gain else []),
+        caption=f"[low, high]: 95 % interval, patient bootstrap; {rounds}",
+    )
+    shown = {space.primary: space.primary_is_better_when} | _SECONDARY[space.kind]
+    for site in sorted(checkpoints["last"]["sites"]):
+        tests = {name: arm["sites"].get(site, {}).get("test", {}) for name, arm in arms.items()}
+        if f"{task}/examples" not in tests[final]:
+            continue
+        for metric, better in shown.items():
+            key = f"{task}/{metric}"
+            if key not in tests[final]:
+                continue
+            first = metric == space.primary
+            row = [site if first else "", str(tests[final][f"{task}/examples"]) if first else ""]
+            row += [metric, better, *(_value(test, key) for test in tests.values())]
+            if gain:
+                row.append(_gain(tests[final].get(key), tests["local only"].get(key), better))
+            table.add_row(*row)
+    return table
+
+
+def _validation_table(run: Run) -> Table:
+    from mdmt.cli.console import new_table
+
+    last = run.history[-1]
+    table = new_table(
+        f"{run.config.name}: validation after round {last['round']}", "site", "task", "metric", ">value"
+    )
+    for site, facts in last["sites"].items():
+        for task in run.config.tasks:
+            key = f"{task}/{run.config.space(task).primary}"
+            if key in facts.get("validation", {}):
+                table.add_row(
+                    site, task, key.partition("/")[2], _value(facts["validation"], key)
+                )
+    return table
+
+
+def _value(metrics: dict[str, Any], key: str) -> str:
+    value, low, high = (metrics.get(key + end) for end in ("", "_low", "_high"))
+    if value is None:
+        return "undefined" if key in metrics else "-"
+    return f"{value:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")
+
+
+def _gain(federated: float | None, local: float | None, better: str) -> str:
+    if federated is None or local is None:
+        return "-"
+    difference = federated - local
+    if round(difference, 3) == 0:
+        return "equal"
+    return f"{difference:+.3f} {'better' if (difference > 0) == (better == 'higher') else 'worse'}"
+
+
+def _cost(run: Run) -> str:
+    """Rounds, seconds, bytes and refusals in a sentence each."""
+    sites = [facts for line in run.history for facts in line["sites"].values()]
+    down, up = (sum(facts.get(key, 0) for facts in sites) for key in ("bytes_down", "bytes_up"))
+    rounds = run.history[-1]["round"] if run.history else 0
+    seconds = sum(line["seconds"] for line in run.history)
+    refusals = [
+        f"{site} in round {line['round']} ({reason})"
+        for line in run.history
+        for site, reason in line["refusals"].items()
+    ]
+    return (
+        f"{rounds} rounds in {seconds:.0f} s; {down / 1e6:.1f} MB to the sites, {up / 1e6:.1f} MB back;"
+        f" refused: {'; '.join(refusals) or 'none'}"
+    )

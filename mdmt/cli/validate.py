@@ -1,0 +1,80 @@
+"""``mdmt validate``: is this configuration, and the data it names, fit for training?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mdmt.config import FederationConfig, SiteConfig
+    from mdmt.data.validation import Report
+
+__all__ = ["validate"]
+
+
+def validate(
+    file: Annotated[Path, typer.Argument(help="A federation's YAML file, or a site's.")],
+) -> None:
+    """Check a configuration, and every image and label of the datasets it names.
+
+    Exits with 2 when training on it would be wrong.
+    """
+    from mdmt.config import find_config, load_federation, load_site
+
+    path = find_config(file)
+    if _is_site(path):
+        site = load_site(path)
+        sites, seed, problems = {site.name: site}, 0, []
+    else:
+        federation = load_federation(path)
+        sites, seed = dict(federation.sites), federation.seed
+        problems = list(_disagreements(federation))
+    typer.echo(f"{path}: valid configuration")
+    for problem in problems:
+        typer.echo(f"error: {problem}")
+    wrong = [_check_dataset(sites[name], seed) for name in sorted(sites)]
+    if problems or any(wrong):
+        raise typer.Exit(2)
+
+
+def _is_site(path: Path) -> bool:
+    """Tell a site's file from a federation's by its keys; what is no YAML is reported by `load_*`."""
+    import yaml
+
+    try:
+        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError):
+        return False
+    return isinstance(keys, dict) and "dataset" in keys and "model" not in keys
+
+
+def _disagreements(federation: FederationConfig) -> Iterator[str]:
+    """Yield what the roll call would refuse, as far as the file alone shows it."""
+    for name, site in sorted(federation.sites.items()):
+        for task, entry in site.tasks.items():
+            if task not in federation.tasks:
+                yield f"site {name} offers the task {task}, which the federation does not define"
+            elif difference := federation.space(task).disagreement(entry.space):
+                yield f"site {name} disagrees on the task {task}: {difference}"
+    offered = {task for site in federation.sites.values() for task in site.tasks}
+    for task in federation.tasks:
+        if federation.sites and task not in offered:
+            yield f"no site offers the task {task}"
+
+
+def _check_dataset(site: SiteConfig, seed: int) -> bool:
+    """Print the findings of one site; tell whether one of them is an error."""
+    from mdmt.cli.console import progress_console, result_console
+    from mdmt.data.validation import validate_dataset
+
+    with progress_console().status(f"{site.name}: reading") as status:
+        report = validate_dataset(
+            site, seed, progress=lambda done, n: status.update(f"{site.name}: image {done} of {n}")
+        )
+    console = result_console()
+    for table in _tables(site.name, report):
+        console.print(table)
+    return any(finding.severity == "error" for finding in report.findings)

@@ -1,0 +1,69 @@
+"""From a cohort to the tensors a model sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mdmt.config import FederationConfig
+from mdmt.data.cohort import Cohort
+
+__all__ = ["load_images", "load_targets", "normalise", "training_batches"]
+
+
+def training_batches(
+    indices: NDArray[np.intp], batch_size: int, steps: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.intp]]:
+    """Yield `steps` batches, reshuffling at every pass over `indices`.
+
+    A last batch of one image joins the batch before it: batch normalisation needs two.
+    """
+    while True:
+        order = rng.permutation(indices)
+        starts = range(0, len(order) - (len(order) % batch_size == 1 < len(order)), batch_size)
+        for start in starts:
+            stop = len(order) if start == starts[-1] else start + batch_size
+            yield order[start:stop]
+            steps -= 1
+            if steps == 0:
+                return
+
+
+def batches_per_epoch(n: int, batch_size: int) -> int:
+    """How many batches `training_batches` makes of `n` images."""
+    return max(1, -(-n // batch_size) - (n % batch_size == 1 and n > 1))
+
+
+def load_images(cohort: Cohort, indices: NDArray[np.intp], device: torch.device) -> Tensor:
+    """Radiographs as floats in [0, 1], shape (B, 1, S, S), on `device`."""
+    images = torch.from_numpy(np.ascontiguousarray(cohort.pixels[indices]))
+    if device.type == "cuda":
+        images = images.pin_memory().to(device, non_blocking=True)
+    return images.unsqueeze(1).float().div_(255.0)
+
+
+def load_targets(
+    cohort: Cohort, indices: NDArray[np.intp], tasks: Sequence[str], device: torch.device
+) -> dict[str, Tensor]:
+    """Targets (B, width) of those tasks that have a label in this batch.
+
+    A task without one is left out here, on the CPU, so that its head is neither run nor stepped.
+    """
+    rows = {task: cohort.manifest.targets[task][indices] for task in tasks}
+    return {
+        task: torch.from_numpy(values).to(device)
+        for task, values in rows.items()
+        if np.isfinite(values).any()
+    }
+
+
+def normalise(images: Tensor, config: FederationConfig) -> Tensor:
+    """Subtract the mean, divide by the standard deviation, repeat grey to the model's channels."""
+    shape = (1, -1, 1, 1)
+    mean = torch.tensor(config.preprocessing.mean, device=images.device).view(shape)
+    std = torch.tensor(config.preprocessing.std, device=images.device).view(shape)
+    return ((images - mean) / std).expand(-1, config.model.in_channels, -1, -1)

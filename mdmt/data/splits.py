@@ -1,0 +1,92 @@
+"""Who is trained on, validated on, tested on: always whole patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdmt.seeds import derive_seed
+
+__all__ = ["carve_validation", "deal_patients", "split_patients"]
+
+
+def split_patients(
+    patients: Sequence[str], seed: int, val_fraction: float, test_fraction: float
+) -> list[str]:
+    """Split by a hash of (seed, patient): nothing else about the site plays a part.
+
+    A patient seen at two hospitals whose fractions are equal is therefore on the same side at
+    both, without the hospitals comparing lists. The price: shares are met on average only, labels
+    are not balanced over the splits, and a split of a small site can come out empty.
+
+    Parameters
+    ----------
+    patients : sequence of str, length N
+        Patient of each row.
+    seed : int
+    val_fraction, test_fraction : float
+        Expected shares of patients; their sum is below 1.
+
+    Returns
+    -------
+    list of str, length N
+        Each ``train``, ``val`` or ``test``.
+    """
+
+    def side(patient: str) -> str:
+        position = derive_seed(seed, "split", patient) / 2**63
+        # Validation comes first so that `carve_validation` chooses the same patients.
+        if position < val_fraction:
+            return "val"
+        return "test" if position < val_fraction + test_fraction else "train"
+
+    return [side(patient) for patient in patients]
+
+
+def carve_validation(
+    patients: Sequence[str], splits: Sequence[str], seed: int, val_fraction: float
+) -> list[str]:
+    """Move those patients of ``train`` to ``val`` whom `split_patients` would put there.
+
+    Returns
+    -------
+    list of str, length N
+    """
+    sides = split_patients(patients, seed, val_fraction, 0.0)
+    return [
+        "val" if (split, side) == ("train", "val") else split
+        for split, side in zip(splits, sides, strict=True)
+    ]
+
+
+def deal_patients(
+    strata: NDArray[Any], rng: np.random.Generator, val_fraction: float, test_fraction: float
+) -> NDArray[np.str_]:
+    """Split the patients of one site in exact shares, every split with its part of each stratum.
+
+    For data that are made here, where a patient has no second site.
+
+    Parameters
+    ----------
+    strata : ndarray, (P,)
+        What to balance, such as the outcome.
+    rng : numpy.random.Generator
+    val_fraction, test_fraction : float
+        Shares of patients, rounded; any share above 0 gives at least one patient.
+
+    Returns
+    -------
+    ndarray of str, (P,)
+    """
+    splits = np.full(len(strata), "train")
+    by_stratum = np.lexsort((rng.random(len(strata)), strata))
+    for split, fraction in (("test", test_fraction), ("val", val_fraction)):
+        left = by_stratum[splits[by_stratum] == "train"]
+        count = max(1, round(fraction * len(strata))) if fraction > 0 else 0
+        # Even steps through a list sorted by stratum meet every stratum in proportion.
+        steps = (np.arange(count) + 0.5) * len(left) / max(count, 1)
+        splits[left[steps.astype(np.intp)]] = split
+    return splits

@@ -1,0 +1,253 @@
+"""The reader of label tables: one row per image, columns as the site's file names them."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mdmt.config.site import SiteConfig, SiteTask, Table
+from mdmt.data.manifest import SPLITS, Manifest
+from mdmt.data.sheet import Finding, Row, Sheet, read_sheet
+from mdmt.data.splits import carve_validation, split_patients
+from mdmt.errors import DataError
+
+__all__ = ["label_columns", "read_table"]
+
+_MISSING = {"", "na", "nan"}
+_log = logging.getLogger(__name__)
+
+
+def read_table(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding]]:
+    """Read the table of `site.dataset`, going on past every row that cannot be used.
+
+    Rows that `where` leaves out, and rows without any label of the site's tasks, are dropped.
+    A label cell is looked up in the task's `values` first; blank, ``na`` and ``nan`` are missing.
+    Splits: the table's own; validation carved out of its training patients where it has none;
+    or, without a split column, all three by `split_patients`.
+
+    Parameters
+    ----------
+    site : SiteConfig
+        Its `dataset` is a `Table`.
+    seed : int
+        The federation's seed: with it, a patient of two sites stays on one side.
+
+    Returns
+    -------
+    Manifest
+        The rows that can be used, in the table's order.
+    list of Finding
+        What is wrong with the others.
+
+    Raises
+    ------
+    DataError
+        No table, or columns missing from it.
+    """
+    dataset = site.dataset
+    assert isinstance(dataset, Table)
+    sheet = read_sheet(dataset.root / dataset.table)
+    columns = {task: label_columns(task, entry) for task, entry in site.tasks.items()}
+    _need_columns(sheet, dataset, columns)
+    reader = _RowReader(dataset, site.tasks, columns, list(sheet.findings))
+    wanted = [row for row in sheet.rows if _is_wanted(row, dataset)]
+    samples = [sample for row in wanted if (sample := reader.read(row))]
+    findings = reader.findings + _repeated_images(samples, dataset.root)
+    if dataset.split is not None:
+        findings += _patients_in_two_splits(samples)
+    if not samples and not any(finding.severity == "error" for finding in findings):
+        counts = f"{len(sheet.rows)} rows, {len(wanted)} of them chosen by dataset.where"
+        findings.append(Finding("error", str(sheet.path), f"no row is left: {counts}, none usable"))
+    if reader.unlabelled:
+        _log.info("%s: %d rows without a label dropped", site.name, reader.unlabelled)
+    return _manifest(samples, site.tasks, _splits(samples, dataset, seed)), findings
+
+
+def label_columns(task: str, entry: SiteTask) -> tuple[str, ...]:
+    """Name the table's columns of a task, one per target column.
+
+    `entry.columns` where given; else the labels' own names (``A`` … ``F``), or the task's name
+    where one column holds the whole label.
+
+    Raises
+    ------
+    DataError
+        `entry.columns` has another length than the task.
+    """
+    own = tuple(column or task for column in entry.space.columns)
+    columns = entry.columns or own
+    if len(columns) != len(own):
+        needed = f"{len(own)} are needed, for {', '.join(own)}"
+        raise DataError(f"tasks.{task}.columns: {len(columns)} columns are given where {needed}")
+    return columns
+
+
+def _need_columns(sheet: Sheet, dataset: Table, labels: dict[str, tuple[str, ...]]) -> None:
+    wanted = {dataset.image: "dataset.image"}
+    for key in ("patient", "split", "mask"):
+        if getattr(dataset, key) is not None:
+            wanted[getattr(dataset, key)] = f"dataset.{key}"
+    wanted |= dict.fromkeys(dataset.where, "dataset.where")
+    wanted |= {name: f"tasks.{task}" for task, names in labels.items() for name in names}
+    missing = []
+    for name, key in wanted.items():
+        if name not in sheet.columns:
+            close = difflib.get_close_matches(name, sheet.columns, n=1)
+            hint = f", did you mean {close[0]}?" if close else ""
+            missing.append(f"no column {name} (for {key}{hint})")
+    if missing:
+        present = ", ".join(column for column in sheet.columns if column)
+        raise DataError(f"{sheet.path}: {'; '.join(missing)}; its columns are {present}")
+
+
+def _is_wanted(row: Row, dataset: Table) -> bool:
+    return all(
+        row.cells[column] in ((values,) if isinstance(values, str) else values)
+        for column, values in dataset.where.items()
+    )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    where: str
+    image: Path
+    mask: Path | None
+    patient: str
+    split: str
+    """Empty where the table has no split column."""
+    targets: dict[str, list[float]]
+
+
+@dataclass
+class _RowReader:
+    dataset: Table
+    tasks: dict[str, SiteTask]
+    columns: dict[str, tuple[str, ...]]
+    findings: list[Finding]
+    unlabelled: int = 0
+
+    def read(self, row: Row) -> _Sample | None:
+        """Read a row; None if it has no label or something is wrong with it."""
+        before = len(self.findings)
+        targets = {task: self._labels(row, task) for task in self.tasks}
+        if len(self.findings) == before and all(np.isnan(v).all() for v in targets.values()):
+            self.unlabelled += 1
+            return None
+        image = self._file(row, self.dataset.image)
+        mask = self._file(row, self.dataset.mask) if self.dataset.mask else None
+        patient, split = self._patient(row), self._split(row)
+        if image is None or len(self.findings) > before:
+            return None
+        return _Sample(row.where, image, mask, patient, split, targets)
+
+    def _labels(self, row: Row, task: str) -> list[float]:
+        entry, targets = self.tasks[task], []
+        for column, own in zip(self.columns[task], entry.space.columns, strict=True):
+            text = row.cells[column]
+            label = entry.values.get(text, text)
+            target = np.nan
+            if label.lower() not in _MISSING:
+                try:
+                    target = entry.space.encode(own, label)
+                except ValueError as error:
+                    self._wrong(row, column, f"{text!r} is no label of {task}: {error}")
+            targets.append(target)
+        return targets
+
+    def _file(self, row: Row, column: str) -> Path | None:
+        text = row.cells[column]
+        path = self.dataset.root / text
+        if not text:
+            if column == self.dataset.image:
+                self._wrong(row, column, "no image is named")
+            return None
+        if not path.is_file():
+            if self.dataset.on_bad_image == "skip":
+                message = f"column {column}: {path} is not a file: row skipped"
+                self.findings.append(Finding("warning", row.where, message))
+            else:
+                self._wrong(row, column, f"{path} is not a file")
+        return path
+
+    def _patient(self, row: Row) -> str:
+        column = self.dataset.patient
+        if column is None:
+            return row.cells[self.dataset.image]
+        if not row.cells[column]:
+            self._wrong(row, column, "no patient id, and patients must not straddle splits")
+        return row.cells[column]
+
+    def _split(self, row: Row) -> str:
+        column = self.dataset.split
+        if column is None:
+            return ""
+        text = row.cells[column]
+        names = self.dataset.splits or {split: split for split in SPLITS}
+        if text not in names:
+            expected = f"expected {', '.join(names)}; dataset.splits maps other names"
+            self._wrong(row, column, f"{text!r} is not a split: {expected}")
+        return names.get(text, "")
+
+    def _wrong(self, row: Row, column: str, message: str) -> None:
+        self.findings.append(Finding("error", row.where, f"column {column}: {message}"))
+
+
+def _repeated_images(samples: Sequence[_Sample], root: Path) -> list[Finding]:
+    first: dict[str, str] = {}
+    findings = []
+    for sample in samples:
+        other = first.setdefault(os.path.normpath(sample.image), sample.where)
+        if other != sample.where:
+            name = os.path.relpath(sample.image, root)
+            message = f"image {name} stands in {other} already: keep one row per image"
+            findings.append(Finding("error", sample.where, message))
+    return findings
+
+
+def _patients_in_two_splits(samples: Sequence[_Sample]) -> list[Finding]:
+    rows: dict[str, dict[str, str]] = defaultdict(dict)
+    findings = []
+    for sample in samples:
+        seen = rows[sample.patient]
+        if seen and sample.split not in seen:
+            split, row = next(iter(seen.items()))
+            message = f"patient {sample.patient} is in {sample.split} here and in {split} in {row}"
+            findings.append(
+                Finding("error", sample.where, f"{message}: keep a patient in one split")
+            )
+        seen.setdefault(sample.split, sample.where)
+    return findings
+
+
+def _splits(samples: Sequence[_Sample], dataset: Table, seed: int) -> list[str]:
+    patients, splits = [s.patient for s in samples], [s.split for s in samples]
+    if dataset.split is None:
+        return split_patients(patients, seed, dataset.val_fraction, dataset.test_fraction)
+    if "val" in splits:
+        return splits
+    return carve_validation(patients, splits, seed, dataset.val_fraction)
+
+
+def _manifest(
+    samples: Sequence[_Sample], tasks: dict[str, SiteTask], splits: Sequence[str]
+) -> Manifest:
+    return Manifest(
+        images=tuple(s.image for s in samples),
+        rows=tuple(s.where for s in samples),
+        patients=np.array([s.patient for s in samples], dtype=np.str_),
+        splits=np.array(splits, dtype=np.str_),
+        targets={
+            task: np.array([s.targets[task] for s in samples], dtype=np.float32).reshape(
+                len(samples), entry.space.width
+            )
+            for task, entry in tasks.items()
+        },
+        masks=tuple(s.mask for s in samples),
+    )

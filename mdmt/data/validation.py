@@ -1,0 +1,177 @@
+"""Everything that can be found wrong with a dataset before it is trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mdmt.config.site import SiteConfig
+from mdmt.data.images import read_mask, read_radiograph
+from mdmt.data.manifest import SPLITS, Manifest, Split
+from mdmt.data.readers import inspect_manifest
+from mdmt.data.sheet import Finding, Severity
+from mdmt.data.table import label_columns
+from mdmt.errors import DataError, ImageError
+
+__all__ = ["Finding", "Report", "validate_dataset"]
+
+SMALL_SIDE = 64
+"""Pixels; a shorter side is likely a thumbnail."""
+LONG_ASPECT = 2.5
+"""Sides further apart than this are likely a strip or a film with several pictures."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a site's owner should know before training."""
+
+    site: str
+    findings: tuple[Finding, ...]
+    images: dict[Split, int] = field(default_factory=dict)
+    """Usable images."""
+    patients: dict[Split, int] = field(default_factory=dict)
+    labels: dict[str, dict[Split, dict[str, dict[str, int]]]] = field(default_factory=dict)
+    """Labelled samples by task, split, table column and label."""
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that make training wrong."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+
+def validate_dataset(
+    site: SiteConfig, seed: int, *, progress: Callable[[int, int], None] | None = None
+) -> Report:
+    """Read a site's table and every image and mask, and list all that is wrong.
+
+    Parameters
+    ----------
+    site : SiteConfig
+        `workers` images are read at a time. With ``on_bad_image: skip``, an image that cannot be
+        used is a warning and is not counted.
+    seed : int
+        The federation's, for the splits that are not in the table.
+    progress : callable, optional
+        Called with (done, total) images.
+    """
+    try:
+        manifest, findings = inspect_manifest(site, seed)
+    except DataError as error:
+        return Report(site.name, (Finding("error", f"site {site.name}", str(error)),))
+    checks = list(_check_images(manifest, site, progress))
+    findings += [finding for check in checks for finding in check.findings]
+    usable = manifest.select(np.flatnonzero([check.usable for check in checks]))
+    findings += _duplicate_files(usable, [check.digest for check in checks if check.usable])
+    labels = _count_labels(usable, site)
+    if len(manifest):
+        findings += _labels_to_train_on(usable, site, labels)
+        findings += _empty_splits(usable, site)
+    rows = {split: usable.indices(split) for split in SPLITS}
+    return Report(
+        site=site.name,
+        findings=tuple(findings),
+        images={split: len(indices) for split, indices in rows.items()},
+        patients={split: len(set(usable.patients[i].tolist())) for split, i in rows.items()},
+        labels=labels,
+    )
+
+
+@dataclass(frozen=True)
+class _Check:
+    usable: bool
+    digest: str
+    findings: list[Finding]
+
+
+def _check_images(
+    manifest: Manifest, site: SiteConfig, progress: Callable[[int, int], None] | None
+) -> Iterator[_Check]:
+    """Check every image, in the manifest's order."""
+    skip = site.dataset.on_bad_image == "skip"
+
+    def check(index: int) -> _Check:
+        where, image, mask = manifest.rows[index], manifest.images[index], manifest.masks[index]
+        try:
+            height, width = read_radiograph(image).shape
+            if mask is not None:
+                read_mask(mask)
+            digest = hashlib.sha256(image.read_bytes()).hexdigest()
+        except (ImageError, OSError) as error:
+            severity: Severity = "warning" if skip else "error"
+            return _Check(False, "", [Finding(severity, where, str(error))])
+        return _Check(True, digest, _implausible_size(where, image, width, height))
+
+    with ThreadPoolExecutor(max(1, site.workers)) as pool:
+        for done, result in enumerate(pool.map(check, range(len(manifest))), start=1):
+            if progress:
+                progress(done, len(manifest))
+            yield result
+
+
+def _implausible_size(where: str, image: Path, width: int, height: int) -> list[Finding]:
+    message = f"{image}: {width} x {height} pixels: is this a whole radiograph?"
+    short, long = sorted((width, height))
+    implausible = short < SMALL_SIDE or long > LONG_ASPECT * short
+    return [Finding("warning", where, message)] if implausible else []
+
+
+def _duplicate_files(manifest: Manifest, digests: list[str]) -> list[Finding]:
+    """Equal bytes under two names: a leak if it crosses splits, a repeated sample if not."""
+    first: dict[str, int] = {}
+    findings = []
+    for index, digest in enumerate(digests):
+        other = first.setdefault(digest, index)
+        if other == index:
+            continue
+        here, there = manifest.splits[index], manifest.splits[other]
+        message = f"the same file as {manifest.rows[other]}"
+        if here != there:
+            message += f", but that is {there} and this is {here}: keep one of them"
+        severity: Severity = "warning" if here == there else "error"
+        findings.append(Finding(severity, manifest.rows[index], message))
+    return findings
+
+
+def _count_labels(
+    manifest: Manifest, site: SiteConfig
+) -> dict[str, dict[Split, dict[str, dict[str, int]]]]:
+    counts: dict[str, dict[Split, dict[str, dict[str, int]]]] = {}
+    for task, entry in site.tasks.items():
+        columns = dict(zip(entry.space.columns, label_columns(task, entry), strict=True))
+        counts[task] = {}
+        for split in SPLITS:
+            histogram = entry.space.histogram(manifest.targets[task][manifest.indices(split)])
+            counts[task][split] = {columns[own]: by_label for own, by_label in histogram.items()}
+    return counts
+
+
+def _labels_to_train_on(
+    manifest: Manifest,
+    site: SiteConfig,
+    labels: dict[str, dict[Split, dict[str, dict[str, int]]]],
+) -> Iterator[Finding]:
+    if not any(manifest.labelled(task, "train") for task in site.tasks):
+        message = "no labelled image in the train split: there is nothing to learn from"
+        yield Finding("error", f"site {site.name}", message)
+        return
+    for task, entry in site.tasks.items():
+        if not manifest.labelled(task, "train"):
+            message = "no labelled image in the train split: its head will not learn here"
+            yield Finding("warning", f"task {task}", message)
+        elif entry.space.kind != "regression":  # whose histogram has bins, not classes
+            for column, counts in labels[task]["train"].items():
+                absent = [label for label, count in counts.items() if count == 0]
+                if absent:
+                    message = f"column {column}: no {', '.join(absent)} in the train split"
+                    yield Finding("warning", f"task {task}", message)
+
+
+def _empty_splits(manifest: Manifest, site: SiteConfig) -> Iterator[Finding]:
+    for split in ("val", "test"):
+        if split not in manifest.splits:
+            yield Finding("warning", f"site {site.name}", f"no image in the {split} split")

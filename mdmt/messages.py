@@ -1,0 +1,101 @@
+"""What server and sites tell each other beside arrays: typed, as JSON, and nothing else.
+
+Every field a site sends is listed here. None can hold a patient id, a path or a pixel.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from mdmt.config.base import Strict
+from mdmt.tasks import AnyTask
+
+__all__ = [
+    "Arm",
+    "EvaluateOrder",
+    "EvaluateReport",
+    "Metrics",
+    "Query",
+    "SiteCard",
+    "TrainOrder",
+    "TrainReport",
+]
+
+Arm = Literal["federated", "local"]
+Short = Annotated[str, StringConstraints(max_length=128)]
+Count = Annotated[int, Field(ge=0)]
+Metrics = dict[Short, float | int | None]
+"""``task/metric`` → value; None where it is undefined."""
+
+
+class Query(Strict):
+    """Server → site at the roll call."""
+
+    recipe: str
+    """The federation without its sites (`FederationConfig.recipe`)."""
+
+
+class SiteCard(Strict):
+    """Site → server at the roll call: who is there and what it can train."""
+
+    name: Short
+    federation: Short
+    """Hash of the recipe the site was asked about."""
+    tasks: dict[Short, AnyTask]
+    images: dict[Short, Count]
+    """Images per split."""
+    counts: dict[Short, dict[Short, Count]]
+    """n_{s,t}: labelled outputs per task and split."""
+    histogram: dict[Short, dict[Short, dict[Short, Count]]]
+    """Training labels: task → target column → label → count."""
+    device: Short
+    versions: dict[Short, Short]
+
+
+class TrainOrder(Strict):
+    """Server → site in a round: evaluate the backbone as received, then train it."""
+
+    run: Short
+    arm: Arm
+    round: Annotated[int, Field(ge=1)]
+    recipe: str
+    coefficients: dict[Short, float]
+    """c_{s,t} of the site's tasks."""
+    lr_factor: float
+    """What the plateau scheduler has left of the learning rate."""
+    keep: tuple[int, ...]
+    """Rounds whose heads the site must not forget."""
+
+
+class TrainReport(Strict):
+    """Site → server after a round."""
+
+    site: Short
+    round: int
+    validation: Metrics
+    """Of the backbone as received, that is of the round before."""
+    losses: dict[Short, float | None]
+    """Mean training loss ℓ_t of each task."""
+    images: Count
+    steps: Count
+    seconds: float
+
+
+class EvaluateOrder(Strict):
+    """Server → site: evaluate a round's backbone with the heads that belong to it."""
+
+    run: Short
+    arm: Arm
+    round: Annotated[int, Field(ge=0)]
+    recipe: str
+
+
+class EvaluateReport(Strict):
+    """Site → server: metrics on validation and test, and those of the constant predictor."""
+
+    site: Short
+    round: int
+    metrics: dict[Literal["val", "test"], Metrics]
+    constant: dict[Literal["val", "test"], Metrics]

@@ -1,0 +1,145 @@
+"""Metrics of a task, their uncertainty, and their mean over sites."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdmt.tasks import Task
+from mdmt.tasks.base import FloatArray
+
+__all__ = ["bootstrap_interval", "evaluate_task", "weighted_mean_metrics"]
+
+
+def evaluate_task(
+    task: Task, predictions: FloatArray, targets: FloatArray
+) -> dict[str, float | int | None]:
+    """Metrics of `task`, and ``examples``: how many samples have at least one label.
+
+    Parameters
+    ----------
+    task : Task
+    predictions : ndarray, float, (N, len(task.prediction_names))
+    targets : ndarray, float, (N, task.width)
+        NaN where a label is missing.
+
+    Returns
+    -------
+    dict
+        None where a metric is undefined on these samples. A labelled sample whose prediction is not
+        finite makes every metric undefined: leaving it out would flatter a model that diverged.
+    """
+    rows = _labelled_rows(targets)
+    predictions, targets = predictions[rows], targets[rows]
+    if not np.isfinite(predictions).all():
+        targets = np.full_like(targets, np.nan)
+    result: dict[str, float | int | None] = {"examples": int(rows.sum())}
+    for name, value in task.metrics(predictions, targets).items():
+        result[name] = value if math.isfinite(value) else None
+    return result
+
+
+def bootstrap_interval(
+    task: Task,
+    predictions: FloatArray,
+    targets: FloatArray,
+    patients: NDArray[np.str_],
+    metric: str,
+    *,
+    seed: int,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> tuple[float | None, float | None]:
+    """Percentile bootstrap interval of one metric, drawing patients with all their images.
+
+    Parameters
+    ----------
+    task : Task
+    predictions : ndarray, float, (N, len(task.prediction_names))
+    targets : ndarray, float, (N, task.width)
+        NaN where a label is missing; samples without any label are left out.
+    patients : ndarray of str, (N,)
+        Images of one patient are not independent: they are drawn together or not at all.
+    metric : str
+        A key of `Task.metrics`.
+    seed : int
+    resamples : int
+    level : float
+        Coverage, in (0, 1).
+
+    Returns
+    -------
+    low, high : float or None
+        None with fewer than two labelled patients, or where the metric is undefined in most
+        resamples. Resamples in which it is undefined do not count.
+    """
+    rows = _labelled_rows(targets)
+    predictions, targets = predictions[rows], targets[rows]
+    images = _images_of_patients(patients[rows])
+    if len(images) < 2 or not np.isfinite(predictions).all():
+        return None, None
+    generator = np.random.default_rng(seed)
+    values = np.empty(resamples)
+    for resample in range(resamples):
+        drawn = generator.integers(len(images), size=len(images))
+        index = np.concatenate([images[patient] for patient in drawn])
+        values[resample] = task.metric(metric, predictions[index], targets[index])
+    defined = values[np.isfinite(values)]
+    if 2 * len(defined) < resamples:
+        return None, None
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def weighted_mean_metrics(
+    sites: Mapping[str, Mapping[str, float | int | None]],
+) -> dict[str, float | int | None]:
+    """Mean of each ``task/metric`` over sites, weighted by ``task/examples``.
+
+    Parameters
+    ----------
+    sites : mapping of str to mapping
+        Metrics of each site, as `evaluate_task` gives them, namespaced by task.
+
+    Returns
+    -------
+    dict
+        Sites where a metric is None or absent do not count towards it; None if no site has it.
+        ``task/examples`` is the sum.
+
+    Examples
+    --------
+    >>> weighted_mean_metrics(
+    ...     {"a": {"t/mae": 1.0, "t/examples": 3}, "b": {"t/mae": 2.0, "t/examples": 1}}
+    ... )
+    {'t/mae': 1.25, 't/examples': 4}
+    """
+    ordered = [sites[name] for name in sorted(sites)]
+    result: dict[str, float | int | None] = {}
+    for key in dict.fromkeys(key for site in ordered for key in site):
+        support = f"{key.partition('/')[0]}/examples"
+        if key == support:
+            result[key] = sum(int(site.get(key) or 0) for site in ordered)
+            continue
+        terms = [
+            (value, weight)
+            for site in ordered
+            if (value := site.get(key)) is not None and (weight := site[support])
+        ]
+        total = sum(weight for _, weight in terms)
+        result[key] = sum(value * weight for value, weight in terms) / total if terms else None
+    return result
+
+
+def _labelled_rows(targets: FloatArray) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(targets).any(axis=1))
+
+
+def _images_of_patients(patients: NDArray[np.str_]) -> list[NDArray[np.intp]]:
+    """Positions of the images of every patient, patients in sorted order."""
+    _, first, counts = np.unique(np.sort(patients), return_index=True, return_counts=True)
+    order = np.argsort(patients, kind="stable")
+    return [order[start : start + n] for start, n in zip(first, counts, strict=True)]

@@ -1,0 +1,125 @@
+"""Heads: from pooled features to a task's outputs; and the model, heads on a shared backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from mdmt.config import FederationConfig, HeadConfig
+from mdmt.errors import ConfigError
+from mdmt.models.backbones import build_backbone, feature_width
+from mdmt.models.weights import load_weights
+from mdmt.seeds import derive_seed
+
+__all__ = ["MDMTModel", "build_head", "build_model"]
+
+
+class MDMTModel(nn.Module):
+    """A backbone f(x; θ) with a head h_t(z; φ_t) for each task.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        Images (N, C, H, W) to features (N, F).
+    heads : mapping of str to nn.Module
+        Task → module, features (N, F) to outputs (N, K_t).
+
+    Raises
+    ------
+    ConfigError
+        A task has a name that PyTorch keeps for itself.
+    """
+
+    def __init__(self, backbone: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleDict()
+        for task, head in heads.items():
+            if hasattr(self.heads, task):
+                raise ConfigError(
+                    f"tasks.{task}: PyTorch keeps this name for itself; choose another"
+                )
+            self.heads[task] = head
+
+    def forward(self, images: Tensor, tasks: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Run the backbone once, and the heads of `tasks` on its features.
+
+        Parameters
+        ----------
+        images : Tensor, float, (N, C, H, W)
+        tasks : iterable of str, optional
+            All tasks, if None.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Outputs (N, K_t) by task.
+        """
+        features = self.backbone(images)
+        names = self.heads.keys() if tasks is None else tasks
+        return {task: self.heads[task](features) for task in names}
+
+
+def build_head(config: HeadConfig, features: int, outputs: int) -> nn.Sequential:
+    """Build one head, initialised from torch's global generator.
+
+    Parameters
+    ----------
+    config : HeadConfig
+        Dropout stands before every linear layer but the first, or before the only one.
+    features, outputs : int
+        F and K_t.
+
+    Returns
+    -------
+    nn.Sequential
+        Takes (N, features), gives (N, outputs); the last layer is linear. The paper's head is
+        F → 128 → 32 → K with ReLU and dropout .5.
+    """
+    *inner, last = pairwise((features, *config.hidden, outputs))
+    layers: list[nn.Module] = []
+    for width, next_width in inner:
+        layers += [nn.Linear(width, next_width), nn.ReLU(), nn.Dropout(config.dropout)]
+    if not inner and config.dropout:
+        layers.append(nn.Dropout(config.dropout))
+    return nn.Sequential(*layers, nn.Linear(*last))
+
+
+def build_model(config: FederationConfig, tasks: Sequence[str], *, weights: bool) -> MDMTModel:
+    """Build the model of a site or of the server, on the CPU.
+
+    The initial values of the backbone and of each head depend on the federation's seed and on the
+    task's name alone, not on which other heads there are. torch's generator is left as it was.
+
+    Parameters
+    ----------
+    config : FederationConfig
+    tasks : sequence of str
+        Tasks to build heads for.
+    weights : bool
+        Load `config.model.weights` into the backbone. A site does not: the server sends them.
+
+    Raises
+    ------
+    ConfigError
+        The federation has no such task, or the backbone cannot be built.
+    WeightsError
+        The weights cannot be loaded.
+    """
+    if unknown := sorted(set(tasks) - set(config.tasks)):
+        raise ConfigError(f"task {unknown[0]} is not one of the federation {config.name}")
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would reseed the GPUs too.
+        torch.default_generator.manual_seed(derive_seed(config.seed, "backbone"))
+        backbone = build_backbone(config.model)
+        heads = {}
+        for task in tasks:
+            torch.default_generator.manual_seed(derive_seed(config.seed, "head", task))
+            outputs = config.space(task).n_outputs
+            heads[task] = build_head(config.tasks[task].head, feature_width(backbone), outputs)
+    if weights:
+        load_weights(backbone, config.model)
+    return MDMTModel(backbone, heads)

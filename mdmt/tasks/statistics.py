@@ -1,0 +1,124 @@
+"""Statistics that task kinds share. Undefined is NaN, never an exception or a warning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdmt.tasks.base import FloatArray
+
+__all__ = ["auroc", "error_metrics", "mean_absolute_error", "mean_defined", "pearson"]
+
+
+def mean_defined(values: Iterable[float]) -> float:
+    """Mean of the values that are not NaN; NaN if all are."""
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+def auroc(positive: NDArray[np.bool_], scores: FloatArray) -> float:
+    """Area under the ROC curve, from ranks (Mann-Whitney U); a tie counts one half.
+
+    Parameters
+    ----------
+    positive : ndarray, bool, (N,)
+    scores : ndarray, float, (N,)
+        Higher means more likely positive.
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN unless both classes are present.
+
+    Examples
+    --------
+    >>> auroc(np.array([False, False, True, True]), np.array([0.1, 0.4, 0.35, 0.8]))
+    0.75
+    """
+    from scipy.stats import rankdata
+
+    n_positive = int(positive.sum())
+    n_negative = len(positive) - n_positive
+    if n_positive == 0 or n_negative == 0:
+        return math.nan
+    rank_sum = float(rankdata(scores)[positive].sum())
+    return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+
+
+def pearson(x: FloatArray, y: FloatArray) -> float:
+    """Pearson's r of two (N,) arrays; NaN where either is constant."""
+    from scipy.stats import pearsonr
+
+    return float(pearsonr(x, y).statistic) if _varies(x) and _varies(y) else math.nan
+
+
+def mean_absolute_error(predictions: FloatArray, targets: FloatArray) -> float:
+    """Mean over outputs of each output's mean |error| over its labelled samples.
+
+    Parameters
+    ----------
+    predictions, targets : ndarray, float, (N, K)
+        Targets are NaN where a label is missing.
+    """
+    present = np.isfinite(targets)
+    counts = present.sum(axis=0)
+    sums = np.abs(np.where(present, predictions - targets, 0.0)).sum(axis=0)
+    labelled = counts > 0
+    return float((sums[labelled] / counts[labelled]).mean()) if labelled.any() else math.nan
+
+
+def error_metrics(
+    predictions: FloatArray, targets: FloatArray, names: Sequence[str]
+) -> dict[str, float]:
+    """Metrics of K numbers per sample, and of their sum.
+
+    Parameters
+    ----------
+    predictions, targets : ndarray, float, (N, K)
+        Targets are NaN where a label is missing.
+    names : sequence of str, length K
+
+    Returns
+    -------
+    dict
+        ``mae``, ``pearson``, ``r2``, ``mse`` and ``sd`` (of the error): means over the outputs
+        where they are defined. ``mae_<name>`` and ``pearson_<name>`` per output. For K > 1
+        ``sum_mae``, ``sum_pearson`` and ``sum_r2`` of the sum over outputs, on the samples with
+        every label (the Brixia global score).
+    """
+    present = np.isfinite(targets)
+    outputs = [_errors(predictions[rows, k], targets[rows, k]) for k, rows in enumerate(present.T)]
+    keys = ("mae", "pearson", "r2", "mse", "sd")
+    result = {key: mean_defined(output[key] for output in outputs) for key in keys}
+    for name, output in zip(names, outputs, strict=True):
+        result |= {f"{key}_{name}": output[key] for key in ("mae", "pearson")}
+    if len(names) > 1:
+        complete = present.all(axis=1)
+        total = _errors(predictions[complete].sum(axis=1), targets[complete].sum(axis=1))
+        result |= {f"sum_{key}": total[key] for key in ("mae", "pearson", "r2")}
+    return result
+
+
+def _errors(predictions: FloatArray, targets: FloatArray) -> dict[str, float]:
+    """Metrics of one output (N,), all labelled."""
+    from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+
+    if len(targets) == 0:
+        return dict.fromkeys(("mae", "pearson", "r2", "mse", "sd"), math.nan)
+    return {
+        "mae": float(mean_absolute_error(targets, predictions)),
+        "pearson": pearson(predictions, targets),
+        "r2": float(r2_score(targets, predictions)) if _varies(targets) else math.nan,
+        "mse": float(mean_squared_error(targets, predictions)),
+        "sd": float(np.std(predictions - targets)),
+    }
+
+
+def _varies(values: NDArray[Any]) -> bool:
+    """Tell whether (N,) values differ by more than rounding errors."""
+    spread = np.ptp(values) if len(values) else 0.0
+    return bool(spread > 1e-12 * np.abs(values).max(initial=0.0))

@@ -1,0 +1,1 @@
+"""The Flower ServerApp: roll call, rounds, aggregation and the run directory."""

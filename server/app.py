@@ -1,0 +1,56 @@
+"""The Flower ServerApp: roll call, rounds, final test, release."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from mdmt.config import FederationConfig, find_config, load_federation
+from mdmt.errors import MDMTError
+from server.federate import begin, final_test, references
+from server.release import write_release
+from server.rollcall import roll_call
+from server.rounds import run_rounds
+from server.run import RunDirectory, new_run_folder
+
+__all__ = ["app"]
+
+log = logging.getLogger(__name__)
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run a federation from the roll call to the release."""
+    file = str(context.run_config["federation"])
+    config = load_federation(
+        find_config(file), shlex.split(str(context.run_config.get("overrides", "")))
+    )
+    out = str(context.run_config.get("out", ""))
+    run = RunDirectory(Path(out) if out else new_run_folder(None, config.name))
+    try:
+        federate(grid, config, run)
+    except MDMTError as error:
+        run.event("failed", exit_code=error.exit_code, message=str(error))
+        raise
+    except BaseException as error:
+        run.event("failed", exit_code=1, message=f"{type(error).__name__}: {error}")
+        raise
+    run.event("done")
+
+
+def federate(grid: Grid, config: FederationConfig, run: RunDirectory) -> None:
+    """A federation, step by step."""
+    run.event("roll call", sites=sorted(config.sites))
+    cards = roll_call(grid, config, lambda site: run.event("joined", site=site))
+    run.start(config, cards)
+    federation = begin(config, cards)
+    run_rounds(grid, federation, run, config.training.rounds)
+    checkpoints = final_test(grid, federation, run)
+    compared = references(grid, federation, run)
+    run.metrics({"format": 1, "checkpoints": checkpoints, "references": compared})
+    write_release(run.folder / "release", federation, checkpoints)

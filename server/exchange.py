@@ -1,0 +1,56 @@
+"""Sending one message to each of several sites and collecting what comes back in time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+__all__ = ["exchange"]
+
+_POLL_SECONDS = 0.05
+
+
+def exchange(
+    grid: Grid,
+    messages: Iterable[Message],
+    timeout: float,
+    on_reply: Callable[[int], None] = lambda node: None,
+) -> dict[int, Message]:
+    """Send `messages`, wait for their replies, at most `timeout` seconds.
+
+    Parameters
+    ----------
+    grid : Grid
+    messages : iterable of Message
+        At most one per node.
+    timeout : float
+        Seconds.
+    on_reply : callable
+        Called with the node id as each reply arrives.
+
+    Returns
+    -------
+    dict of int to Message
+        Replies by the node that was asked (an error reply does not name its sender itself); nodes
+        that did not answer in time are absent.
+    """
+    messages = list(messages)
+    grid.push_messages(messages)
+    waiting = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
+    replies: dict[int, Message] = {}
+    deadline = time.monotonic() + timeout
+    while waiting:
+        arrived = list(grid.pull_messages(list(waiting)))
+        for reply in arrived:
+            node = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if node is not None:
+                replies[node] = reply
+                on_reply(node)
+        if time.monotonic() >= deadline:
+            break
+        if not arrived:
+            time.sleep(_POLL_SECONDS)
+    return replies

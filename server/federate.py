@@ -1,0 +1,99 @@
+"""The steps of a federation beside its rounds: its start, its final test, its references."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import torch
+from flwr.serverapp import Grid
+
+from mdmt.config import FederationConfig
+from mdmt.config.federation import FedAvg
+from mdmt.messages import EvaluateReport, SiteCard
+from mdmt.models import build_model, get_arrays, received, trained, travelling
+from server.rounds import Federation, evaluate_round, run_rounds
+from server.run import RunDirectory
+from server.selection import Selection
+
+__all__ = ["begin", "final_test", "references"]
+
+
+def begin(config: FederationConfig, cards: dict[int, SiteCard]) -> Federation:
+    """Build the initial backbone (and shared heads) that every site starts from."""
+    torch.set_num_threads(config.training.threads)
+    shared = tuple(config.tasks) if config.aggregation.heads == "shared" else ()
+    model = build_model(config, shared, weights=True)
+    arrays = get_arrays(model, received(model, config.aggregation))
+    return Federation(
+        config=config,
+        cards=cards,
+        run_id=secrets.token_hex(6),
+        arm="federated",
+        arrays=arrays,
+        initial=arrays,
+        trained=trained(model, config.aggregation),
+        travelling=frozenset(travelling(model, config.aggregation)),
+        selection=Selection(config),
+    )
+
+
+def final_test(grid: Grid, federation: Federation, run: RunDirectory) -> dict[str, Any]:
+    """Test the last backbone and each task's best one; the ``checkpoints`` of ``metrics.json``."""
+    last = federation.config.training.rounds
+    reports = {last: federation.last_reports}
+    checkpoints = {"last": last}
+    for task, best in federation.selection.best.items():
+        checkpoints[f"best:{task}"] = best.round
+        if best.round not in reports:
+            reports[best.round] = evaluate_round(grid, federation, run, best.round, best.arrays)
+    return {
+        name: {
+            "round": number,
+            "sites": {site: report.metrics for site, report in reports[number].items()},
+        }
+        for name, number in checkpoints.items()
+    }
+
+
+def references(grid: Grid, federation: Federation, run: RunDirectory) -> dict[str, Any]:
+    """What the federation is compared with; the ``references`` of ``metrics.json``."""
+    wanted = federation.config.references
+    found: dict[str, Any] = {}
+    if "constant" in wanted:
+        found["constant"] = {
+            "sites": {site: report.constant for site, report in federation.last_reports.items()}
+        }
+    if "local" in wanted:
+        reports: dict[str, EvaluateReport] = {}
+        for node, card in federation.cards.items():
+            reports |= _train_alone(grid, federation, node, card, run)
+        found["local"] = {"sites": {site: report.metrics for site, report in reports.items()}}
+    return found
+
+
+def _train_alone(
+    grid: Grid, federation: Federation, node: int, card: SiteCard, run: RunDirectory
+) -> dict[str, EvaluateReport]:
+    """A federation of one site: same start, recipe, seeds and number of steps, but no averaging."""
+    config = federation.config
+    alone = config.model_copy(
+        update={
+            "aggregation": config.aggregation.model_copy(
+                update={"strategy": FedAvg(), "fraction": 1.0, "min_sites": 1}
+            )
+        }
+    )
+    one = Federation(
+        config=alone,
+        cards={node: card},
+        run_id=federation.run_id,
+        arm="local",
+        arrays=federation.initial,
+        initial=federation.initial,
+        trained=federation.trained,
+        travelling=federation.travelling,
+        selection=Selection(alone),
+    )
+    run_rounds(grid, one, run, federation.taken_part.get(card.name, 0))
+    return one.last_reports

@@ -1,0 +1,105 @@
+"""The release: what `mdmt predict` needs, with a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from mdmt.files import atomic_path, write_json, write_text
+from mdmt.releases import RELEASE_FORMAT, backbone_file
+from server.rounds import Federation
+from server.run import versions
+
+__all__ = ["write_release"]
+
+
+def write_release(folder: Path, federation: Federation, checkpoints: Mapping[str, Any]) -> None:
+    """Write each task's best backbone (the last where a task has no validation), and a model card.
+
+    Parameters
+    ----------
+    folder : Path
+    federation : Federation
+        Finished.
+    checkpoints : mapping
+        As in ``metrics.json``.
+    """
+    best = federation.selection.best
+    last = federation.config.training.rounds
+    rounds = {t: best[t].round if t in best else last for t in federation.config.tasks}
+    for number in set(rounds.values()):
+        arrays = next((b.arrays for b in best.values() if b.round == number), federation.arrays)
+        with atomic_path(folder / backbone_file(number)) as temporary:
+            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
+    write_json(
+        folder / "release.json",
+        {
+            "format": RELEASE_FORMAT,
+            "federation": federation.config.name,
+            "run": federation.run_id,
+            "hash": federation.config.hash,
+            "recipe": federation.config.model_dump(mode="json", exclude={"sites"}),
+            "rounds": rounds,
+            "versions": versions(),
+        },
+    )
+    write_text(folder / "README.md", _model_card(federation, rounds, checkpoints))
+
+
+def _model_card(
+    federation: Federation, rounds: Mapping[str, int], checkpoints: Mapping[str, Any]
+) -> str:
+    """Markdown for whoever receives the release."""
+    config = federation.config
+    lines = [
+        f"# Model card: {config.name}",
+        "",
+        f"One `{config.model.backbone}` backbone (initial weights: {_origin(config.model.weights)}), trained"
+        f" by {len(federation.cards)} sites in {config.training.rounds} rounds of federated"
+        " multi-dataset multi-task learning. Images stayed at their sites.",
+        "",
+        "| site | task | training labels | test images | test result |",
+        "|---|---|---|---|---|",
+    ]
+    for card in federation.cards.values():
+        for task in card.tasks:
+            primary = config.space(task).primary
+            name = f"best:{task}" if f"best:{task}" in checkpoints else "last"
+            test = checkpoints[name]["sites"].get(card.name, {}).get("test", {})
+            lines.append(
+                f"| {card.name} | {task} | {card.counts[task]['train']}"
+                f" | {test.get(f'{task}/examples', 0)} | {_result(test, task, primary)} |"
+            )
+    lines += ["", "| task | kind | labels | round released |", "|---|---|---|---|"]
+    for task, entry in config.tasks.items():
+        labels = ", ".join(entry.space.labels)
+        lines.append(f"| {task} | {entry.space.kind} | {labels} | {rounds[task]} |")
+    lines += [
+        "",
+        "Brackets hold the patient-level bootstrap 95 % interval of a site's own test set.",
+        "",
+        "**Use.** Research. Not a medical device: not validated for, and not to be used in, the care of"
+        " patients. Results hold for populations, devices and labelling habits like those of the sites"
+        " above; small test sets give wide intervals.",
+        "",
+        "Versions: " + ", ".join(f"{name} {number}" for name, number in versions().items()) + ".",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _origin(weights: str) -> str:
+    """`model.weights` without the folder of a file."""
+    return weights if weights in ("none", "timm", "offline") else Path(weights).name
+
+
+def _result(test: Mapping[str, Any], task: str, metric: str) -> str:
+    value, low, high = (test.get(f"{task}/{metric}{end}") for end in ("", "_low", "_high"))
+    if value is None:
+        return "undefined"
+    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{metric} {value:.3f}{interval}"

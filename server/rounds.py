@@ -1,0 +1,201 @@
+"""Rounds: send, train, average, book what the sites said of the backbone they received."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from mdmt.config import FederationConfig
+from mdmt.messages import Arm, EvaluateOrder, EvaluateReport, Metrics, SiteCard, TrainOrder
+from mdmt.metrics import weighted_mean_metrics
+from server.exchange import exchange
+from server.run import RunDirectory
+from server.selection import Selection
+from server.strategy import build_strategy, from_record, to_record
+from server.weighting import loss_coefficients
+
+__all__ = ["Federation", "evaluate_round", "run_rounds"]
+
+Arrays = dict[str, NDArray[np.floating]]
+
+
+@dataclass
+class Federation:
+    """A federation under way: who takes part, and the backbone as it stands.
+
+    Attributes
+    ----------
+    config : FederationConfig
+    cards : dict of int to SiteCard
+        Node id → card.
+    run_id : str
+        Sites keep their heads under it.
+    arm : {"federated", "local"}
+        ``local``: the same rounds for one site alone, as a reference.
+    arrays : dict of str to ndarray
+        What sites are sent: the backbone's float arrays, and shared heads.
+    trained : tuple of str
+        Names in `arrays` that a server optimiser acts on.
+    travelling : frozenset of str
+        Names in `arrays` that sites send back.
+    initial : dict of str to ndarray
+        `arrays` as they were before round 1.
+    selection : Selection
+        Best rounds so far.
+    taken_part : dict of str to int
+        Site → rounds in which its update was used.
+    last_reports : dict of str to EvaluateReport
+        What the sites said of the final backbone.
+    """
+
+    config: FederationConfig
+    cards: dict[int, SiteCard]
+    run_id: str
+    arm: Arm
+    arrays: Arrays
+    initial: Arrays
+    trained: tuple[str, ...]
+    travelling: frozenset[str]
+    selection: Selection
+    taken_part: dict[str, int] = field(default_factory=dict)
+    last_reports: dict[str, EvaluateReport] = field(default_factory=dict)
+
+
+def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: int) -> None:
+    """Train for `rounds` rounds, leaving the final backbone in `federation.arrays`.
+
+    Every message of round r also brings the validation metrics of round r-1's backbone; they are
+    booked in the history line of round r-1.
+    """
+    config = federation.config
+    coefficients = loss_coefficients(config, {c.name: c for c in federation.cards.values()})
+
+    def write_order(site: str, number: int) -> str:
+        return TrainOrder(
+            run=federation.run_id,
+            arm=federation.arm,
+            round=number,
+            recipe=config.recipe,
+            coefficients=coefficients[site],
+            lr_factor=federation.selection.lr_factor,
+            keep=federation.selection.best_rounds,
+        ).model_dump_json()
+
+    strategy = build_strategy(
+        config,
+        cards=federation.cards,
+        plain={k: v for k, v in federation.arrays.items() if k not in federation.trained},
+        travelling=federation.travelling,
+        write_order=write_order,
+    )
+    line: dict[str, Any] = {"round": 0, "sites": {}, "refusals": {}, "seconds": 0.0}
+    for number in range(1, rounds + 1):
+        started = time.monotonic()
+        run.event("round", arm=federation.arm, round=number, rounds=rounds)
+        trainable = to_record({name: federation.arrays[name] for name in federation.trained})
+        messages = strategy.configure_train(number, trainable, ConfigRecord(), grid)
+        replies = exchange(
+            grid,
+            messages,
+            config.training.round_timeout,
+            lambda node, number=number: run.event(  # type: ignore[misc]
+                "reply",
+                arm=federation.arm,
+                round=number,
+                site=federation.cards[node].name,
+            ),
+        )
+        record, _ = strategy.aggregate_train(number, replies.values())
+        assert record is not None, "aggregate_train raises when there is nothing to average"
+        round_ = strategy.round
+        validation = {site: report.validation for site, report in round_.reports.items()}
+        book(federation, run, line, validation)
+        mean = {k: v.astype(federation.arrays[k].dtype) for k, v in from_record(record).items()}
+        federation.arrays = federation.arrays | strategy.plain | mean
+        for site in round_.reports:
+            federation.taken_part[site] = federation.taken_part.get(site, 0) + 1
+        line = {
+            "round": number,
+            "sites": {
+                site: {
+                    "weight": round_.weights[site],
+                    "images": report.images,
+                    "steps": report.steps,
+                    "seconds": round(report.seconds, 3),
+                    "losses": report.losses,
+                    "bytes_down": round_.bytes_down[site],
+                    "bytes_up": round_.bytes_up[site],
+                }
+                for site, report in round_.reports.items()
+            },
+            "refusals": round_.refusals,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        if federation.arm == "federated":
+            run.checkpoint("last", federation.arrays, {"round": number, "run": federation.run_id})
+    federation.last_reports = evaluate_round(grid, federation, run, rounds, federation.arrays)
+    final = {site: report.metrics["val"] for site, report in federation.last_reports.items()}
+    book(federation, run, line, final)
+
+
+def book(
+    federation: Federation,
+    run: RunDirectory,
+    line: dict[str, Any],
+    validation: Mapping[str, Metrics],
+) -> None:
+    """Complete the history line of a round with the validation metrics of its backbone."""
+    number = line["round"]
+    tasks = weighted_mean_metrics(validation)
+    improved = federation.selection.book(number, tasks, federation.arrays)
+    if federation.arm == "local":
+        return
+    for site, metrics in validation.items():
+        line["sites"].setdefault(site, {})["validation"] = metrics
+    run.history(line | {"tasks": tasks})
+    run.event("booked", round=number, tasks=tasks, refusals=line["refusals"])
+    for task in improved:
+        facts = {"round": number, "run": federation.run_id, "task": task}
+        run.checkpoint(f"best-{task}", federation.arrays, facts)
+
+
+def evaluate_round(
+    grid: Grid, federation: Federation, run: RunDirectory, number: int, arrays: Arrays
+) -> dict[str, EvaluateReport]:
+    """Let every site evaluate the backbone of round `number` with its own heads of that round."""
+    run.event("evaluate", arm=federation.arm, round=number)
+    order = EvaluateOrder(
+        run=federation.run_id, arm=federation.arm, round=number, recipe=federation.config.recipe
+    )
+    everything = to_record(arrays)
+    timeout = federation.config.training.round_timeout
+    messages = [
+        Message(
+            RecordDict(
+                {"arrays": everything, "config": ConfigRecord({"order": order.model_dump_json()})}
+            ),
+            node,
+            MessageType.EVALUATE,
+            ttl=timeout,
+        )
+        for node in federation.cards
+    ]
+    reports: dict[str, EvaluateReport] = {}
+    for node, reply in exchange(grid, messages, timeout).items():
+        site = federation.cards[node].name
+        try:
+            if reply.has_error():
+                raise KeyError(reply.error.reason)
+            text = str(reply.content.config_records["report"]["json"])
+            reports[site] = EvaluateReport.model_validate_json(text)
+        except (KeyError, ValidationError):
+            run.event("refused", arm=federation.arm, round=number, site=site)
+    return dict(sorted(reports.items()))

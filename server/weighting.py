@@ -1,0 +1,85 @@
+"""How much each site counts: w_s for its backbone, c_{s,t} for its task losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from mdmt.config import FederationConfig
+from mdmt.errors import RollCallError
+from mdmt.messages import SiteCard
+
+__all__ = ["loss_coefficients", "site_weights", "task_shares"]
+
+
+def task_shares(
+    config: FederationConfig, cards: Iterable[SiteCard]
+) -> dict[str, dict[str, float]]:
+    """a_{s,t} = (λ_t/Λ)·(n_{s,t}/n_t): each task's share of the objective that a site carries.
+
+    Parameters
+    ----------
+    config : FederationConfig
+    cards : iterable of SiteCard
+        The sites that take part; n counts their training labels, Λ sums over the tasks they have.
+
+    Returns
+    -------
+    dict of str to dict of str to float
+        Site → task → a_{s,t}; all entries sum to 1.
+    """
+    counts = {
+        card.name: {task: card.counts[task]["train"] for task in card.tasks} for card in cards
+    }
+    totals: dict[str, int] = {}
+    for tasks in counts.values():
+        for task, n in tasks.items():
+            totals[task] = totals.get(task, 0) + n
+    lambdas = {task: config.tasks[task].weight for task, n in totals.items() if n}
+    whole = sum(lambdas[task] for task in sorted(lambdas))
+    return {
+        site: {
+            task: lambdas[task] / whole * n / totals[task] for task, n in tasks.items() if n
+        }
+        for site, tasks in counts.items()
+    }
+
+
+def site_weights(config: FederationConfig, cards: Iterable[SiteCard]) -> dict[str, float]:
+    """w_s of the sites whose updates are averaged; sums to 1.
+
+    ``tasks``: w_s = Σ_t a_{s,t}, so that the federation descends the pooled objective (P2).
+    ``examples``: w_s ∝ Σ_t n_{s,t}. ``uniform``: all alike.
+    """
+    cards = list(cards)
+    weighting = config.aggregation.weighting
+    if weighting == "tasks":
+        raw = {site: sum(shares.values()) for site, shares in task_shares(config, cards).items()}
+    elif weighting == "examples":
+        raw = {card.name: float(sum(n["train"] for n in card.counts.values())) for card in cards}
+    else:
+        raw = {card.name: 1.0 for card in cards}
+    total = sum(raw[site] for site in sorted(raw))
+    return {site: value / total for site, value in raw.items()}
+
+
+def loss_coefficients(
+    config: FederationConfig, cards: Mapping[str, SiteCard]
+) -> dict[str, dict[str, float]]:
+    """c_{s,t}, fixed at the roll call; a site's coefficients sum to 1.
+
+    ``tasks``: c_{s,t} = a_{s,t}/w_s. Otherwise c_{s,t} = λ_t over the sum of λ of the site's tasks.
+    """
+    if config.aggregation.weighting == "tasks":
+        raw = task_shares(config, cards.values())
+    else:
+        raw = {
+            name: {task: config.tasks[task].weight for task in card.tasks}
+            for name, card in cards.items()
+        }
+    for site, shares in raw.items():
+        if not shares:
+            raise RollCallError(f"site {site} has no labelled training sample")
+    return {
+        site: {task: value / sum(shares.values()) for task, value in shares.items()}
+        for site, shares in raw.items()
+    }

@@ -1,0 +1,36 @@
+"""Adding the sites' heads to a release: possible only where the sites are on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from client.site import kept_tensors
+from mdmt.config import FederationConfig
+from mdmt.files import atomic_path
+from mdmt.releases import site_file
+
+__all__ = ["release_heads"]
+
+
+def release_heads(
+    release: Path, config: FederationConfig, facts: Mapping[str, Any]
+) -> None:
+    """Copy what each site kept of the released rounds: its heads, and its norms if they are local.
+
+    Parameters
+    ----------
+    release : Path
+    config : FederationConfig
+        With sites.
+    facts : mapping
+        ``release.json``.
+    """
+    for site in config.sites.values():
+        for number in {facts["rounds"][task] for task in site.tasks}:
+            tensors = kept_tensors(site, config, facts["run"], number)
+            with atomic_path(release / site_file(site.name, number)) as temporary:
+                save_file(tensors, temporary)

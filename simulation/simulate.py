@@ -1,0 +1,80 @@
+"""A federation on one machine, from a configuration to a run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from mdmt.config import FederationConfig, SiteConfig, save_config
+from mdmt.errors import ConfigError
+from mdmt.files import read_json
+
+__all__ = ["Engine", "prepare", "simulate"]
+
+Engine = Literal["inprocess", "ray"]
+
+
+def prepare(
+    config: FederationConfig, progress: Callable[[str, int, int], None] = lambda site, done, n: None
+) -> None:
+    """Open every site's dataset and fill its image cache, so that bad input shows before a run.
+
+    Parameters
+    ----------
+    config : FederationConfig
+    progress : callable
+        Called with (site, images done, images in all).
+
+    Raises
+    ------
+    BadInput
+        What is wrong, and at which site.
+    """
+    from mdmt.data.cohort import open_cohort
+    from mdmt.training import resolve_device
+
+    if not config.sites:
+        raise ConfigError(f"{config.name}: a simulation needs sites; see configs/demo.yaml")
+    for name, site in sorted(config.sites.items()):
+        resolve_device(site.device)
+        open_cohort(site, config, progress=lambda done, n, name=name: progress(name, done, n))  # type: ignore[misc]
+
+
+def simulate(config: FederationConfig, out: Path, engine: Engine) -> None:
+    """Run a prepared federation on this machine.
+
+    Parameters
+    ----------
+    config : FederationConfig
+    out : Path
+        The run directory: an empty folder.
+    engine : {"inprocess", "ray"}
+
+    Raises
+    ------
+    MDMTError
+        The federation could not start, or failed.
+    """
+    from simulation.heads import release_heads
+
+    config = config.model_copy(
+        update={"sites": {name: _at_home(site, out) for name, site in config.sites.items()}}
+    )
+    file = out / "federation.yaml"
+    save_config(config, file)
+    if engine == "ray":
+        from simulation.ray import run_ray
+
+        run_ray(file, out, len(config.sites), threads=config.training.threads)
+    else:
+        from simulation.engine import run_inprocess
+
+        run_inprocess(file, out, len(config.sites))
+    if config.aggregation.heads == "local" or config.aggregation.norm_layers == "local":
+        release_heads(out / "release", config, read_json(out / "release" / "release.json"))
+
+
+def _at_home(site: SiteConfig, out: Path) -> SiteConfig:
+    """A simulated site keeps its state in the run directory unless it says otherwise."""
+    return site.model_copy(update={"state_dir": site.state_dir or out / "sites" / site.name})

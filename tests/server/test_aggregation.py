@@ -1,0 +1,48 @@
+"""The weighted mean, and what may enter it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from server.aggregation import refusal, weighted_mean
+
+SENT = {"w": np.zeros((2, 2), np.float32), "b": np.zeros(2, np.float32)}
+
+
+def test_the_mean_is_weighted_and_keeps_the_dtype():
+    a, b = {"w": np.float32([1, 2])}, {"w": np.float32([5, 6])}
+    mean = weighted_mean([a, b], [0.25, 0.75])
+    assert mean["w"].dtype == np.float32
+    assert mean["w"].tolist() == [4.0, 5.0]
+
+
+def test_averaging_equal_updates_changes_no_bit():
+    update = {"w": np.random.default_rng(0).normal(size=1000).astype(np.float32)}
+    assert np.array_equal(weighted_mean([update] * 3, [0.2, 0.3, 0.5])["w"], update["w"])
+
+
+def test_float64_updates_are_averaged_in_float64():
+    mean = weighted_mean([{"w": np.array([1 / 3])}, {"w": np.array([2 / 3])}], [0.5, 0.5])
+    assert mean["w"][0] == pytest.approx(0.5, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"w": None}, "array w is missing"),
+        ({"head.weight": np.zeros(1, np.float32)}, "array head.weight was not asked for"),
+        ({"w": np.zeros((2, 3), np.float32)}, r"array w is float32 [2, 3], not float32 [2, 2]"),
+        ({"w": np.zeros((2, 2), np.float64)}, r"array w is float64 [2, 2], not float32 [2, 2]"),
+        ({"b": np.float32([0, np.nan])}, "array b is not finite"),
+        ({"b": np.float32([np.inf, -np.inf])}, "array b is not finite"),
+    ],
+)
+def test_an_unfit_update_is_refused_with_the_reason(change, reason):
+    received = {name: value for name, value in (SENT | change).items() if value is not None}
+    assert refusal(received, SENT) == reason
+
+
+def test_a_fit_update_is_accepted_even_if_its_float32_sum_overflows():
+    sent = {"w": np.zeros(4, np.float32)}
+    assert refusal({"w": np.full(4, 3e38, np.float32)}, sent) is None

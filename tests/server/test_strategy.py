@@ -1,0 +1,260 @@
+"""Every strategy over two rounds, with averages worked out by hand; and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from numpy import float32
+
+from mdmt.errors import RunError
+from mdmt.messages import TrainReport
+from server.strategy import (
+    build_strategy,
+    from_record,
+    load_optimiser_arrays,
+    optimiser_arrays,
+    to_record,
+)
+from simulation.engine import task_identity
+
+W, RUNNING, HEAD = "backbone.w", "backbone.running_mean", "heads.severity.weight"
+
+
+@pytest.fixture(autouse=True)
+def identity():
+    with task_identity():
+        yield
+
+
+@pytest.fixture
+def federation(make_config, make_card):
+    """A function: aggregation options → strategy for a (n=25, prognosis) and b (n=75, prognosis)."""
+
+    def build(**aggregation):
+        config = make_config(aggregation=aggregation)
+        cards = {
+            2: make_card(config, "a", prognosis=25),
+            3: make_card(config, "b", prognosis=75),
+        }
+        return build_strategy(
+            config,
+            cards=cards,
+            plain={RUNNING: float32([0])},
+            travelling=frozenset({W, RUNNING}),
+            write_order=lambda site, number: f"{site} {number}",
+        )
+
+    return build
+
+
+def answer(message, site, number, arrays, **changes):
+    report = {"site": site, "round": number, "validation": {}, "losses": {}, "images": 1}
+    report |= {"steps": 1, "seconds": 0.0} | changes
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord({k: Array(float32(v)) for k, v in arrays.items()}),
+            "report": ConfigRecord({"json": TrainReport.model_validate(report).model_dump_json()}),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+def play(strategy, number, w, updates, running=0.0):
+    """One round from backbone `w`: what comes back from each site → the new backbone."""
+    start = to_record({W: float32([w])})
+    messages = list(strategy.configure_train(number, start, ConfigRecord(), None))
+    for i, message in enumerate(messages):
+        message.metadata.__dict__["_message_id"] = f"{number}-{i}"
+    replies = [
+        answer(message, site, number, {W: [value], RUNNING: [running]})
+        for message, (site, value) in zip(messages, updates.items(), strict=True)
+    ]
+    record, _ = strategy.aggregate_train(number, replies)
+    return from_record(record)[W].item()
+
+
+def adam(start, m, v, mean, number, yogi=False):
+    """Reddi et al. 2020, algorithm 2, with Flower's bias correction for Adam (round + 1)."""
+    lr, b1, b2, tau = 0.1, 0.9, 0.99, 1e-3
+    delta = mean - start
+    m = b1 * m + (1 - b1) * delta
+    if yogi:
+        v = v - (1 - b2) * delta**2 * math.copysign(1, v - delta**2)
+    else:
+        v = b2 * v + (1 - b2) * delta**2
+        lr = lr * math.sqrt(1 - b2 ** (number + 1)) / (1 - b1 ** (number + 1))
+    return start + lr * m / (math.sqrt(v) + tau), m, v
+
+
+def test_fedavg_two_rounds(federation):
+    strategy = federation()
+    # .25·2 + .75·4 = 3.5; then .25·4.5 + .75·2.5 = 3
+    assert play(strategy, 1, 1.0, {"a": 2, "b": 4}) == 3.5
+    assert play(strategy, 2, 3.5, {"a": 4.5, "b": 2.5}) == 3.0
+
+
+def test_fedprox_averages_like_fedavg_and_tells_the_sites_mu(federation):
+    strategy = federation(strategy={"name": "fedprox", "mu": 0.5})
+    assert play(strategy, 1, 1.0, {"a": 2, "b": 4}) == 3.5
+    assert play(strategy, 2, 3.5, {"a": 4.5, "b": 2.5}) == 3.0
+    start = to_record({W: float32([1])})
+    for message in strategy.configure_train(3, start, ConfigRecord(), None):
+        assert message.content.config_records["config"]["proximal-mu"] == 0.5
+
+
+def test_fedavgm_two_rounds(federation):
+    strategy = federation(strategy={"name": "fedavgm", "lr": 1.0, "momentum": 0.5})
+    # v = -2.5, w = 1 + 2.5; then v = .5·(-2.5) + (3.5 - 3) = -.75, w = 3.5 + .75
+    assert play(strategy, 1, 1.0, {"a": 2, "b": 4}) == 3.5
+    assert play(strategy, 2, 3.5, {"a": 4.5, "b": 2.5}) == 4.25
+
+
+@pytest.mark.parametrize("name", ["fedadam", "fedyogi"])
+def test_fedadam_and_fedyogi_two_rounds(federation, name):
+    strategy = federation(
+        strategy={"name": name, "lr": 0.1, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}
+    )
+    first, m, v = adam(1.0, 0.0, 0.0, 3.5, 1, yogi=name == "fedyogi")
+    assert play(strategy, 1, 1.0, {"a": 2, "b": 4}) == pytest.approx(first, rel=1e-6)
+    mean = 0.25 * 4.5 + 0.75 * 2.5
+    second, _, _ = adam(float32(first), m, v, mean, 2, yogi=name == "fedyogi")
+    result = play(strategy, 2, first, {"a": 4.5, "b": 2.5})
+    assert result == pytest.approx(second, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi"])
+def test_running_statistics_get_the_plain_mean_under_every_strategy(federation, name):
+    strategy = federation(strategy=name)
+    play(strategy, 1, 1.0, {"a": 2, "b": 4}, running=7.0)
+    assert strategy.plain[RUNNING].tolist() == [7.0]
+    play(strategy, 2, 1.0, {"a": 2, "b": 4}, running=0.5)
+    assert strategy.plain[RUNNING].tolist() == [0.5]
+
+
+@pytest.mark.parametrize("name", ["fedavgm", "fedadam", "fedyogi"])
+def test_a_server_optimiser_goes_on_from_its_saved_state(federation, name):
+    whole, first, second = (federation(strategy=name) for _ in range(3))
+    w = play(whole, 1, 1.0, {"a": 2, "b": 4})
+    assert play(first, 1, 1.0, {"a": 2, "b": 4}) == w
+    load_optimiser_arrays(second, optimiser_arrays(first, [W]))
+    later = {"a": 4.5, "b": 2.5}
+    assert play(second, 2, w, later) == play(whole, 2, w, later)
+
+
+def test_a_shared_head_is_averaged_over_the_sites_of_its_task_only(make_config, make_card):
+    config = make_config(aggregation={"heads": "shared"})
+    cards = {
+        2: make_card(config, "a", severity=30),
+        3: make_card(config, "b", severity=10),
+        4: make_card(config, "c", prognosis=1000),
+    }
+    strategy = build_strategy(
+        config,
+        cards=cards,
+        plain={HEAD: float32([0])},
+        travelling=frozenset({W, HEAD}),
+        write_order=lambda site, number: "",
+    )
+    messages = list(
+        strategy.configure_train(1, to_record({W: float32([0])}), ConfigRecord(), None)
+    )
+    assert [HEAD in m.content.array_records["arrays"] for m in messages] == [True, True, False]
+    updates = {"a": {W: [0], HEAD: [4]}, "b": {W: [0], HEAD: [8]}, "c": {W: [8]}}
+    for i, message in enumerate(messages):
+        message.metadata.__dict__["_message_id"] = str(i)
+    replies = [
+        answer(m, s, 1, u) for m, (s, u) in zip(messages, updates.items(), strict=True)
+    ]
+    record, _ = strategy.aggregate_train(1, replies)
+    assert strategy.plain[HEAD].tolist() == [5.0]  # (30·4 + 10·8) / 40
+    assert from_record(record)[W].tolist() == [4.0]  # both tasks weigh one half
+
+
+def reply_of_b(kind, message):
+    good = {W: [4], RUNNING: [0]}
+    if kind == "silent":
+        return []
+    if kind == "error":
+        return [Message(Error(2, "DataError at the site; its own log says more"), reply_to=message)]
+    if kind == "empty":
+        return [Message(RecordDict(), reply_to=message)]
+    arrays = {
+        "nan": good | {W: [math.nan]},
+        "extra key": good | {"heads.prognosis.weight": [1]},
+        "missing key": {W: [4]},
+        "shape": good | {W: [4, 4]},
+        "huge": good | {W: np.zeros(100_000)},
+    }.get(kind, good)
+    site = "a" if kind == "wrong name" else "b"
+    number = 7 if kind == "wrong round" else 1
+    reply = answer(message, site, number, arrays)
+    if kind == "dtype":
+        record = reply.content.array_records["arrays"]
+        record[W] = Array(np.float64([4]))
+    if kind == "garbage":
+        array = reply.content.array_records["arrays"][W]
+        array.data = b"not an array"
+    return [reply]
+
+
+REASONS = {
+    "silent": "no answer within",
+    "error": "DataError at the site",
+    "empty": "not a training report",
+    "nan": f"array {W} is not finite",
+    "extra key": "array heads.prognosis.weight was not asked for",
+    "missing key": f"array {RUNNING} is missing",
+    "shape": f"array {W} is float32 [2]",
+    "dtype": f"array {W} is float64 [1]",
+    "huge": "bytes, at most",
+    "garbage": "cannot be decoded",
+    "wrong name": "the report is of site a",
+    "wrong round": "round 7",
+}
+
+
+@pytest.mark.parametrize("kind", REASONS)
+def test_an_unusable_answer_is_left_out_by_name_and_the_others_go_on(federation, kind):
+    strategy = federation()
+    result, round_ = attempt(strategy, kind)
+    assert result == 2.0  # a alone
+    assert list(round_.refusals) == ["b"]
+    assert REASONS[kind] in round_.refusals["b"]
+
+
+def attempt(strategy, kind):
+    start = to_record({W: float32([1])})
+    messages = list(strategy.configure_train(1, start, ConfigRecord(), None))
+    for i, message in enumerate(messages):
+        message.metadata.__dict__["_message_id"] = str(i)
+    replies = [answer(messages[0], "a", 1, {W: [2], RUNNING: [0]}), *reply_of_b(kind, messages[1])]
+    record, _ = strategy.aggregate_train(1, replies)
+    return from_record(record)[W].item(), strategy.round
+
+
+def test_below_the_quorum_the_run_fails_and_says_why(federation):
+    with pytest.raises(RunError, match=r"1 updates could be used, 2 are needed \(b: array .* finite"):
+        attempt(federation(min_sites=2), "nan")
+
+
+def test_on_missing_stop_fails_at_the_first_absence(federation):
+    with pytest.raises(RunError, match="aggregation.on_missing"):
+        attempt(federation(on_missing="stop"), "silent")
+
+
+def test_sites_are_drawn_by_seed_and_round_not_by_node_order(make_config, make_card):
+    config = make_config(aggregation={"fraction": 0.5})
+    names = [f"site-{i}" for i in range(8)]
+
+    def drawn(nodes, number):
+        cards = {n: make_card(config, name, prognosis=1) for n, name in zip(nodes, names, strict=True)}
+        strategy = build_strategy(config, cards=cards)
+        return [card.name for card in strategy._draw(number).values()]
+
+    forwards, backwards = range(8), range(100, 92, -1)
+    assert drawn(forwards, 1) == drawn(backwards, 1)
+    assert len(drawn(forwards, 1)) == 4
+    assert len({tuple(drawn(forwards, number)) for number in range(1, 6)}) > 1
