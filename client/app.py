@@ -12,7 +12,6 @@ from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-
 from numpy import float32
 from numpy.typing import NDArray
 
@@ -56,7 +55,8 @@ def _card(site: Site, content: RecordDict) -> RecordDict:
 def _train(site: Site, content: RecordDict) -> RecordDict:
     order = TrainOrder.model_validate_json(_order(content))
     mu = content.config_records["config"].get("proximal-mu", 0.0)
-    report, arrays = site.train(order, _arrays(content), float(mu))
+    assert isinstance(mu, float), "Flower's FedProx sends a number"
+    report, arrays = site.train(order, _arrays(content), mu)
     return RecordDict(
         {
             "arrays": ArrayRecord({name: Array(value) for name, value in arrays.items()}),
@@ -74,7 +74,7 @@ def _evaluate(site: Site, content: RecordDict) -> RecordDict:
 def _answer(
     message: Message, context: Context, action: Callable[[Site, RecordDict], RecordDict]
 ) -> Message:
-    """Reply with what `action` gives. Of an error only its kind leaves: its text may name a path."""
+    """Reply with what `action` gives; of an error only its kind, as its text may name a path."""
     site: Site | None = None
     try:
         site = open_site(context)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import torch
 from numpy import float32
@@ -80,7 +81,7 @@ def _cohort(site: str, recipe: str) -> Cohort:
 def _model(
     recipe: str, tasks: tuple[str, ...], device: torch.device
 ) -> tuple[MDMTModel, dict[str, Tensor]]:
-    """The last model built in this process, which its sites lend each other, and its first heads."""
+    """The last model built in this process, lent from site to site, and its first heads."""
     model = build_model(parse_recipe(recipe), tasks, weights=False).to(device)
     heads = {name: v.clone() for name, v in model.state_dict().items() if name.startswith("heads.")}
     return model, heads
@@ -176,7 +177,7 @@ class Site:
         device, cohort = self._device(federation), self._cohort(federation)
         state = _state(self.config, federation, order.run, order.arm)
         model, _ = self._restore(federation, state, order.round, arrays, device)
-        splits = ("val", "test")
+        splits: tuple[Literal["val", "test"], ...] = ("val", "test")
         constant = order.arm == "federated" and "constant" in federation.references
         return EvaluateReport(
             site=self.config.name,
@@ -212,7 +213,7 @@ class Site:
         arrays: Arrays,
         device: torch.device,
     ) -> tuple[MDMTModel, dict[str, Tensor]]:
-        """Model with the arrays received and what this site kept after round `up_to`; its moments."""
+        """Model with the arrays received and what this site kept by round `up_to`; its moments."""
         model, first_heads = _model(federation.recipe, self.tasks, device)
         saved = state.load(up_to)
         moments = {k.removeprefix(_MOMENTS): v for k, v in saved.items() if k.startswith(_MOMENTS)}

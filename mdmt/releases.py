@@ -96,6 +96,7 @@ def open_release(folder: Path) -> Release:
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         with torch.inference_mode(False):
-            return load_file(path)
+            tensors: dict[str, Tensor] = load_file(path)
+            return tensors
     except (OSError, SafetensorError) as error:
         raise StateError(f"{path}: cannot be read: {error}") from error

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,13 @@ from torch import Tensor, nn
 
 from mdmt.config import FederationConfig, TrainingConfig
 from mdmt.data.augmentation import Augmentation
-from mdmt.data.batches import batches_per_epoch, load_images, load_targets, normalise
-from mdmt.data.batches import training_batches
+from mdmt.data.batches import (
+    batches_per_epoch,
+    load_images,
+    load_targets,
+    normalise,
+    training_batches,
+)
 from mdmt.data.cohort import Cohort
 from mdmt.errors import ConfigError, DataError
 from mdmt.losses import combine, masked_mean
@@ -104,8 +110,8 @@ def train(
 ) -> TrainingResult:
     """Train `model` in place for one round on the training split of `cohort`.
 
-    Minimises L = Σ_t c_t ℓ_t (+ μ/2·‖θ - θ_r‖² over the backbone), where ℓ_t is the indicator-masked
-    mean loss of task t over the labelled outputs of a batch.
+    Minimises L = Σ_t c_t ℓ_t (+ μ/2·‖θ - θ_r‖² over the backbone), where ℓ_t is the
+    indicator-masked mean loss of task t over the labelled outputs of a batch.
 
     Parameters
     ----------
@@ -174,15 +180,13 @@ def train(
             losses[task] = loss
             totals[task] += torch.stack((loss.detach() * count, count))
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(combine(losses, coefficients)).backward()
+        torch.autograd.backward(scaler.scale(combine(losses, coefficients)))
         scaler.unscale_(optimizer)
         if proximal_mu:
             _add_proximal_gradient(backbone, anchor, proximal_mu)
         if config.training.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
-        factor = lr_factor * learning_rate_factor(
-            config.training, round_number - 1 + step / steps
-        )
+        factor = lr_factor * learning_rate_factor(config.training, round_number - 1 + step / steps)
         for group in optimizer.param_groups:
             group["lr"] = config.training.optimizer.lr * group["rate"] * factor
         scaler.step(optimizer)
@@ -219,7 +223,7 @@ def _class_weights(
 def _optimizer(
     model: MDMTModel, training: TrainingConfig, rates: Mapping[str, float]
 ) -> torch.optim.Optimizer:
-    """One parameter group for the backbone and one per head, each with its own factor on the rate."""
+    """One parameter group for the backbone and one per head, each with its factor on the rate."""
     parts: dict[str, nn.Module] = {"backbone": model.backbone}
     parts |= {f"heads.{task}": head for task, head in model.heads.items()}
     groups = [
@@ -230,13 +234,16 @@ def _optimizer(
         for name, part in parts.items()
     ]
     options = training.optimizer.model_dump(exclude={"name"})
-    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[training.optimizer.name](groups, **options)
+    kinds: dict[str, Any] = {
+        "sgd": torch.optim.SGD,
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+    }
+    optimizer: torch.optim.Optimizer = kinds[training.optimizer.name](groups, **options)
+    return optimizer
 
 
-def _add_proximal_gradient(
-    parameters: list[nn.Parameter], anchor: list[Tensor], mu: float
-) -> None:
+def _add_proximal_gradient(parameters: list[nn.Parameter], anchor: list[Tensor], mu: float) -> None:
     """Add μ(θ - θ_r), the gradient of the proximal term."""
     for parameter, start in zip(parameters, anchor, strict=True):
         if parameter.grad is not None:

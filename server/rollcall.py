@@ -43,7 +43,9 @@ def roll_call(
         One sentence per site that stands in the way.
     """
     nodes = _wait_for_nodes(grid, config)
-    query = RecordDict({"config": ConfigRecord({"order": Query(recipe=config.recipe).model_dump_json()})})
+    query = RecordDict(
+        {"config": ConfigRecord({"order": Query(recipe=config.recipe).model_dump_json()})}
+    )
     timeout = config.training.round_timeout
     messages = [Message(query, node, MessageType.QUERY, ttl=timeout) for node in nodes]
     cards: dict[int, SiteCard] = {}
@@ -74,7 +76,9 @@ def check_cards(config: FederationConfig, cards: Iterable[SiteCard]) -> list[str
     """Every reason why these sites cannot form this federation, a sentence each."""
     cards = sorted(cards, key=lambda card: card.name)
     names = [card.name for card in cards]
-    problems = [f"two sites are called {name}" for name in sorted(set(names)) if names.count(name) > 1]
+    problems = [
+        f"two sites are called {name}" for name in sorted(set(names)) if names.count(name) > 1
+    ]
     problems += [f"site {name} is missing" for name in sorted(set(config.sites) - set(names))]
     if len(cards) < config.aggregation.min_sites:
         problems.append(f"{len(cards)} sites answered, {config.aggregation.min_sites} are needed")

@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from mdmt.config import FederationConfig
+from mdmt.errors import RunError
 from mdmt.messages import Arm, EvaluateOrder, EvaluateReport, Metrics, SiteCard, TrainOrder
 from mdmt.metrics import weighted_mean_metrics
 from server.exchange import exchange
 from server.run import RunDirectory
 from server.selection import Selection
-from server.strategy import build_strategy, from_record, to_record
+from server.strategy import build_strategy, concerns, from_record, to_record
 from server.weighting import loss_coefficients
 
 __all__ = ["Federation", "evaluate_round", "run_rounds"]
@@ -168,34 +169,39 @@ def book(
 
 
 def evaluate_round(
-    grid: Grid, federation: Federation, run: RunDirectory, number: int, arrays: Arrays
+    grid: Grid,
+    federation: Federation,
+    run: RunDirectory,
+    number: int,
+    arrays: Mapping[str, NDArray[np.floating]],
 ) -> dict[str, EvaluateReport]:
     """Let every site evaluate the backbone of round `number` with its own heads of that round."""
     run.event("evaluate", arm=federation.arm, round=number)
     order = EvaluateOrder(
         run=federation.run_id, arm=federation.arm, round=number, recipe=federation.config.recipe
     )
-    everything = to_record(arrays)
+    record = to_record(arrays)
     timeout = federation.config.training.round_timeout
-    messages = [
-        Message(
-            RecordDict(
-                {"arrays": everything, "config": ConfigRecord({"order": order.model_dump_json()})}
-            ),
-            node,
-            MessageType.EVALUATE,
-            ttl=timeout,
-        )
-        for node in federation.cards
-    ]
+    messages = []
+    for node, card in federation.cards.items():
+        own = ArrayRecord({name: array for name, array in record.items() if concerns(card, name)})
+        config = ConfigRecord({"order": order.model_dump_json()})
+        content = RecordDict({"arrays": own, "config": config})
+        messages.append(Message(content, node, MessageType.EVALUATE, ttl=timeout))
+    replies = exchange(grid, messages, timeout)
     reports: dict[str, EvaluateReport] = {}
-    for node, reply in exchange(grid, messages, timeout).items():
-        site = federation.cards[node].name
+    for node, card in federation.cards.items():
+        reply = replies.get(node)
+        if reply is None or reply.has_error():
+            reason = f"no answer within {timeout:.0f} s" if reply is None else reply.error.reason
+            run.event("refused", round=number, site=card.name, reason=reason)
+            continue
         try:
-            if reply.has_error():
-                raise KeyError(reply.error.reason)
             text = str(reply.content.config_records["report"]["json"])
-            reports[site] = EvaluateReport.model_validate_json(text)
+            reports[card.name] = EvaluateReport.model_validate_json(text)
         except (KeyError, ValidationError):
-            run.event("refused", arm=federation.arm, round=number, site=site)
+            reason = "the reply is not an evaluation report"
+            run.event("refused", round=number, site=card.name, reason=reason)
+    if not reports:
+        raise RunError(f"no site could evaluate the backbone of round {number}")
     return dict(sorted(reports.items()))

@@ -95,7 +95,7 @@ class RunDirectory:
     def checkpoint(
         self, name: str, arrays: Mapping[str, NDArray[np.floating]], facts: Mapping[str, Any]
     ) -> None:
-        """Write ``checkpoints/<name>.safetensors``, with `facts` as JSON in its header and beside."""
+        """Write ``checkpoints/<name>.safetensors``, with `facts` in its header and beside it."""
         path = self.folder / "checkpoints" / f"{name}.safetensors"
         with atomic_path(path) as temporary:
             contiguous = {key: np.ascontiguousarray(value) for key, value in arrays.items()}

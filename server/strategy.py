@@ -1,4 +1,4 @@
-"""Flower's strategies, averaging our way: the backbone over sites, a shared head over its task's."""
+"""Flower's strategies, averaging our way: the backbone over all sites, a head over its task's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.serverapp import Grid, strategy
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -24,6 +32,7 @@ __all__ = [
     "Round",
     "SiteAverage",
     "build_strategy",
+    "concerns",
     "from_record",
     "load_optimiser_arrays",
     "optimiser_arrays",
@@ -92,7 +101,7 @@ class SiteAverage(strategy.FedAvg):
         everything = {**arrays, **to_record(self.plain)}
         self._asked: list[tuple[Message, SiteCard]] = []
         for node, card in self._draw(server_round).items():
-            record = ArrayRecord({k: v for k, v in everything.items() if _concerns(card, k)})
+            record = ArrayRecord({k: v for k, v in everything.items() if concerns(card, k)})
             order = {"order": self.write_order(card.name, server_round)} | dict(config)
             content = RecordDict({"arrays": record, "config": ConfigRecord(order)})
             timeout = self.config.training.round_timeout
@@ -125,7 +134,7 @@ class SiteAverage(strategy.FedAvg):
         weights = site_weights(self.config, cards.values())
         shares = task_shares(self.config, cards.values())
         self.round.weights = weights
-        mean = {}
+        mean: dict[str, NDArray[np.floating]] = {}
         for name in sorted(self.travelling):
             task = head_task(name)
             having = [site for site in updates if name in updates[site]]
@@ -168,7 +177,9 @@ class SiteAverage(strategy.FedAvg):
             raise _Refused("the reply is not a training report with arrays") from error
         if (report.site, report.round) != (card.name, server_round):
             raise _Refused(f"the report is of site {report.site[:64]}, round {report.round}")
-        expected = {k: v for k, v in self._sent.items() if k in self.travelling and _concerns(card, k)}
+        expected = {
+            k: v for k, v in self._sent.items() if k in self.travelling and concerns(card, k)
+        }
         # Size first: what is too large is never decoded.
         allowed = sum(array.nbytes + _SLACK for array in expected.values())
         if (size := sum(len(array.data) for array in record.values())) > allowed:
@@ -191,15 +202,17 @@ class SiteAverage(strategy.FedAvg):
                 f"round {server_round}: {accepted} updates could be used, {needed} are needed ({reasons})"
             )
         if reasons and self.config.aggregation.on_missing == "stop":
-            raise RunError(f"round {server_round} stopped, as aggregation.on_missing says ({reasons})")
+            raise RunError(
+                f"round {server_round} stopped, as aggregation.on_missing says ({reasons})"
+            )
 
 
 class _Refused(Exception):
     """Why a site's reply cannot be used."""
 
 
-def _concerns(card: SiteCard, name: str) -> bool:
-    """Whether an array is backbone or the head of a task that the site has."""
+def concerns(card: SiteCard, name: str) -> bool:
+    """Whether an array is of the backbone, or of the head of a task that the site has."""
     task = head_task(name)
     return task is None or task in card.tasks
 
@@ -250,9 +263,7 @@ def build_strategy(config: FederationConfig, **attributes: Any) -> SiteAverage:
         built = FedAvgM(server_learning_rate=options.lr, server_momentum=options.momentum)
     elif options.name in ("fedadam", "fedyogi"):
         kind = FedAdam if options.name == "fedadam" else FedYogi
-        built = kind(
-            eta=options.lr, beta_1=options.beta_1, beta_2=options.beta_2, tau=options.tau
-        )
+        built = kind(eta=options.lr, beta_1=options.beta_1, beta_2=options.beta_2, tau=options.tau)
     else:
         built = FedAvg()
     for name, value in {"config": config, **attributes}.items():
@@ -274,7 +285,9 @@ def optimiser_arrays(built: SiteAverage, names: Iterable[str]) -> dict[str, NDAr
         return {f"m.{name}": value for name, value in zip(names, vector, strict=False)}
     state = {"m": getattr(built, "m_t", None), "v": getattr(built, "v_t", None)}
     return {
-        f"{key}.{name}": value for key, arrays in state.items() for name, value in (arrays or {}).items()
+        f"{key}.{name}": value
+        for key, arrays in state.items()
+        for name, value in (arrays or {}).items()
     }
 
 
@@ -285,6 +298,6 @@ def load_optimiser_arrays(built: SiteAverage, state: Mapping[str, NDArray[np.flo
     m = {key[2:]: value for key, value in state.items() if key.startswith("m.")}
     if isinstance(built, strategy.FedAvgM):
         built.momentum_vector = list(m.values())
-    else:
+    elif isinstance(built, FedAdam | FedYogi):
         built.m_t = m
         built.v_t = {key[2:]: value for key, value in state.items() if key.startswith("v.")}

@@ -11,9 +11,7 @@ from mdmt.messages import SiteCard
 __all__ = ["loss_coefficients", "site_weights", "task_shares"]
 
 
-def task_shares(
-    config: FederationConfig, cards: Iterable[SiteCard]
-) -> dict[str, dict[str, float]]:
+def task_shares(config: FederationConfig, cards: Iterable[SiteCard]) -> dict[str, dict[str, float]]:
     """a_{s,t} = (λ_t/Λ)·(n_{s,t}/n_t): each task's share of the objective that a site carries.
 
     Parameters
@@ -37,9 +35,7 @@ def task_shares(
     lambdas = {task: config.tasks[task].weight for task, n in totals.items() if n}
     whole = sum(lambdas[task] for task in sorted(lambdas))
     return {
-        site: {
-            task: lambdas[task] / whole * n / totals[task] for task, n in tasks.items() if n
-        }
+        site: {task: lambdas[task] / whole * n / totals[task] for task, n in tasks.items() if n}
         for site, tasks in counts.items()
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
@@ -29,12 +29,12 @@ class InProcessGrid(Grid):
     Parameters
     ----------
     app : ClientApp
-    run_config : dict
+    run_config : mapping
         As `flwr run` would hand it to the apps.
     n_sites : int
     """
 
-    def __init__(self, app: ClientApp, run_config: dict[str, str], n_sites: int) -> None:
+    def __init__(self, app: ClientApp, run_config: UserConfig, n_sites: int) -> None:
         self._app = app
         self._run = Run.create_empty(run_id=1)
         self._pending: dict[str, Message] = {}
@@ -100,7 +100,9 @@ class InProcessGrid(Grid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Answer all messages."""
-        return [reply for one in self.push_messages(messages) for reply in self.pull_messages([one])]
+        return [
+            reply for one in self.push_messages(messages) for reply in self.pull_messages([one])
+        ]
 
 
 @contextmanager
@@ -134,7 +136,7 @@ def run_inprocess(config_path: Path, out: Path, n_sites: int) -> None:
     from server.app import app as server_app
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    run_config = {"federation": str(config_path), "overrides": "", "out": str(out)}
+    run_config: UserConfig = {"federation": str(config_path), "overrides": "", "out": str(out)}
     server = Context(
         run_id=1, node_id=_SERVER_NODE, node_config={}, state=RecordDict(), run_config=run_config
     )

@@ -16,9 +16,7 @@ from mdmt.releases import site_file
 __all__ = ["release_heads"]
 
 
-def release_heads(
-    release: Path, config: FederationConfig, facts: Mapping[str, Any]
-) -> None:
+def release_heads(release: Path, config: FederationConfig, facts: Mapping[str, Any]) -> None:
     """Copy what each site kept of the released rounds: its heads, and its norms if they are local.
 
     Parameters

@@ -2,22 +2,24 @@
 
 By itself `flwr run` starts a SuperLink that outlives it, on a port all users of a machine share,
 and imports whatever lies where that SuperLink was first started. Here each run has its own: a free
-port, a private home, a neutral working directory, and an end.
+port, a private home, a neutral working directory, and a keeper process that ends all of it when
+the run, or the process that asked for it, is gone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,8 +30,7 @@ __all__ = ["run_ray"]
 
 _START_TIMEOUT = 60.0
 """Seconds a SuperLink may take to listen."""
-_STOP_TIMEOUT = 10.0
-"""Seconds processes may take to end by themselves before they are killed."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def run_ray(
@@ -45,13 +46,13 @@ def run_ray(
     Parameters
     ----------
     config_path : Path
-        The resolved federation. Site i in name order is the node with ``partition-id`` i.
+        The resolved federation. Each simulated node has a ``partition-id`` in [0, n_sites).
     out : Path
-        Run directory, written by the ServerApp; Flower's log becomes its ``flwr.log``.
+        Run directory, written by the ServerApp; Flower's log is kept as its ``flwr.log``.
     n_sites : int
         Number of simulated nodes.
     threads : int
-        CPUs of each site's actor; as many sites run at once as the machine has room for.
+        CPUs of a site's actor; as many sites run at once as the machine has CPUs for.
     on_line : callable, optional
         Called with each line of the log as it comes.
 
@@ -65,184 +66,177 @@ def run_ray(
     out.mkdir(parents=True, exist_ok=True)
     log_path, events_path = out / "flwr.log", out / "events.jsonl"
     earlier = len(_read_lines(events_path))
-    # Below /tmp, whatever TMPDIR says: the paths of Ray's sockets must stay under 107 bytes.
-    with (
-        tempfile.TemporaryDirectory(prefix="mdmt-", dir="/tmp", ignore_cleanup_errors=True) as name,
-        log_path.open("a", encoding="utf-8") as log,
-    ):
-        home = Path(name)
-        environment = _environment(home, threads)
-        _write_app(home / "app", {"federation": config_path, "out": out})
-        with _superlink(home, environment, log_path):
-            resources = (
-                f"num-supernodes={n_sites} client-resources-num-cpus={threads}"
-                f" init-args-num-cpus={max(threads, os.cpu_count() or 1)}"
-            )
-            with subprocess.Popen(
-                [sys.executable, "-m", "flwr.cli.app", "run", "app", "own", "--stream"]
-                + ["--federation-config", resources],
+    with _superlink(threads, log_path) as (home, environment):
+        _write_app(home / "app", federation=config_path, out=out)
+        resources = (
+            f"num-supernodes={n_sites} client-resources-num-cpus={threads}"
+            f" init-args-num-cpus={max(threads, os.cpu_count() or 1)}"
+        )
+        with (
+            log_path.open("a", encoding="utf-8") as log,
+            subprocess.Popen(
+                ["flwr", "run", "app", "--stream", "--federation-config", resources],
                 cwd=home,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                start_new_session=True,
-            ) as flwr:
-                assert flwr.stdout is not None
-                for line in flwr.stdout:
-                    log.write(line)
-                    log.flush()
-                    if on_line is not None:
-                        on_line(line.rstrip())
+                start_new_session=True,  # a Ctrl-C is ours to handle
+            ) as flwr,
+        ):
+            for line in flwr.stdout or ():
+                plain = _COLOUR.sub("", line)
+                log.write(plain)
+                log.flush()
+                if on_line is not None:
+                    on_line(plain.rstrip())
     _raise_unless_done(_read_lines(events_path)[earlier:], flwr.returncode, log_path)
 
 
-def _write_app(folder: Path, run_config: Mapping[str, Path]) -> None:
+def _write_app(folder: Path, **run_config: Path) -> None:
     """Write a Flower app that ships nothing: its components are the installed packages."""
-    folder.mkdir()
-    config = [
+    # TOML and JSON write strings alike.
+    config = "\n".join(
         f"{key} = {json.dumps(str(path.resolve()), ensure_ascii=False)}"
         for key, path in run_config.items()
-    ]
-    lines = [
-        "[project]",
-        'name = "mdmt"',
-        'version = "0"',
-        'description = "MDMT as installed."',
-        'license = "Apache-2.0"',
-        "[tool.flwr.app]",
-        'publisher = "mdmt"',
-        "[tool.flwr.app.components]",
-        'serverapp = "server.app:app"',
-        'clientapp = "client.app:app"',
-        "[tool.flwr.app.config]",
-        *config,
-    ]
-    (folder / "pyproject.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    )
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(
+        f"""\
+[project]
+name = "mdmt"
+version = "0"
+description = "MDMT as installed"
+license = "Apache-2.0"
+[tool.flwr.app]
+publisher = "mdmt"
+[tool.flwr.app.components]
+serverapp = "server.app:app"
+clientapp = "client.app:app"
+[tool.flwr.app.config]
+{config}
+""",
+        encoding="utf-8",
+    )
+
+
+@contextmanager
+def _superlink(threads: int, log_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Run a SuperLink of our own; yield its home and the environment that leads to it."""
+    # Below /tmp, whatever TMPDIR says: the paths of Ray's sockets must stay under 107 bytes.
+    home = Path(tempfile.mkdtemp(prefix="mdmt-", dir="/tmp"))
+    environment = _environment(home, threads)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (home / "config.toml").write_text(
+        '[superlink]\ndefault = "own"\n'
+        f'[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
+        encoding="utf-8",
+    )
+    with log_path.open("wb") as log:
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "simulation.ray", str(port)],
+            cwd=home,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_listening(keeper, port, log_path)
+        yield home, environment
+    finally:
+        keeper.communicate()  # closes its input: the sign to end everything
 
 
 def _environment(home: Path, threads: int) -> dict[str, str]:
-    """Environment of every process of the run: private folders, no network, no telemetry."""
-    environment = {key: os.environ[key] for key in os.environ if not key.startswith("RAY_")}
-    return environment | {
+    """Environment of every process of a run: private folders, our packages, no network."""
+    # A RAY_ADDRESS would lead into somebody's cluster.
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    packages = str(Path(__file__).resolve().parents[1])
+    return inherited | {
         "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
+        "FLWR_TELEMETRY_ENABLED": "0",
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
         "OMP_NUM_THREADS": str(threads),
-        # Flower starts its helpers by name; they lie beside this Python.
-        "PATH": sysconfig.get_path("scripts") + os.pathsep + environment.get("PATH", os.defpath),
-        # The packages of this process, wherever they were imported from.
-        "PYTHONPATH": os.pathsep.join(
-            [str(Path(__file__).resolve().parents[1]), *environment.get("PYTHONPATH", "").split(os.pathsep)]
-        ).rstrip(os.pathsep),
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # sites share GPUs: their device says which
-        "RAY_DISABLE_IMPORT_WARNING": "1",
+        # Flower starts its processes by name; they lie beside this Python.
+        "PATH": os.pathsep.join([sysconfig.get_path("scripts"), inherited.get("PATH", os.defpath)]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [packages, inherited.get("PYTHONPATH")])),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # every actor sees the GPUs; `device` says which
         "RAY_TMPDIR": str(home),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
 
 
-@contextmanager
-def _superlink(home: Path, environment: Mapping[str, str], log_path: Path) -> Iterator[None]:
-    """Run a SuperLink for the connection ``own`` of `home`; end it and all it started on leaving."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "own"\n[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
-        encoding="utf-8",
-    )
-    with (home / "superlink.log").open("w") as log:
-        superlink = subprocess.Popen(
-            [sys.executable, "-m", "simulation.ray", "--insecure", "--simulation"]
-            + ["--host", "127.0.0.1", "--port", str(port)]
-            + ["--disable-runtime-dependency-installation"],
-            cwd=home,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        _wait_until_listening(superlink, port, home / "superlink.log")
-        yield
-    finally:
-        _stop(superlink, home)
-
-
-def _wait_until_listening(superlink: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
+def _wait_until_listening(keeper: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
     deadline = time.monotonic() + _START_TIMEOUT
-    while superlink.poll() is None and time.monotonic() < deadline:
+    while keeper.poll() is None and time.monotonic() < deadline:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)
-    raise RunError(f"Flower's SuperLink did not start: {_tail(_read_lines(log_path))}")
-
-
-def _stop(superlink: subprocess.Popen[bytes], home: Path) -> None:
-    """End the SuperLink, and whatever still runs with our private `home`."""
-    assert superlink.stdin is not None
-    superlink.stdin.close()
-    with suppress(subprocess.TimeoutExpired):
-        superlink.wait(_STOP_TIMEOUT)
-    superlink.kill()
-    superlink.wait()
-    deadline = time.monotonic() + _STOP_TIMEOUT
-    while pids := _processes_of(home):
-        if time.monotonic() > deadline:
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
-
-
-def _processes_of(home: Path) -> list[int]:
-    """Processes whose environment holds our FLWR_HOME; none where there is no /proc."""
-    mark = b"FLWR_HOME=" + os.fsencode(home)
-    found = []
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            if mark in environ.read_bytes().split(b"\0"):
-                found.append(int(environ.parent.name))
-    return found
+    raise RunError(f"Flower's SuperLink did not start: {_reason(log_path)}; see {log_path}")
 
 
 def _raise_unless_done(events: list[str], code: int, log_path: Path) -> None:
-    """Turn the last event of the run into its outcome: `flwr run` exits 0 on failures too."""
+    """Judge a run by the ServerApp's last event: `flwr run` exits 0 on failures too."""
     event = json.loads(events[-1]) if events else {}
     if event.get("event") == "failed":
-        raise (BadInput if event["exit_code"] == 2 else RunError)(event["message"])
-    if event.get("event") != "done":
-        tail = _tail(_read_lines(log_path))
-        raise RunError(f"the run ended without a result; see {log_path}: {tail}")
-    if code:
-        raise RunError(f"flwr run exited with {code} after the run was done; see {log_path}")
+        raise (BadInput if event["exit_code"] == BadInput.exit_code else RunError)(event["message"])
+    if event.get("event") != "done" or code:
+        raise RunError(f"the run broke off: {_reason(log_path)}; see {log_path}")
+
+
+def _reason(log_path: Path) -> str:
+    """The last exception in a log, else its last lines, on one line."""
+    lines = [text for line in _read_lines(log_path) if (text := line.strip(" │"))]
+    exceptions = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b|No module", line)]
+    return " | ".join(exceptions[-1:] or lines[-3:]) or "no output"
 
 
 def _read_lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
 
 
-def _tail(lines: list[str]) -> str:
-    return " | ".join([line.strip() for line in lines if line.strip()][-5:]) or "no output"
+def _keep(port: str) -> None:
+    """Run a SuperLink while our standard input is open; then end all that shares our FLWR_HOME.
+
+    Flower's processes do not end with their parents while a ServerApp is busy.
+    """
+    address = ["--host", "127.0.0.1", "--port", port]
+    offline = "--disable-runtime-dependency-installation"
+    superlink = subprocess.Popen(
+        ["flower-superlink", "--insecure", "--simulation", offline, *address],
+        stdin=subprocess.DEVNULL,
+    )
+    while superlink.poll() is None and not select.select([sys.stdin], [], [], 0.2)[0]:
+        pass
+    superlink.kill()
+    superlink.wait()
+    home = os.environ["FLWR_HOME"]
+    while pids := _processes_of(home):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    shutil.rmtree(home, ignore_errors=True)
 
 
-def _serve() -> None:
-    """Be a SuperLink for as long as the process that started us holds our standard input."""
-    from flwr.superlink.cli import flower_superlink
-
-    def follow() -> None:
-        sys.stdin.buffer.read()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=follow, daemon=True).start()
-    flower_superlink()
+def _processes_of(home: str) -> list[int]:
+    """Other processes with this FLWR_HOME; none are found where there is no /proc."""
+    mark = f"FLWR_HOME={home}".encode()
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in environment.read_bytes().split(b"\0"):
+                found.append(int(environment.parent.name))
+    return [pid for pid in found if pid != os.getpid()]
 
 
 if __name__ == "__main__":
-    _serve()
+    _keep(sys.argv[1])

@@ -109,9 +109,7 @@ class Progress:
         return f"{_duration(now - self.started)} elapsed{estimate}"
 
 
-def follow(
-    path: Path, on_event: Callable[[dict[str, Any]], None], stop: threading.Event
-) -> None:
+def follow(path: Path, on_event: Callable[[dict[str, Any]], None], stop: threading.Event) -> None:
     """Hand over every line of a growing JSON-lines file, until `stop` is set and all is read."""
     position, last = 0, False
     while not last:

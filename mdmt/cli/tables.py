@@ -57,7 +57,9 @@ class Run:
         if last.get("event") == "done":
             return "done"
         reached = self.history[-1]["round"] if self.history else 0
-        return f"unfinished: round {reached} of {self.config.training.rounds} is the last one booked"
+        return (
+            f"unfinished: round {reached} of {self.config.training.rounds} is the last one booked"
+        )
 
 
 def read_run(folder: Path) -> Run:
@@ -140,7 +142,7 @@ def result_tables(run: Run) -> Iterator[RenderableType]:
         yield _validation_table(run)
     yield _cost(run)
     if run.outcome != "done":
-        yield f"This run is {run.outcome}" if "unf" in run.outcome[:3] else f"This run {run.outcome}"
+        yield f"{run.folder.name}: {run.outcome}"
 
 
 def _test_table(run: Run, task: str) -> Table:
@@ -191,15 +193,17 @@ def _validation_table(run: Run) -> Table:
 
     last = run.history[-1]
     table = new_table(
-        f"{run.config.name}: validation after round {last['round']}", "site", "task", "metric", ">value"
+        f"{run.config.name}: validation after round {last['round']}",
+        "site",
+        "task",
+        "metric",
+        ">value",
     )
     for site, facts in last["sites"].items():
         for task in run.config.tasks:
             key = f"{task}/{run.config.space(task).primary}"
             if key in facts.get("validation", {}):
-                table.add_row(
-                    site, task, key.partition("/")[2], _value(facts["validation"], key)
-                )
+                table.add_row(site, task, key.partition("/")[2], _value(facts["validation"], key))
     return table
 
 

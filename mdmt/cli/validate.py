@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from mdmt.config import FederationConfig, SiteConfig
     from mdmt.data.validation import Report
 
@@ -74,7 +76,25 @@ def _check_dataset(site: SiteConfig, seed: int) -> bool:
         report = validate_dataset(
             site, seed, progress=lambda done, n: status.update(f"{site.name}: image {done} of {n}")
         )
-    console = result_console()
-    for table in _tables(site.name, report):
-        console.print(table)
-    return any(finding.severity == "error" for finding in report.findings)
+    for table in _tables(report):
+        result_console().print(table)
+    return bool(report.errors)
+
+
+def _tables(report: Report) -> Iterator[Table]:
+    from mdmt.cli.console import new_table
+
+    counts = new_table(f"{report.site}: what can be used", "", ">train", ">val", ">test")
+    for what, of in (("images", report.images), ("patients", report.patients)):
+        counts.add_row(what, *(str(of.get(split, 0)) for split in ("train", "val", "test")))
+    for task, splits in report.labels.items():
+        for column, labels in next(iter(splits.values())).items():
+            for label in labels:
+                numbers = (str(split[column][label]) for split in splits.values())
+                counts.add_row(f"{task}: {column} = {label}", *numbers)
+    yield counts
+    if report.findings:
+        found = new_table(f"{report.site}: findings", "severity", "where", "what")
+        for finding in sorted(report.findings, key=lambda finding: finding.severity):
+            found.add_row(finding.severity, finding.where, finding.message)
+        yield found

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mdmt.config.base import Strict, named
 from mdmt.config.site import SiteConfig
@@ -41,6 +41,14 @@ class ModelConfig(Strict):
     in_channels: Annotated[int, Field(ge=1, le=3)] = 1
     image_size: Annotated[int, Field(ge=16, le=4096)] = 224
 
+    @field_validator("weights")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        suffixes = (".safetensors", ".pth", ".pt")
+        if value not in ("none", "timm", "offline") and not value.endswith(suffixes):
+            raise ValueError("expected none, timm, offline or a .safetensors, .pth or .pt file")
+        return value
+
 
 class HeadConfig(Strict):
     """Layers between pooled features and a task's outputs; no hidden layer is a linear head."""
@@ -53,7 +61,7 @@ def _head(value: Any) -> Any:
     """``linear`` and ``mlp`` (the paper's 128, 32 with dropout .5) by name."""
     names = {"linear": {}, "mlp": {"hidden": (128, 32), "dropout": 0.5}}
     if isinstance(value, str) and value not in names:
-        raise ValueError(f"expected linear, mlp or {{hidden: [128, 32], dropout: 0.5}}, not {value}")
+        raise ValueError("expected linear, mlp or {hidden: [128, 32], dropout: 0.5}")
     return names[value] if isinstance(value, str) else value
 
 
@@ -79,7 +87,9 @@ class TaskConfig(Strict):
     @model_validator(mode="after")
     def _weights_need_classes(self) -> Self:
         if self.class_weights != "none" and self.space.kind not in ("classification", "multilabel"):
-            raise ValueError(f"class_weights has no meaning for a {self.space.kind} task")
+            raise ValueError(
+                f"class_weights: {self.space.kind} has no classes to balance; use none"
+            )
         return self
 
 
@@ -121,6 +131,12 @@ class AugmentationConfig(Strict):
     elastic: tuple[NonNegative, NonNegative] | None = None
     """Range of the displacement α, in pixels."""
     elastic_sigma: Positive = 7.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.elastic and self.elastic[0] > self.elastic[1]:
+            raise ValueError(f"elastic: expected [low, high], not {list(self.elastic)}")
+        return self
 
     @property
     def active(self) -> bool:
@@ -175,9 +191,7 @@ class Plateau(Strict):
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.65
 
 
-Optimizer = Annotated[
-    Annotated[SGD | Adam, Field(discriminator="name")], BeforeValidator(named)
-]
+Optimizer = Annotated[Annotated[SGD | Adam, Field(discriminator="name")], BeforeValidator(named)]
 Scheduler = Annotated[
     Annotated[Constant | Cosine | Step | Plateau, Field(discriminator="name")],
     BeforeValidator(named),
@@ -284,9 +298,10 @@ class FederationConfig(Strict):
         """Give inline sites their name and, where they name none, the federation's label spaces."""
         if not isinstance(value, dict) or not isinstance(value.get("sites"), dict):
             return value
+        tasks = value.get("tasks")
         spaces = {
             name: {k: v for k, v in task.items() if k not in {"weight", "head", "class_weights"}}
-            for name, task in (value.get("tasks") or {}).items()
+            for name, task in (tasks.items() if isinstance(tasks, dict) else ())
             if isinstance(task, dict)
         }
         return value | {
@@ -299,17 +314,20 @@ class FederationConfig(Strict):
         for key in ("mean", "std"):
             if len(getattr(self.preprocessing, key)) not in channels:
                 raise ValueError(f"preprocessing.{key}: expected one value or one per channel")
+        for name, site in self.sites.items():
+            if site.name != name:
+                raise ValueError(f"sites.{name}.name: expected {name}, not {site.name}")
         if self.augmentation.flip:
             for name, task in self.tasks.items():
                 if task.space.mirror_permutation() is None:
                     raise ValueError(
-                        f"augmentation.flip: task {name} has several outputs and declares no mirror;"
-                        f" add tasks.{name}.mirror, such as {{A: D}}, or {{}} if a flip changes none"
+                        f"augmentation.flip: task {name} has several outputs and no mirror: add"
+                        f" tasks.{name}.mirror, such as {{A: D}}, or {{}} if a flip changes none"
                     )
         return self
 
     def space(self, task: str) -> Task:
-        """The label space of `task`."""
+        """Label space of `task`."""
         return self.tasks[task].space
 
     @property
@@ -326,10 +344,9 @@ class FederationConfig(Strict):
 def _complete(name: str, site: Any, spaces: dict[str, Any]) -> Any:
     if not isinstance(site, dict) or not isinstance(site.get("tasks"), dict):
         return site
-    tasks = {
-        task: spaces[task] | (entry or {})
-        if task in spaces and not (isinstance(entry, dict) and ("kind" in entry or "space" in entry))
-        else entry
-        for task, entry in site["tasks"].items()
-    }
+    tasks = {}
+    for task, entry in site["tasks"].items():
+        own = {} if entry is None else entry
+        bare = isinstance(own, dict) and "kind" not in own and "space" not in own
+        tasks[task] = spaces[task] | own if bare and task in spaces else entry
     return {"name": name} | site | {"tasks": tasks}

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from mdmt.config.base import named
 from mdmt.config.federation import FederationConfig
 from mdmt.config.site import SiteConfig
 from mdmt.errors import ConfigError
@@ -27,13 +28,17 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+    mapping = loader.construct_mapping(node, deep=True)
     seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
+    for key_node in own:
+        key = loader.construct_object(key_node, deep=True)
         if key in seen:
-            raise yaml.MarkedYAMLError(problem=f"the key {key} stands twice", problem_mark=key_node.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"the key {key} stands twice", problem_mark=key_node.start_mark
+            )
         seen.add(key)
-    return loader.construct_mapping(node, deep=True)
+    return mapping
 
 
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -51,7 +56,8 @@ def find_config(name: str | Path) -> Path:
     if path.is_file():
         return path
     package = Path(__file__).parents[1]
-    shipped = next((d for d in (package / "configs", package.parent / "configs") if d.is_dir()), None)
+    folders = (package / "configs", package.parent / "configs")
+    shipped = next((folder for folder in folders if folder.is_dir()), None)
     names = {file.stem: file for file in sorted(shipped.glob("*.yaml"))} if shipped else {}
     if str(name) in names:
         return names[str(name)]
@@ -65,7 +71,8 @@ def load_federation(path: Path, overrides: Sequence[str] = ()) -> FederationConf
     ----------
     path : Path
     overrides : sequence of str
-        ``training.rounds=5``: dotted key, ``=``, YAML value.
+        ``training.rounds=5``: dotted key, ``=``, YAML value. Like those in the file, a relative
+        path starts from the file's folder.
 
     Raises
     ------
@@ -81,8 +88,17 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:
 
 
 def parse_recipe(recipe: str) -> FederationConfig:
-    """Read the recipe a server sent (`FederationConfig.recipe`)."""
-    return FederationConfig.model_validate_json(recipe)
+    """Read the recipe a server sent (`FederationConfig.recipe`).
+
+    Raises
+    ------
+    ConfigError
+        It is not one, or comes from another version.
+    """
+    try:
+        return FederationConfig.model_validate_json(recipe)
+    except ValidationError as error:
+        raise ConfigError(f"the server's recipe: {_explain(error)}") from error
 
 
 def save_config(config: BaseModel, path: Path) -> None:
@@ -92,10 +108,10 @@ def save_config(config: BaseModel, path: Path) -> None:
 
 def _read(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys and values, as in configs/demo.yaml")
@@ -110,12 +126,12 @@ def _override(data: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise ConfigError(f"--set {override}: expected KEY.KEY=VALUE, such as training.rounds=5")
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506
-    except yaml.YAMLError as error:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         raise ConfigError(f"--set {override}: not a YAML value: {_one_line(error)}") from error
     for part in parts[:-1]:
-        if not isinstance(data.get(part), dict):
-            data[part] = {}
+        inner = named(data.get(part))
+        data[part] = inner if isinstance(inner, dict) else {}
         data = data[part]
     data[parts[-1]] = value
 
@@ -154,15 +170,28 @@ def _explain(error: ValidationError) -> str:
     first = problems[0]
     inner = {"space", "classification", "regression", "ordinal", "multilabel", "table", "synthetic"}
     key = ".".join(str(part) for part in first["loc"] if part not in inner)
+    value, context = first["input"], first.get("ctx", {})
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "no such key"
-    elif first["type"] == "missing":
-        message = "this key is needed"
-    value = first["input"]
+    match first["type"]:
+        case "extra_forbidden":
+            message = "no such key"
+        case "missing":
+            message = "this key is needed"
+        case "string_type" if isinstance(value, bool | int | float):
+            message = "expected text: put it in quotes"
+        case "union_tag_not_found":
+            key, message = _under(key, context), "this key is needed"
+        case "union_tag_invalid":
+            key, value = _under(key, context), context["tag"]
+            message = f"expected one of {context['expected_tags']}"
     shown = f" (it is {value!r})" if isinstance(value, str | int | float | bool) else ""
     more = f" [and {len(problems) - 1} more]" if len(problems) > 1 else ""
     return f"{key}: {message}{shown}{more}" if key else f"{message}{more}"
+
+
+def _under(key: str, context: dict[str, Any]) -> str:
+    """Name the key, under `key`, that tells the members of a union apart."""
+    return f"{key}.{context['discriminator']}".replace("'", "")
 
 
 def _one_line(error: Exception) -> str:

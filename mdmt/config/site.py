@@ -93,8 +93,15 @@ class SiteTask(Strict):
         if isinstance(own.get("columns"), str):
             own["columns"] = (own["columns"],)
         if isinstance(own.get("values"), dict):
-            own["values"] = {str(cell): str(label) for cell, label in own["values"].items()}
+            own["values"] = {_text(cell): _text(label) for cell, label in own["values"].items()}
         return own | {"space": {key: value[key] for key in value if key not in own}}
+
+
+def _text(value: Any) -> Any:
+    """Turn 1 into ``"1"`` and nothing into ``""``; YAML's yes and no have lost their text."""
+    if isinstance(value, bool):
+        raise ValueError("values: put yes, no, on, off, true and false in quotes")
+    return "" if value is None else str(value)
 
 
 class SiteConfig(Strict):

@@ -39,11 +39,11 @@ def batches_per_epoch(n: int, batch_size: int) -> int:
 
 
 def load_images(cohort: Cohort, indices: NDArray[np.intp], device: torch.device) -> Tensor:
-    """Radiographs as floats in [0, 1], shape (B, 1, S, S), on `device`."""
+    """Radiographs in [0, 1], torch's default dtype, shape (B, 1, S, S), on `device`."""
     images = torch.from_numpy(np.ascontiguousarray(cohort.pixels[indices]))
     if device.type == "cuda":
         images = images.pin_memory().to(device, non_blocking=True)
-    return images.unsqueeze(1).float().div_(255.0)
+    return images.unsqueeze(1).to(torch.get_default_dtype()).div_(255.0)
 
 
 def load_targets(
@@ -55,7 +55,7 @@ def load_targets(
     """
     rows = {task: cohort.manifest.targets[task][indices] for task in tasks}
     return {
-        task: torch.from_numpy(values).to(device)
+        task: torch.from_numpy(values).to(device, torch.get_default_dtype())
         for task, values in rows.items()
         if np.isfinite(values).any()
     }

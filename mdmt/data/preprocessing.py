@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,8 @@ Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels from the left upper corner of the left upper pixel."""
 MARGIN = 0.05
 """What the lung box gains on every side, as a fraction of its width or height."""
+ENOUGH = 2**20
+"""Pixels from which percentiles are taken; of a larger image, every k-th row and column."""
 
 
 def preprocess(
@@ -36,7 +39,8 @@ def preprocess(
         Lungs; needed for `config.lung_box`, ignored otherwise. A mask of another shape is taken
         to cover the whole image.
     config : PreprocessingConfig
-        Its percentiles are those of the whole image; the lower becomes 0, the upper 255.
+        Its percentiles are those of the whole image (beyond `ENOUGH` pixels, of a regular
+        sample of it); the lower becomes 0, the upper 255.
     size : int
         Side of the result in pixels.
 
@@ -53,7 +57,8 @@ def preprocess(
     """
     from PIL import Image
 
-    low, high = np.percentile(image, config.clip)
+    step = max(1, math.isqrt(image.size // ENOUGH))
+    low, high = np.percentile(image[::step, ::step], config.clip)
     if not low < high:
         raise ImageError(
             f"percentiles {config.clip[0]:g} and {config.clip[1]:g} are both {low:g}:"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mdmt.config import ModelConfig
 from mdmt.errors import ConfigError, WeightsError
-from mdmt.models.backbones import listed_modules, fit_input_channels, pretrained_state
+from mdmt.models.backbones import fit_input_channels, listed_modules, pretrained_state
 
 __all__ = ["load_weights"]
 

@@ -31,7 +31,7 @@ def identity():
 
 @pytest.fixture
 def federation(make_config, make_card):
-    """A function: aggregation options → strategy for a (n=25, prognosis) and b (n=75, prognosis)."""
+    """A function: aggregation options → strategy for sites a (n = 25) and b (n = 75)."""
 
     def build(**aggregation):
         config = make_config(aggregation=aggregation)
@@ -158,16 +158,12 @@ def test_a_shared_head_is_averaged_over_the_sites_of_its_task_only(make_config, 
         travelling=frozenset({W, HEAD}),
         write_order=lambda site, number: "",
     )
-    messages = list(
-        strategy.configure_train(1, to_record({W: float32([0])}), ConfigRecord(), None)
-    )
+    messages = list(strategy.configure_train(1, to_record({W: float32([0])}), ConfigRecord(), None))
     assert [HEAD in m.content.array_records["arrays"] for m in messages] == [True, True, False]
     updates = {"a": {W: [0], HEAD: [4]}, "b": {W: [0], HEAD: [8]}, "c": {W: [8]}}
     for i, message in enumerate(messages):
         message.metadata.__dict__["_message_id"] = str(i)
-    replies = [
-        answer(m, s, 1, u) for m, (s, u) in zip(messages, updates.items(), strict=True)
-    ]
+    replies = [answer(m, s, 1, u) for m, (s, u) in zip(messages, updates.items(), strict=True)]
     record, _ = strategy.aggregate_train(1, replies)
     assert strategy.plain[HEAD].tolist() == [5.0]  # (30·4 + 10·8) / 40
     assert from_record(record)[W].tolist() == [4.0]  # both tasks weigh one half
@@ -236,12 +232,14 @@ def attempt(strategy, kind):
 
 
 def test_below_the_quorum_the_run_fails_and_says_why(federation):
-    with pytest.raises(RunError, match=r"1 updates could be used, 2 are needed \(b: array .* finite"):
+    with pytest.raises(
+        RunError, match=r"1 updates could be used, 2 are needed \(b: array .* finite"
+    ):
         attempt(federation(min_sites=2), "nan")
 
 
 def test_on_missing_stop_fails_at_the_first_absence(federation):
-    with pytest.raises(RunError, match="aggregation.on_missing"):
+    with pytest.raises(RunError, match=r"aggregation\.on_missing"):
         attempt(federation(on_missing="stop"), "silent")
 
 
@@ -250,7 +248,9 @@ def test_sites_are_drawn_by_seed_and_round_not_by_node_order(make_config, make_c
     names = [f"site-{i}" for i in range(8)]
 
     def drawn(nodes, number):
-        cards = {n: make_card(config, name, prognosis=1) for n, name in zip(nodes, names, strict=True)}
+        cards = {
+            n: make_card(config, name, prognosis=1) for n, name in zip(nodes, names, strict=True)
+        }
         strategy = build_strategy(config, cards=cards)
         return [card.name for card in strategy._draw(number).values()]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import PROGNOSIS, SEVERITY
+from builders import PROGNOSIS, SEVERITY
 
 from mdmt.errors import RollCallError
 from server.weighting import loss_coefficients, site_weights, task_shares

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -349,29 +348,51 @@ def test_an_interrupted_build_leaves_nothing(manifest: Manifest, cache_dir: Path
     assert list(cache_dir.iterdir()) == []
 
 
-def build(manifest: Manifest, cache_dir: Path, barrier: object, die_at: int | None) -> None:
-    barrier.wait(30)  # type: ignore[attr-defined]
+BUILDER = """
+import os, signal, sys, numpy as np
+from pathlib import Path
+from mdmt.config import PreprocessingConfig
+from mdmt.data import images, preprocessing  # so that builders differ by no import
+from mdmt.data.cache import open_pixels
+from mdmt.data.manifest import Manifest
 
-    def step(done: int, total: int) -> None:
-        if done == die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+folder, cache_dir, size, die_at = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
+files = tuple(folder / f"{i}.png" for i in range(6))
+text = np.array([""] * 6)
+manifest = Manifest(files, ("",) * 6, text, text, {}, (None,) * 6)
 
-    open_pixels(manifest, CONFIG, SIZE, cache_dir=cache_dir, workers=2, progress=step)
+def step(done, total):
+    if done == die_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+print("ready", flush=True)
+sys.stdin.readline()
+open_pixels(
+    manifest, PreprocessingConfig(), size, cache_dir=cache_dir, workers=2, progress=step
+)
+"""
 
 
-@pytest.fixture
-def processes():
-    return multiprocessing.get_context("fork")
+def run_builders(n: int, manifest: Manifest, cache_dir: Path, die_at: int = 0) -> list[int]:
+    """Let n processes build the same cache at once; their exit codes."""
+    folder = manifest.images[0].parent
+    command = [sys.executable, "-c", BUILDER, *map(str, (folder, cache_dir, SIZE, die_at))]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    builders = [subprocess.Popen(command, **pipes) for _ in range(n)]
+    for builder in builders:
+        assert builder.stdout.readline() == "ready\n"
+    for builder in builders:
+        builder.stdin.write("go\n")
+        builder.stdin.flush()
+    for builder in builders:
+        builder.communicate(timeout=60)
+    return [builder.returncode for builder in builders]
 
 
 def test_a_killed_build_is_never_opened_and_later_swept(
-    manifest: Manifest, cache_dir: Path, processes: object
+    manifest: Manifest, cache_dir: Path
 ) -> None:
-    barrier = processes.Barrier(1)
-    builder = processes.Process(target=build, args=(manifest, cache_dir, barrier, 3))
-    builder.start()
-    builder.join(30)
-    assert builder.exitcode == -signal.SIGKILL
+    assert run_builders(1, manifest, cache_dir, die_at=3) == [-signal.SIGKILL]
     (left,) = cache_dir.iterdir()  # nothing of ours ran any more
     pixels, _ = open_pixels(manifest, CONFIG, SIZE, cache_dir=cache_dir)
     np.testing.assert_array_equal(pixels, expected(manifest))
@@ -382,18 +403,12 @@ def test_a_killed_build_is_never_opened_and_later_swept(
 
 
 def test_concurrent_builders_end_with_one_valid_cache(
-    manifest: Manifest, cache_dir: Path, processes: object
+    manifest: Manifest, cache_dir: Path, decoded: list[Path]
 ) -> None:
-    barrier = processes.Barrier(3)
-    args = (manifest, cache_dir, barrier, None)
-    builders = [processes.Process(target=build, args=args) for _ in range(3)]
-    for builder in builders:
-        builder.start()
-    for builder in builders:
-        builder.join(60)
-    assert [builder.exitcode for builder in builders] == [0, 0, 0]
+    assert run_builders(3, manifest, cache_dir) == [0, 0, 0]
     assert len(list(cache_dir.iterdir())) == 1
     pixels, _ = open_pixels(manifest, CONFIG, SIZE, cache_dir=cache_dir)
+    assert decoded == []
     np.testing.assert_array_equal(pixels, expected(manifest))
 
 

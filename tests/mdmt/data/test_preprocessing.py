@@ -21,6 +21,15 @@ def test_percentiles_become_black_and_white() -> None:
     assert result.dtype == np.uint8
 
 
+def test_percentiles_of_a_large_image_are_those_of_the_whole() -> None:
+    image = np.random.default_rng(0).normal(size=(2100, 1900)).astype(np.float32)
+    low, high = np.percentile(image, (2, 98))
+    result = preprocess(image, None, PreprocessingConfig(keep_aspect=False), 64)
+    clipped = np.clip((image - low) / (high - low), 0, 1)
+    whole = preprocess(clipped, None, PreprocessingConfig(clip=(0, 100), keep_aspect=False), 64)
+    assert np.abs(result.astype(int) - whole).max() <= 1
+
+
 @pytest.mark.parametrize(("slope", "offset"), [(1, 0), (0.25, -1000), (16, 32768)])
 def test_units_of_the_file_do_not_matter(slope: float, offset: float) -> None:
     image = np.random.default_rng(0).integers(0, 4096, (60, 40)).astype(np.float32)

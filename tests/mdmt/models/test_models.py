@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import timm
 import torch
@@ -32,7 +29,7 @@ def test_image_size_reaches_models_whose_tokens_depend_on_it() -> None:
     assert backbone_of("test_vit", size=48)(torch.rand(1, 1, 48, 48)).shape == (1, 64)
 
 
-# https://pytorch.org/vision/stable/models.html gives the totals; the classifier is 1024 x 1000 + 1000.
+# Totals of torchvision's table of models; the classifier is 1024 x 1000 + 1000.
 @pytest.mark.parametrize(
     ("name", "published"),
     [
@@ -66,8 +63,6 @@ def test_first_convolution_of_torchvision_backbones_follows_the_channels() -> No
     ],
 )
 def test_unusable_backbone_is_refused_in_one_line(name: str, size: int, message: str) -> None:
-    if name == "test_vit":
-        pytest.importorskip("timm")
     with pytest.raises(ConfigError) as caught:
         backbone_of(name, size=size)
     assert message in str(caught.value)
@@ -125,19 +120,6 @@ def test_initial_values_depend_on_seed_and_task_alone(make_config) -> None:
         assert not torch.equal(other[name], one[name])
 
 
-def test_initial_values_are_those_of_another_process(make_config) -> None:
-    config = make_config()
-    script = (
-        "import sys, torch; from mdmt.config import parse_recipe; from mdmt.models import build_model;"
-        "m = build_model(parse_recipe(sys.argv[1]), ('severity',), weights=False);"
-        "print(sum(p.double().abs().sum() for p in m.parameters()).item())"
-    )
-    command = [sys.executable, "-c", script, config.recipe]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    model = build_model(config, ("severity",), weights=False)
-    assert float(printed) == sum(p.double().abs().sum() for p in model.parameters()).item()
-
-
 def test_building_leaves_the_global_generator_alone(make_config) -> None:
     before = torch.random.get_rng_state()
     build_model(make_config(), ("severity",), weights=False)
@@ -150,5 +132,5 @@ def test_unknown_task_is_refused(make_config) -> None:
 
 
 def test_task_name_that_pytorch_uses_is_refused() -> None:
-    with pytest.raises(ConfigError, match="tasks.type: "):
+    with pytest.raises(ConfigError, match=r"tasks\.type: "):
         MDMTModel(nn.Identity(), {"type": nn.Identity()})

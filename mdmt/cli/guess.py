@@ -1,0 +1,261 @@
+"""What the columns of a label table are, guessed from their names and cells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdmt.data.sheet import Sheet
+from mdmt.errors import DataError
+
+__all__ = ["Guess", "GuessedTask", "guess_columns", "task_name"]
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom"}
+MOST_CLASSES = 10
+HIGHEST_SCORE = 10
+
+_MISSING = {"", "na", "nan"}
+_PATIENTS = ("patient", "patient_id", "patientid", "subject", "subject_id", "subjectid")
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+_LABEL_WORDS = {
+    *("label", "labels", "class", "target", "outcome", "prognosis", "diagnosis", "severity"),
+    *("grade", "stage", "finding", "findings", "score", "death", "disease"),
+}
+# Columns that describe who, where and how, not what is seen.
+_OTHER_WORDS = {
+    *(
+        "id",
+        "uid",
+        "path",
+        "file",
+        "filename",
+        "name",
+        "sha",
+        "sha256",
+        "md5",
+        "hash",
+        "url",
+        "doi",
+    ),
+    *("date", "time", "day", "days", "age", "sex", "gender", "view", "position", "projection"),
+    *("width", "height", "rows", "columns", "mode", "bits", "modality", "manufacturer", "device"),
+    *("site", "hospital", "center", "centre", "location", "country", "source", "fold", "basis"),
+    *("licence", "license", "split", "mask", "patient", "subject", "study", "series", "comment"),
+}
+
+
+@dataclass(frozen=True)
+class GuessedTask:
+    """A task and the columns of its labels.
+
+    Attributes
+    ----------
+    name : str
+        Letters, digits, ``-`` and ``_``.
+    columns : tuple of str
+    kind : {"classification", "regression", "multilabel"}
+    classes : tuple of str
+        Of a classification, sorted.
+    range : tuple of int
+        Of a regression: the lowest and highest value in the table.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    kind: str
+    classes: tuple[str, ...] = ()
+    range: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a table holds.
+
+    Attributes
+    ----------
+    root : Path
+        Folder that the image paths are relative to.
+    image : str
+    patient, split, mask : str or None
+    splits : dict of str to str
+        What the table's names of splits mean.
+    tasks : tuple of GuessedTask
+    others : tuple of GuessedTask
+        Columns that could be labels too.
+    """
+
+    root: Path
+    image: str
+    patient: str | None
+    split: str | None
+    mask: str | None
+    splits: dict[str, str]
+    tasks: tuple[GuessedTask, ...]
+    others: tuple[GuessedTask, ...]
+
+
+def guess_columns(sheet: Sheet) -> Guess:
+    """Guess the columns of a table.
+
+    Raises
+    ------
+    DataError
+        No column names image files, or none could be a label.
+    """
+    cells = {
+        column: [row.cells[column] for row in sheet.rows] for column in sheet.columns if column
+    }
+    filled = {
+        column: [v for v in values if v.lower() not in _MISSING] for column, values in cells.items()
+    }
+    filled = {column: values for column, values in filled.items() if values}
+    root, files = _file_columns(sheet.path.resolve().parent, filled)
+    masks = [column for column in files if "mask" in _words(column)]
+    images = [column for column in files if column not in masks]
+    if not images:
+        raise DataError(
+            f"{sheet.path}: no column names image files that are there; paths must be relative to"
+            " the table's folder or to a folder beside it"
+        )
+    split = next(
+        (c for c, values in filled.items() if {v.lower() for v in values} <= set(_SPLITS)), None
+    )
+    complete = [column for column, values in filled.items() if len(values) == len(sheet.rows)]
+    taken = {*files, split}
+    tasks = list(_tasks({c: v for c, v in filled.items() if c not in taken}))
+    if not tasks:
+        raise DataError(
+            f"{sheet.path}: no column could be a label: none has 2 to {MOST_CLASSES} different"
+            f" texts or whole numbers up to {HIGHEST_SCORE}"
+        )
+    likely = [task for task in tasks if _looks_like_label(task)] or tasks[:1]
+    return Guess(
+        root=root,
+        image=images[0],
+        patient=_patient(complete),
+        split=split,
+        mask=masks[0] if masks else None,
+        splits=_split_names(filled[split]) if split else {},
+        tasks=tuple(likely),
+        others=tuple(task for task in tasks if task not in likely),
+    )
+
+
+def _file_columns(folder: Path, filled: dict[str, list[str]]) -> tuple[Path, list[str]]:
+    """The folder below which most columns name files, and those columns."""
+    best: tuple[Path, list[str]] = folder, []
+    for root in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        columns = [
+            column
+            for column, values in filled.items()
+            if sum((root / value).is_file() for value in values[:20]) > len(values[:20]) / 2
+        ]
+        if len(columns) > len(best[1]):
+            best = root, columns
+    return best
+
+
+def _patient(complete: Sequence[str]) -> str | None:
+    """The column of patient ids: an exact name before one that contains it."""
+    by_name = {column.lower().replace(" ", "_"): column for column in reversed(complete)}
+    exact = [by_name[name] for name in _PATIENTS if name in by_name]
+    similar = [column for column in complete if _words(column) & {"patient", "subject"}]
+    return next(iter(exact + similar), None)
+
+
+def _split_names(values: Iterable[str]) -> dict[str, str]:
+    """What the names of splits mean; without a test split the validation split is the test."""
+    names = {value: _SPLITS[value.lower()] for value in sorted(set(values))}
+    if "test" not in names.values():
+        names = {name: "test" if split == "val" else split for name, split in names.items()}
+    return names
+
+
+def _tasks(filled: dict[str, list[str]]) -> Iterable[GuessedTask]:
+    """Everything that could be a task, in the table's order; findings (0 or 1) are one, the last."""
+    findings: list[str] = []
+    for group in _groups(filled):
+        ranges = [range_ for column in group if (range_ := _small_numbers(filled[column]))]
+        values = set(filled[group[0]])
+        if ranges:
+            low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+            if high == 1:
+                findings += group
+                continue
+            name = group[0] if len(group) == 1 else _stem(group[0]) or "scores"
+            yield GuessedTask(task_name(name), tuple(group), "regression", range=(low, high))
+        elif 2 <= len(values) <= MOST_CLASSES and not all(_is_number(value) for value in values):
+            classes = tuple(sorted(values))
+            yield GuessedTask(task_name(group[0]), tuple(group), "classification", classes)
+    if findings:
+        name = findings[0] if len(findings) == 1 else "findings"
+        yield GuessedTask(task_name(name), tuple(findings), "multilabel")
+
+
+def _groups(filled: dict[str, list[str]]) -> list[list[str]]:
+    """Columns that may hold labels; scores side by side, named alike or of one range, together."""
+    groups: list[list[str]] = []
+    open_group = False
+    for column, values in filled.items():
+        if _words(column) & _OTHER_WORDS:
+            open_group = False
+            continue
+        range_ = _small_numbers(values)
+        if open_group and range_ and _alike(column, range_, groups[-1][0], filled):
+            groups[-1].append(column)
+        else:
+            groups.append([column])
+        open_group = range_ is not None
+    return groups
+
+
+def _alike(column: str, range_: tuple[int, int], other: str, filled: dict[str, list[str]]) -> bool:
+    return _stem(column) == _stem(other) or range_ == _small_numbers(filled[other])
+
+
+def _small_numbers(values: Iterable[str]) -> tuple[int, int] | None:
+    """Lowest (0 or 1) and highest of whole numbers that look like a score; else None."""
+    if not all(re.fullmatch(r"\d+(\.0)?", value) for value in values):
+        return None
+    found = {int(float(value)) for value in values}
+    if len(found) < 2 or max(found) > HIGHEST_SCORE:
+        return None
+    return min(*found, 1), max(found)
+
+
+def _looks_like_label(task: GuessedTask) -> bool:
+    return len(task.columns) > 2 or any(_words(column) & _LABEL_WORDS for column in task.columns)
+
+
+def _stem(column: str) -> str:
+    """A name without the letter or number that tells it from its neighbours: zone_1 → zone."""
+    return re.sub(r"[ _-]*(\d+|(?<![A-Za-z])[A-Za-z])$", "", column)
+
+
+def _words(column: str) -> set[str]:
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", column)
+    return {word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word}
+
+
+def task_name(column: str) -> str:
+    """Turn any text into a name of letters, digits, ``-`` and ``_``."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", column).strip("-_")[:64] or "task"
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True

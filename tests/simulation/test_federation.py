@@ -1,0 +1,280 @@
+"""Whole federations in one process: what they compute, what they survive, what they write."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+from builders import PROGNOSIS, SEVERITY
+from flwr.app import Array, Context, MessageType, RecordDict
+from safetensors.numpy import load_file
+
+from client.app import app as client_app
+from mdmt.errors import RollCallError, RunError
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def backbone(out, name="last"):
+    return load_file(out / "checkpoints" / f"{name}.safetensors")
+
+
+def same_bits(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def site(dataset, *tasks, **options):
+    return {"dataset": dataset, "tasks": {t: {} for t in tasks}, "device": "cpu"} | options
+
+
+def rows(n, split="train", **labels):
+    """n images of n patients; a label given as a list is dealt out in turn."""
+    return [
+        {"patient": f"{split}{i}", "split": split}
+        | {k: v[i % len(v)] if isinstance(v, list) else v for k, v in labels.items()}
+        for i in range(n)
+    ]
+
+
+ZONES = dict(zip("ABCDEF", [["0", "3"], ["1"], ["2"], ["0"], ["1", "2"], ["3"]], strict=True))
+
+
+def test_the_same_seed_gives_the_same_bits(make_config, two_sites, federate):
+    config = make_config(
+        sites=two_sites, references=["local"], augmentation={"elastic": [2, 4], "flip": True}
+    )
+    first, second = federate(config), federate(config)
+    assert same_bits(backbone(first), backbone(second))
+    assert (first / "metrics.json").read_text() == (second / "metrics.json").read_text()
+    other = federate(config.model_copy(update={"seed": 1}))
+    assert not same_bits(backbone(first), backbone(other))
+
+
+def test_history_books_each_backbone_under_the_round_that_made_it(make_config, two_sites, federate):
+    out = federate(make_config(sites=two_sites, training={"rounds": 3, "local_steps": 1}))
+    history = lines(out / "history.jsonl")
+    assert [line["round"] for line in history] == [0, 1, 2, 3]
+    metrics = json.loads((out / "metrics.json").read_text())["checkpoints"]["last"]
+    assert metrics["round"] == 3
+    validation = {s: m["val"] for s, m in metrics["sites"].items()}
+    assert {s: v["validation"] for s, v in history[3]["sites"].items()} == validation
+    assert history[3]["sites"]["clinic"]["bytes_up"] > 1_000_000  # test_resnet has 372,400 floats
+
+
+def test_metrics_json_has_its_schema(make_config, two_sites, federate):
+    out = federate(make_config(sites=two_sites, references=["constant", "local"]))
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["format"] == 1
+    assert set(metrics["checkpoints"]) == {"last", "best:prognosis", "best:severity"}
+    assert set(metrics["references"]) == {"constant", "local"}
+    for part in (*metrics["checkpoints"].values(), *metrics["references"].values()):
+        assert set(part["sites"]) == {"clinic", "hospital"}
+        assert part["sites"]["clinic"]["test"]["severity/examples"] > 0
+        assert "prognosis/auroc" in part["sites"]["hospital"]["val"]
+    # A constant cannot rank: its AUROC is one half.
+    constant = metrics["references"]["constant"]["sites"]["hospital"]["test"]
+    assert constant["prognosis/auroc"] == 0.5
+
+
+def test_local_reference_is_the_federation_of_one_site(make_config, two_sites, federate):
+    out = federate(make_config(sites=two_sites, references=["local"]))
+    alone = federate(
+        make_config(sites={"clinic": two_sites["clinic"]}, tasks={"severity": dict(SEVERITY)})
+    )
+    local = json.loads((out / "metrics.json").read_text())["references"]["local"]
+    federated = json.loads((alone / "metrics.json").read_text())["checkpoints"]["last"]
+    assert local["sites"]["clinic"] == federated["sites"]["clinic"]
+
+
+def test_a_site_never_holds_or_sends_anything_of_anothers_task(make_config, two_sites, federate):
+    seen = {0: [], 1: []}
+
+    def record(number, message, reply):
+        seen[number] += [message, reply]
+        return reply
+
+    out = federate(make_config(sites=two_sites), record)
+    for number, foreign in ((0, "prognosis"), (1, "severity")):
+        for message in seen[number][2:]:
+            names = [n for r in message.content.array_records.values() for n in r]
+            assert names == [] or all(name.startswith("backbone.") for name in names)
+        for reply in seen[number][1::2]:
+            for record_ in reply.content.config_records.values():
+                assert all(foreign not in str(value) for value in record_.values())
+    for file in (out / "sites" / "clinic").rglob("*.safetensors"):
+        assert not any("prognosis" in name for name in load_file(file))
+
+
+def test_shared_heads_travel_between_the_sites_of_a_task(make_config, two_sites, federate):
+    sites = two_sites | {"ward": two_sites["hospital"]}
+    config = make_config(
+        sites=sites,
+        aggregation={"heads": "shared"},
+        tasks={"prognosis": PROGNOSIS | {"head": "mlp"}, "severity": dict(SEVERITY)},
+    )
+    out = federate(config)
+    heads = [name for name in backbone(out) if name.startswith("heads.")]
+    assert any(name.startswith("heads.prognosis.") for name in heads)
+    metrics = json.loads((out / "metrics.json").read_text())["checkpoints"]["last"]["sites"]
+    assert set(metrics) == {"clinic", "hospital", "ward"}
+    # Nothing stays at home, so nothing is kept there.
+    kept = [load_file(f) for f in (out / "sites" / "ward").rglob("round-*.safetensors")]
+    assert all(not any(n.startswith("heads.") for n in tensors) for tensors in kept)
+
+
+@pytest.mark.parametrize("norm_layers", ["average", "local", "frozen"])
+def test_normalisation_policies(make_config, two_sites, federate, norm_layers):
+    out = federate(make_config(sites=two_sites, aggregation={"norm_layers": norm_layers}))
+    last = backbone(out)
+    moved = [n for n in last if n.endswith("running_mean") and np.any(last[n] != 0)]
+    assert bool(moved) == (norm_layers == "average")
+    state = next(iter(sorted((out / "sites" / "clinic").rglob("round-00002.safetensors"))))
+    own = [n for n in load_file(state) if n.endswith("running_mean")]
+    assert bool(own) == (norm_layers == "local")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"kind": "classification", "classes": ["0", "1", "2"], "class_weights": "balanced"},
+        {"kind": "regression", "outputs": ["A", "B"], "range": [0, 3]},
+        {"kind": "ordinal", "outputs": ["A", "B"], "levels": 4},
+        {"kind": "multilabel", "labels": ["A", "B"], "class_weights": "balanced"},
+    ],
+    ids=lambda kind: kind["kind"],
+)
+def test_missing_labels_within_a_site_work_for_every_kind(make_config, write_table, federate, kind):
+    single = kind["kind"] == "classification"
+    labels = {"finding": ["0", "", "1", "2"]} if single else {"A": ["0", "", "1"], "B": ["", "1"]}
+    table = rows(12, **labels) + rows(4, "val", **labels) + rows(4, "test", **labels)
+    other = dict(zip(ZONES, [[""], *list(ZONES.values())[1:]], strict=True))
+    data = write_table(
+        "partial", [r | {k: v[0] for k, v in other.items() if k not in r} for r in table]
+    )
+    config = make_config(
+        tasks={"finding": kind, "severity": SEVERITY | {"kind": "regression"}},
+        training={"rounds": 1, "local_epochs": 1, "batch_size": 3},
+        sites={"both": site(data, "finding", "severity")},
+    )
+    out = federate(config)
+    losses = lines(out / "history.jsonl")[1]["sites"]["both"]["losses"]
+    assert all(np.isfinite(loss) for loss in losses.values())
+
+
+def test_awkward_splits_work(make_config, write_table, federate):
+    """No validation at one site, a class absent from a split, one sample in the last batch."""
+    few = rows(5, prognosis=["MILD", "SEVERE"]) + rows(2, "test", prognosis="SEVERE")
+    one = rows(1, prognosis="MILD") + rows(1, "val", prognosis="MILD")
+    config = make_config(
+        tasks={"prognosis": dict(PROGNOSIS)},
+        training={"rounds": 2, "local_epochs": 1, "batch_size": 4},
+        sites={
+            "few": site(write_table("few", few), "prognosis"),
+            "one": site(write_table("one", one), "prognosis"),
+        },
+    )
+    out = federate(config)
+    last = json.loads((out / "metrics.json").read_text())["checkpoints"]["last"]["sites"]
+    assert last["few"]["val"] == last["few"]["val"] | {"prognosis/examples": 0}
+    assert last["few"]["test"]["prognosis/auroc"] is None  # one class only
+    assert lines(out / "history.jsonl")[1]["sites"]["few"]["images"] == 5  # none was dropped
+
+
+def poison(reply):
+    record = reply.content.array_records["arrays"]
+    name = next(iter(record))
+    record[name] = Array(np.full_like(record[name].numpy(), np.nan))
+    return reply
+
+
+def test_a_site_with_a_bad_update_is_named_and_the_others_go_on(make_config, two_sites, federate):
+    def tamper(number, message, reply):
+        train = message.metadata.message_type == MessageType.TRAIN
+        return poison(reply) if number == 0 and train else reply
+
+    out = federate(make_config(sites=two_sites), tamper)
+    for line in lines(out / "history.jsonl")[1:]:
+        assert list(line["refusals"]) == ["clinic"]
+        assert "is not finite" in line["refusals"]["clinic"]
+        assert line["sites"]["hospital"]["weight"] == 1.0
+
+
+def test_without_a_usable_update_the_run_fails(make_config, two_sites, federate, tmp_path):
+    def tamper(number, message, reply):
+        train = message.metadata.message_type == MessageType.TRAIN
+        return poison(reply) if train else reply
+
+    with pytest.raises(RunError, match="0 updates could be used"):
+        federate(make_config(sites=two_sites), tamper)
+    last = lines(tmp_path / "run-0" / "events.jsonl")[-1]
+    assert (last["event"], last["exit_code"]) == ("failed", 1)
+    assert not (tmp_path / "run-0" / "metrics.json").exists()
+
+
+def test_a_repeated_round_gives_the_same_bits(make_config, two_sites, federate, tmp_path):
+    """The network may deliver a round twice: the second time starts from where the first did."""
+    rounds = []
+
+    def twice(number, message, reply):
+        if message.metadata.message_type != MessageType.TRAIN:
+            return reply
+        run_config = {"federation": str(tmp_path / "run-0" / "federation.yaml"), "overrides": ""}
+        context = Context(1, 2 + number, {"partition-id": number}, RecordDict(), run_config)
+        again = client_app(message, context)
+        first, second = (
+            {k: a.numpy() for k, a in r.content.array_records["arrays"].items()}
+            for r in (reply, again)
+        )
+        assert same_bits(first, second)
+        rounds.append(json.loads(str(message.content.config_records["config"]["order"]))["round"])
+        return again
+
+    training = {"rounds": 3, "local_steps": 2, "batch_size": 4, "optimizer": "adam"}
+    config = make_config(sites=two_sites, training=training)
+    repeated = federate(config, twice)
+    assert rounds == [1, 1, 2, 2, 3, 3]
+    assert same_bits(backbone(repeated), backbone(federate(config)))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"prognosis": {"kind": "classification", "classes": ["SEVERE", "MILD"]}},
+            "site hospital disagrees on the task prognosis: classes",
+        ),
+        ({"outcome": dict(PROGNOSIS)}, "hospital"),
+    ],
+    ids=["other classes", "unknown task"],
+)
+def test_the_roll_call_refuses_with_a_sentence_per_site(
+    make_config, two_sites, federate, write_table, change, sentence
+):
+    table = rows(6, prognosis=["MILD", "SEVERE"], outcome=["MILD", "SEVERE"])
+    sites = two_sites | {
+        "hospital": {"dataset": write_table("h", table), "tasks": change, "device": "cpu"}
+    }
+    with pytest.raises(RollCallError, match=sentence):
+        federate(make_config(sites=sites))
+
+
+def test_a_task_that_nobody_labels_is_refused(make_config, two_sites, federate):
+    sites = {"clinic": two_sites["clinic"]}
+    with pytest.raises(RollCallError, match="no site has training labels of the task prognosis"):
+        federate(make_config(sites=sites))
+
+
+def test_a_round_waits_no_longer_than_its_deadline(make_config, two_sites, federate):
+    def slow(number, message, reply):
+        if message.metadata.message_type == MessageType.TRAIN:
+            time.sleep(0.6)
+        return reply
+
+    training = {"rounds": 1, "local_steps": 1, "round_timeout": 0.5}
+    config = make_config(sites=two_sites, training=training)
+    out = federate(config, slow)
+    assert lines(out / "history.jsonl")[1]["refusals"] == {"hospital": "no answer within 0 s"}

@@ -1,0 +1,110 @@
+"""P2: a federated step is a step on the paper's pooled objective (DESIGN, "The method, exactly").
+
+One full-batch SGD step of rate η at every site, then aggregation, equals one pooled step whose
+backbone rate is η/Λ and whose head rates are η/λ_t.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from builders import PROGNOSIS, SEVERITY, synthetic_site
+from safetensors.numpy import load_file
+
+from mdmt.data.cohort import open_cohort, pool
+from mdmt.models import build_model
+from mdmt.training import train
+from server.aggregation import weighted_mean
+from server.weighting import loss_coefficients, site_weights
+from simulation.simulate import prepare, simulate
+
+LAMBDA = {"prognosis": 1.0, "severity": 3.0}
+RATE = 5.0
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["one site per task", "two unequal sites of one task"])
+def config(request, make_config, tmp_path):
+    sites = {
+        "clinic": synthetic_site(tmp_path, "severity", patients=10),
+        "hospital": synthetic_site(tmp_path, "prognosis", patients=20),
+    }
+    if request.param.startswith("two"):
+        sites["ward"] = synthetic_site(tmp_path, "prognosis", patients=8)
+    return make_config(
+        tasks={
+            "prognosis": PROGNOSIS | {"weight": LAMBDA["prognosis"], "head": {"hidden": [8]}},
+            "severity": SEVERITY | {"weight": LAMBDA["severity"]},
+        },
+        training={
+            "rounds": 1,
+            "local_steps": 1,
+            "batch_size": 1000,
+            "optimizer": {"name": "sgd", "lr": RATE, "momentum": 0},
+        },
+        augmentation={"p": 0},
+        aggregation={"norm_layers": "frozen", "heads": "shared"},
+        sites=sites,
+    )
+
+
+def one_step(config, cohort, coefficients, rates=None):
+    """State after one full-batch step from the federation's initial model."""
+    model = build_model(config, tuple(LAMBDA), weights=False)
+    train(model, cohort, config, coefficients=coefficients, seed=0, device=CPU, rates=rates)
+    return {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+def pooled_step(config, cohorts):
+    whole = sum(LAMBDA.values())
+    rates = {"backbone": 1 / whole} | {f"heads.{t}": 1 / weight for t, weight in LAMBDA.items()}
+    return one_step(config, pool(list(cohorts.values())), LAMBDA, rates)
+
+
+def assert_same_update(start, federated, pooled, tolerance, part):
+    names = [n for n, v in start.items() if n.startswith(part) and v.dtype.kind == "f"]
+    flat = [np.concatenate([s[n].ravel() for n in names]) for s in (start, federated, pooled)]
+    theta, moved, reference = flat[0], flat[1] - flat[0], flat[2] - flat[0]
+    assert np.linalg.norm(reference) >= 1e-3 * np.linalg.norm(theta), "a no-op proves nothing"
+    assert np.linalg.norm(moved - reference) <= tolerance * np.linalg.norm(reference)
+
+
+def test_one_federated_step_is_one_pooled_step_in_float64(config, make_card):
+    torch.set_default_dtype(torch.float64)
+    try:
+        cohorts = {name: open_cohort(site, config) for name, site in config.sites.items()}
+        cards = {
+            name: make_card(
+                config, name, **{t: cohorts[name].manifest.labelled(t, "train") for t in site.tasks}
+            )
+            for name, site in config.sites.items()
+        }
+        start = build_model(config, tuple(LAMBDA), weights=False).state_dict()
+        start = {name: value.numpy() for name, value in start.items()}
+        coefficients = loss_coefficients(config, cards)
+        updates = {n: one_step(config, cohorts[n], coefficients[n]) for n in config.sites}
+        backbone = [
+            {k: v for k, v in u.items() if k.startswith("backbone") and v.dtype == np.float64}
+            for u in updates.values()
+        ]
+        weights = site_weights(config, cards.values())
+        federated = weighted_mean(backbone, [weights[name] for name in updates])
+        pooled = pooled_step(config, cohorts)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same_update(start, start | federated, pooled, 1e-10, "backbone.")
+
+
+def test_one_federated_round_is_one_pooled_step_through_the_wire(config, tmp_path):
+    prepare(config)
+    out = tmp_path / "run"
+    out.mkdir()
+    simulate(config, out, "inprocess")
+    cohorts = {name: open_cohort(site, config) for name, site in config.sites.items()}
+    start = build_model(config, tuple(LAMBDA), weights=False).state_dict()
+    start = {name: value.numpy() for name, value in start.items()}
+    federated = load_file(out / "checkpoints" / "last.safetensors")
+    pooled = pooled_step(config, cohorts)
+    for part in ("backbone.", "heads.prognosis.", "heads.severity."):
+        assert_same_update(start, start | federated, pooled, 1e-4, part)
