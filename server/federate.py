@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 
 from mdmt.config import FederationConfig
 from mdmt.config.federation import FedAvg
+from mdmt.errors import RunError
 from mdmt.messages import EvaluateReport, SiteCard
 from mdmt.models import build_model, get_arrays, received, trained, travelling
 from server.rounds import Federation, evaluate_round, run_rounds
@@ -67,7 +68,10 @@ def references(grid: Grid, federation: Federation, run: RunDirectory) -> dict[st
     if "local" in wanted:
         reports: dict[str, EvaluateReport] = {}
         for node, card in federation.cards.items():
-            reports |= _train_alone(grid, federation, node, card, run)
+            try:
+                reports |= _train_alone(grid, federation, node, card, run)
+            except RunError as error:  # a reference that fails must not take the result with it
+                run.event("refused", arm="local", site=card.name, reason=str(error))
         found["local"] = {"sites": {site: report.metrics for site, report in reports.items()}}
     return found
 

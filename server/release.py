@@ -58,8 +58,8 @@ def _model_card(
     lines = [
         f"# Model card: {config.name}",
         "",
-        f"One `{config.model.backbone}` backbone (initial weights: {_origin(config.model.weights)}), trained"
-        f" by {len(federation.cards)} sites in {config.training.rounds} rounds of federated"
+        f"One `{config.model.backbone}` backbone (initial weights: {_origin(config.model.weights)}),"
+        f" trained by {len(federation.cards)} sites in {config.training.rounds} rounds of federated"
         " multi-dataset multi-task learning. Images stayed at their sites.",
         "",
         "| site | task | training labels | test images | test result |",
@@ -82,9 +82,9 @@ def _model_card(
         "",
         "Brackets hold the patient-level bootstrap 95 % interval of a site's own test set.",
         "",
-        "**Use.** Research. Not a medical device: not validated for, and not to be used in, the care of"
-        " patients. Results hold for populations, devices and labelling habits like those of the sites"
-        " above; small test sets give wide intervals.",
+        "**Use.** Research. Not a medical device: not validated for, and not to be used in, the"
+        " care of patients. Results hold for populations, devices and labelling habits like those"
+        " of the sites above; small test sets give wide intervals.",
         "",
         "Versions: " + ", ".join(f"{name} {number}" for name, number in versions().items()) + ".",
         "",

@@ -44,7 +44,7 @@ class Selection:
     def book(
         self, number: int, metrics: Metrics, arrays: Mapping[str, NDArray[np.floating]]
     ) -> list[str]:
-        """Note the support-weighted validation metrics of a round; return the tasks it is best in."""
+        """Note a round's support-weighted validation metrics; return the tasks it is best in."""
         improved = []
         for name, task in self.config.tasks.items():
             value = metrics.get(f"{name}/{task.space.primary}")

@@ -199,7 +199,8 @@ class SiteAverage(strategy.FedAvg):
         needed = self.config.aggregation.min_sites
         if accepted < needed:
             raise RunError(
-                f"round {server_round}: {accepted} updates could be used, {needed} are needed ({reasons})"
+                f"round {server_round}: {accepted} updates could be used,"
+                f" {needed} are needed ({reasons})"
             )
         if reasons and self.config.aggregation.on_missing == "stop":
             raise RunError(

@@ -20,7 +20,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -65,33 +65,51 @@ def run_ray(
     """
     out.mkdir(parents=True, exist_ok=True)
     log_path, events_path = out / "flwr.log", out / "events.jsonl"
-    earlier = len(_read_lines(events_path))
+    log_path.write_bytes(b"")
+    earlier = _version(events_path)
     with _superlink(threads, log_path) as (home, environment):
         _write_app(home / "app", federation=config_path, out=out)
         resources = (
             f"num-supernodes={n_sites} client-resources-num-cpus={threads}"
             f" init-args-num-cpus={max(threads, os.cpu_count() or 1)}"
         )
-        with (
-            log_path.open("a", encoding="utf-8") as log,
-            subprocess.Popen(
-                ["flwr", "run", "app", "--stream", "--federation-config", resources],
-                cwd=home,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,  # a Ctrl-C is ours to handle
-            ) as flwr,
-        ):
+        code = _flwr_run(resources, home, environment, log_path, on_line)
+    events = _read_lines(events_path) if _version(events_path) != earlier else []
+    _raise_unless_done(events, code, log_path)
+
+
+def _flwr_run(
+    resources: str,
+    home: Path,
+    environment: dict[str, str],
+    log_path: Path,
+    on_line: Callable[[str], None] | None,
+) -> int:
+    """Submit the app, follow its log to the end and return the exit code of ``flwr run``."""
+    flwr = subprocess.Popen(
+        ["flwr", "run", "app", "--stream", "--federation-config", resources],
+        cwd=home,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,  # a Ctrl-C is ours to handle
+    )
+    try:
+        with log_path.open("a", encoding="utf-8") as log:
             for line in flwr.stdout or ():
                 plain = _COLOUR.sub("", line)
                 log.write(plain)
                 log.flush()
                 if on_line is not None:
                     on_line(plain.rstrip())
-    _raise_unless_done(_read_lines(events_path)[earlier:], flwr.returncode, log_path)
+        return flwr.wait()
+    finally:
+        flwr.kill()
+        flwr.wait()
 
 
 def _write_app(folder: Path, **run_config: Path) -> None:
@@ -135,7 +153,7 @@ def _superlink(threads: int, log_path: Path) -> Iterator[tuple[Path, dict[str, s
         f'[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
         encoding="utf-8",
     )
-    with log_path.open("wb") as log:
+    with log_path.open("ab") as log:
         keeper = subprocess.Popen(
             [sys.executable, "-m", "simulation.ray", str(port)],
             cwd=home,
@@ -194,9 +212,14 @@ def _raise_unless_done(events: list[str], code: int, log_path: Path) -> None:
 
 def _reason(log_path: Path) -> str:
     """The last exception in a log, else its last lines, on one line."""
-    lines = [text for line in _read_lines(log_path) if (text := line.strip(" │"))]
+    lines = [line.strip(" │") for line in _read_lines(log_path) if "INFO" not in line]
     exceptions = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b|No module", line)]
-    return " | ".join(exceptions[-1:] or lines[-3:]) or "no output"
+    return " | ".join(exceptions[-1:] or [line for line in lines if line][-3:]) or "no output"
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """Tell one content of a file from the next."""
+    return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -153,7 +153,7 @@ def guess_columns(sheet: Sheet) -> Guess:
 
 
 def _file_columns(folder: Path, filled: dict[str, list[str]]) -> tuple[Path, list[str]]:
-    """The folder below which most columns name files, and those columns."""
+    """Find the folder below which most columns name files, and those columns."""
     best: tuple[Path, list[str]] = folder, []
     for root in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
         columns = [
@@ -167,7 +167,7 @@ def _file_columns(folder: Path, filled: dict[str, list[str]]) -> tuple[Path, lis
 
 
 def _patient(complete: Sequence[str]) -> str | None:
-    """The column of patient ids: an exact name before one that contains it."""
+    """Find the column of patient ids: an exact name before one that contains it."""
     by_name = {column.lower().replace(" ", "_"): column for column in reversed(complete)}
     exact = [by_name[name] for name in _PATIENTS if name in by_name]
     similar = [column for column in complete if _words(column) & {"patient", "subject"}]
@@ -175,7 +175,7 @@ def _patient(complete: Sequence[str]) -> str | None:
 
 
 def _split_names(values: Iterable[str]) -> dict[str, str]:
-    """What the names of splits mean; without a test split the validation split is the test."""
+    """Say what the names of splits mean; without a test split the validation split is the test."""
     names = {value: _SPLITS[value.lower()] for value in sorted(set(values))}
     if "test" not in names.values():
         names = {name: "test" if split == "val" else split for name, split in names.items()}
@@ -183,7 +183,7 @@ def _split_names(values: Iterable[str]) -> dict[str, str]:
 
 
 def _tasks(filled: dict[str, list[str]]) -> Iterable[GuessedTask]:
-    """Everything that could be a task, in the table's order; findings (0 or 1) are one, the last."""
+    """Yield all that could be a task, in the table's order; findings (0 or 1) are one, at the end."""
     findings: list[str] = []
     for group in _groups(filled):
         ranges = [range_ for column in group if (range_ := _small_numbers(filled[column]))]
@@ -239,7 +239,7 @@ def _looks_like_label(task: GuessedTask) -> bool:
 
 
 def _stem(column: str) -> str:
-    """A name without the letter or number that tells it from its neighbours: zone_1 → zone."""
+    """Cut off what tells a name from its neighbours': zone_1 → zone."""
     return re.sub(r"[ _-]*(\d+|(?<![A-Za-z])[A-Za-z])$", "", column)
 
 

@@ -40,13 +40,13 @@ def init(
 
 
 def _summary(guess: Guess) -> list[str]:
-    """What was guessed, and what only the owner of the table can know."""
+    """Say what was guessed, and what only the owner of the table can know."""
     lines = [
         f"images:   column {guess.image}, below {guess.root}",
         f"patients: column {guess.patient}"
         if guess.patient
-        else "patients: no column found: every image counts as one patient, so images of one patient"
-        " may land in two splits. Name the column if there is one.",
+        else "patients: no column found, so every image counts as one patient: name the column"
+        " if there is one, or images of one patient may land in two splits",
         f"splits:   column {guess.split}, {_flow(guess.splits)}"
         if guess.split
         else "splits:   no column found: patients are split 60/20/20",
@@ -65,14 +65,14 @@ def _summary(guess: Guess) -> list[str]:
     others = ", ".join(column for task in guess.others for column in task.columns)
     if others:
         lines.append(f"not used, but could be labels: {others}")
-    lines.append(
-        "Check that no label says who took the image or when, and that the range is whole."
-    )
-    return lines
+    return [
+        *lines,
+        "Check that classes are spelled one way, and that a range holds all its scores.",
+    ]
 
 
 def _dataset(guess: Guess, table: Path, out: Path) -> dict[str, Any]:
-    """The dataset section; paths are relative to the file where they lie below it."""
+    """Build the dataset section; paths are relative to the file where they lie below it."""
     root = guess.root.relative_to(out) if guess.root.is_relative_to(out) else guess.root
     below = table.parent == guess.root
     keys: dict[str, Any] = {"kind": "table", "root": str(root)}
@@ -116,8 +116,8 @@ def _federation(name: str, file: Path, dataset: dict[str, Any], guess: Guess) ->
         f"# mdmt simulate {file}",
         f"# mdmt simulate {file} --set training.rounds=5",
         "#",
-        "# The coordinator's file: what is learned and how. The site stands in it too (at the end), so",
-        "# that it can be simulated at once; add more sites there, each with labels of its own.",
+        "# The coordinator's file: what is learned and how. The site stands in it too, at the end,",
+        "# so that it can be simulated at once; add more sites, each with labels of its own.",
         f"name: {_flow(name)}",
         "seed: 0",
         "model:",
@@ -158,7 +158,7 @@ def _dataset_lines(dataset: dict[str, Any], indent: str) -> list[str]:
 
 
 def _space_lines(task: GuessedTask, indent: str) -> list[str]:
-    """The label space of a task."""
+    """Write the label space of a task."""
     lines = [f"{indent}kind: {task.kind}"]
     if task.kind == "classification":
         note = "  # the second is the positive one" if len(task.classes) == 2 else ""

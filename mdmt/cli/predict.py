@@ -53,8 +53,8 @@ def predict(
     opened = open_release(nested if nested.is_dir() else release)
     if opened.config.preprocessing.lung_box:
         raise BadInput(
-            f"{opened.folder}: its images were cropped with lung masks (preprocessing.lung_box), and"
-            " predict takes images only"
+            f"{opened.folder}: its images were cropped with lung masks (preprocessing.lung_box),"
+            " and predict takes images only"
         )
     models = list(_released_models(opened) if heads is None else _site_models(opened, heads))
     if not models:
@@ -128,21 +128,18 @@ def _site_models(release: Release, file: Path) -> Iterator[tuple[str, str, MDMTM
             raise BadInput(f"{file}: its {key} is {identity.get(key)}, that of the release {value}")
     state = SiteState(file.parent, identity)
     tasks = sorted({task for name in tensors if (task := head_task(name)) is not None})
-    needed = {task: state.latest(release.rounds[task]) for task in tasks}
-    for task in tasks:
-        number = release.rounds[task]
-        if needed[task] is None or state.path(needed[task]).name != file.name:
-            continue
+    # After a round it missed, a site's heads are those of the last one it took part in.
+    saved_rounds = {task: state.latest(release.rounds[task]) for task in tasks}
+    fitting = [task for task, n in saved_rounds.items() if n and state.path(n).name == file.name]
+    if not fitting:
+        rounds = ", ".join(f"{release.rounds[task]} ({task})" for task in tasks)
+        raise BadInput(f"{file}: not the heads of a released round; those are {rounds or 'none'}")
+    for task in fitting:
         model = build_model(release.config, tasks, weights=False)
-        backbone = load_file(release.folder / backbone_file(number))
+        backbone = load_file(release.folder / backbone_file(release.rounds[task]))
         set_arrays(model, {name: tensor.numpy() for name, tensor in backbone.items()})
         load_staying(model, tensors)
         yield task, identity.get("site", ""), model.eval()
-    if file.name not in {
-        state.path(number).name for number in needed.values() if number is not None
-    }:
-        rounds = ", ".join(f"{release.rounds[task]} ({task})" for task in tasks)
-        raise BadInput(f"{file}: not the heads of a released round; those are {rounds or 'none'}")
 
 
 def _write(out: Path, release: Release, heads: Heads, paths: Sequence[Path], *, skip: bool) -> int:

@@ -57,9 +57,7 @@ class Run:
         if last.get("event") == "done":
             return "done"
         reached = self.history[-1]["round"] if self.history else 0
-        return (
-            f"unfinished: round {reached} of {self.config.training.rounds} is the last one booked"
-        )
+        return f"unfinished: booked up to round {reached} of {self.config.training.rounds}"
 
 
 def read_run(folder: Path) -> Run:
@@ -125,7 +123,7 @@ def site_table(run: Run) -> Table | None:
 
 
 def _histogram(columns: dict[str, dict[str, int]]) -> str:
-    """Counts of each label, over all columns of the task."""
+    """Count each label over all columns of the task."""
     total: dict[str, int] = {}
     for counts in columns.values():
         for label, count in counts.items():
@@ -224,7 +222,7 @@ def _gain(federated: float | None, local: float | None, better: str) -> str:
 
 
 def _cost(run: Run) -> str:
-    """Rounds, seconds, bytes and refusals in a sentence each."""
+    """Say in a line how many rounds, seconds, bytes and refusals there were."""
     sites = [facts for line in run.history for facts in line["sites"].values()]
     down, up = (sum(facts.get(key, 0) for facts in sites) for key in ("bytes_down", "bytes_up"))
     rounds = run.history[-1]["round"] if run.history else 0
@@ -235,6 +233,6 @@ def _cost(run: Run) -> str:
         for site, reason in line["refusals"].items()
     ]
     return (
-        f"{rounds} rounds in {seconds:.0f} s; {down / 1e6:.1f} MB to the sites, {up / 1e6:.1f} MB back;"
-        f" refused: {'; '.join(refusals) or 'none'}"
+        f"{rounds} rounds in {seconds:.0f} s; {down / 1e6:.1f} MB to the sites,"
+        f" {up / 1e6:.1f} MB back; refused: {'; '.join(refusals) or 'none'}"
     )

@@ -1,4 +1,4 @@
-"""``mdmt validate``: is this configuration, and the data it names, fit for training?"""
+"""``mdmt validate``: whether a configuration and the data it names are fit for training."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def validate(
 
 
 def _is_site(path: Path) -> bool:
-    """Tell a site's file from a federation's by its keys; what is no YAML is reported by `load_*`."""
+    """Tell a site's file from a federation's by its keys; `load_*` reports what is no YAML."""
     import yaml
 
     try:

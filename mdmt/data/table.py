@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,7 +58,7 @@ def read_table(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding]]:
     reader = _RowReader(dataset, site.tasks, columns, list(sheet.findings))
     wanted = [row for row in sheet.rows if _is_wanted(row, dataset)]
     samples = [sample for row in wanted if (sample := reader.read(row))]
-    findings = reader.findings + _repeated_images(samples, dataset.root)
+    findings = reader.findings + _repeated_images(samples)
     if dataset.split is not None:
         findings += _patients_in_two_splits(samples)
     if not samples and not any(finding.severity == "error" for finding in findings):
@@ -199,14 +198,13 @@ class _RowReader:
         self.findings.append(Finding("error", row.where, f"column {column}: {message}"))
 
 
-def _repeated_images(samples: Sequence[_Sample], root: Path) -> list[Finding]:
-    first: dict[str, str] = {}
+def _repeated_images(samples: Sequence[_Sample]) -> list[Finding]:
+    first: dict[Path, str] = {}
     findings = []
     for sample in samples:
-        other = first.setdefault(os.path.normpath(sample.image), sample.where)
+        other = first.setdefault(sample.image, sample.where)
         if other != sample.where:
-            name = os.path.relpath(sample.image, root)
-            message = f"image {name} stands in {other} already: keep one row per image"
+            message = f"image {sample.image} stands in {other} already: keep one row per image"
             findings.append(Finding("error", sample.where, message))
     return findings
 

@@ -120,6 +120,15 @@ def test_samples_draw_for_themselves_and_some_are_left_alone() -> None:
     assert len({tuple(image.flatten().tolist()) for image in result}) == 200 - untouched + 1
 
 
+def test_shift_and_zoom_happen_independently() -> None:
+    spots = blob().repeat(200, 1, 1, 1)
+    result, _ = augmented(AugmentationConfig(shift=0.1, zoom=0.3, rotation=0), spots, {})
+    zoomed = [abs(image.sum().item() - 25) > 0.05 for image in result]
+    moved = [math.dist(centre(image), (32, 32)) > 0.4 for image in result]
+    for case in [(False, False), (True, False), (False, True), (True, True)]:
+        assert 25 < sum(pair == case for pair in zip(zoomed, moved, strict=True)) < 75
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_shift_moves_by_at_most_its_fraction_of_the_side(seed: int) -> None:
     config = AugmentationConfig(p=1, shift=0.25, zoom=0, rotation=0)

@@ -118,6 +118,14 @@ def test_equal_files_across_splits_are_an_error(data: Dataset) -> None:
     only(data.validate(), "error", "labels.csv:9", text)
 
 
+def test_equal_files_are_found_by_their_own_rows_beside_skipped_ones(data: Dataset) -> None:
+    blank(data)
+    shutil.copy(data.root / "3.png", data.root / "7.png")
+    (error,) = data.validate(on_bad_image="skip").errors
+    assert error.where == "labels.csv:9"
+    assert "labels.csv:5" in error.message
+
+
 def test_equal_files_within_a_split_are_a_warning(data: Dataset) -> None:
     shutil.copy(data.root / "0.png", data.root / "1.png")
     only(data.validate(), "warning", "labels.csv:3", "the same file as labels.csv:2")
