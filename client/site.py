@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from numpy import float32
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from client.state import SiteState
 from mdmt.config import FederationConfig, SiteConfig, parse_recipe
@@ -78,13 +78,19 @@ def _cohort(site: str, recipe: str) -> Cohort:
 
 
 @lru_cache(maxsize=1)
+def _backbone(recipe: str, device: torch.device) -> nn.Module:
+    """The last backbone built in this process: its sites lend it to each other."""
+    return build_model(parse_recipe(recipe), (), weights=False).backbone.to(device)
+
+
+@lru_cache(maxsize=16)
 def _model(
     recipe: str, tasks: tuple[str, ...], device: torch.device
 ) -> tuple[MDMTModel, dict[str, Tensor]]:
-    """The last model built in this process, lent from site to site, and its first heads."""
-    model = build_model(parse_recipe(recipe), tasks, weights=False).to(device)
-    heads = {name: v.clone() for name, v in model.state_dict().items() if name.startswith("heads.")}
-    return model, heads
+    """A model for sites with these tasks, and the initial values of its heads."""
+    backbone = _backbone(recipe, device)
+    model = build_model(parse_recipe(recipe), tasks, weights=False, backbone=backbone).to(device)
+    return model, {f"heads.{name}": v.clone() for name, v in model.heads.state_dict().items()}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from mdmt.config.base import Strict
+from mdmt.strict import Strict
 from mdmt.tasks import AnyTask
 
 __all__ = [

@@ -9,7 +9,7 @@ import torch
 from flwr.serverapp import Grid
 
 from mdmt.config import FederationConfig
-from mdmt.config.federation import FedAvg
+from mdmt.config.aggregation import FedAvg
 from mdmt.errors import RunError
 from mdmt.messages import EvaluateReport, SiteCard
 from mdmt.models import build_model, get_arrays, received, trained, travelling
@@ -29,6 +29,7 @@ def begin(config: FederationConfig, cards: dict[int, SiteCard]) -> Federation:
     return Federation(
         config=config,
         cards=cards,
+        recipe=config.recipe,
         run_id=secrets.token_hex(6),
         arm="federated",
         arrays=arrays,
@@ -91,6 +92,7 @@ def _train_alone(
     one = Federation(
         config=alone,
         cards={node: card},
+        recipe=federation.recipe,
         run_id=federation.run_id,
         arm="local",
         arrays=federation.initial,

@@ -37,6 +37,8 @@ class Federation:
     config : FederationConfig
     cards : dict of int to SiteCard
         Node id → card.
+    recipe : str
+        What sites are told; that of the federation in every arm.
     run_id : str
         Sites keep their heads under it.
     arm : {"federated", "local"}
@@ -59,6 +61,7 @@ class Federation:
 
     config: FederationConfig
     cards: dict[int, SiteCard]
+    recipe: str
     run_id: str
     arm: Arm
     arrays: Arrays
@@ -84,7 +87,7 @@ def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: in
             run=federation.run_id,
             arm=federation.arm,
             round=number,
-            recipe=config.recipe,
+            recipe=federation.recipe,
             coefficients=coefficients[site],
             lr_factor=federation.selection.lr_factor,
             keep=federation.selection.best_rounds,
@@ -178,7 +181,7 @@ def evaluate_round(
     """Let every site evaluate the backbone of round `number` with its own heads of that round."""
     run.event("evaluate", arm=federation.arm, round=number)
     order = EvaluateOrder(
-        run=federation.run_id, arm=federation.arm, round=number, recipe=federation.config.recipe
+        run=federation.run_id, arm=federation.arm, round=number, recipe=federation.recipe
     )
     record = to_record(arrays)
     timeout = federation.config.training.round_timeout

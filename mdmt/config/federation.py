@@ -1,4 +1,4 @@
-"""The coordinator's file: what is learned, how, and how updates are combined."""
+"""The coordinator's file: model, tasks, images; with how to train and to combine updates."""
 
 from __future__ import annotations
 
@@ -8,27 +8,21 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from mdmt.config.base import Strict, named
+from mdmt.config.aggregation import AggregationConfig
 from mdmt.config.site import SiteConfig
+from mdmt.config.training import TrainingConfig
+from mdmt.config.types import Name, NonNegative, Positive, Probability
+from mdmt.strict import Strict
 from mdmt.tasks import AnyTask, Task
 
 __all__ = [
-    "AggregationConfig",
     "AugmentationConfig",
     "FederationConfig",
     "HeadConfig",
     "ModelConfig",
-    "Name",
     "PreprocessingConfig",
     "TaskConfig",
-    "TrainingConfig",
 ]
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-"""Letters, digits, ``-`` and ``_``: names become folder and metric names."""
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
 
 
 class ModelConfig(Strict):
@@ -144,137 +138,6 @@ class AugmentationConfig(Strict):
         return self.p > 0 and bool(
             self.shift or self.zoom or self.rotation or self.flip or self.elastic
         )
-
-
-class SGD(Strict):
-    """Stochastic gradient descent."""
-
-    name: Literal["sgd"] = "sgd"
-    lr: Positive = 0.05
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NonNegative = 0.0
-
-
-class Adam(Strict):
-    """Adam; `adamw` decouples the weight decay."""
-
-    name: Literal["adam", "adamw"] = "adam"
-    lr: Positive = 1e-3
-    weight_decay: NonNegative = 1e-5
-
-
-class Constant(Strict):
-    """The same rate in every round."""
-
-    name: Literal["none"] = "none"
-
-
-class Cosine(Strict):
-    """Half a cosine from the rate to 0 over all rounds."""
-
-    name: Literal["cosine"] = "cosine"
-
-
-class Step(Strict):
-    """The rate times `gamma` after every `rounds` rounds."""
-
-    name: Literal["step"] = "step"
-    rounds: Annotated[int, Field(gt=0)]
-    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
-
-
-class Plateau(Strict):
-    """The rate times `gamma` after `patience` rounds without a better validation loss."""
-
-    name: Literal["plateau"] = "plateau"
-    patience: Annotated[int, Field(gt=0)] = 15
-    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.65
-
-
-Optimizer = Annotated[Annotated[SGD | Adam, Field(discriminator="name")], BeforeValidator(named)]
-Scheduler = Annotated[
-    Annotated[Constant | Cosine | Step | Plateau, Field(discriminator="name")],
-    BeforeValidator(named),
-]
-
-
-class TrainingConfig(Strict):
-    """The recipe every site, pooled and local-only run shares."""
-
-    rounds: Annotated[int, Field(gt=0)]
-    local_epochs: Annotated[int, Field(gt=0)] | None = None
-    local_steps: Annotated[int, Field(gt=0)] | None = None
-    """Epochs or optimiser steps per round; one epoch if neither is given."""
-    batch_size: Annotated[int, Field(gt=0)] = 32
-    optimizer: Optimizer = SGD()
-    scheduler: Scheduler = Constant()
-    amp: Literal["none", "bf16", "fp16"] = "none"
-    clip_norm: Positive | None = None
-    """Largest gradient norm of a step."""
-    threads: Annotated[int, Field(gt=0)] = 1
-    """CPU threads per site; the bits of a result depend on it."""
-    round_timeout: Positive = 3600.0
-    """Seconds a round waits for its sites."""
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Self:
-        if self.local_epochs and self.local_steps:
-            raise ValueError("local_epochs and local_steps exclude each other: keep one")
-        return self
-
-
-class FedAvg(Strict):
-    """The weighted mean."""
-
-    name: Literal["fedavg"] = "fedavg"
-
-
-class FedProx(Strict):
-    """FedAvg with a proximal term μ/2·‖θ_s - θ_r‖² at the sites (Li et al. 2018)."""
-
-    name: Literal["fedprox"] = "fedprox"
-    mu: Positive = 0.01
-
-
-class FedAvgM(Strict):
-    """FedAvg with server momentum (Hsu et al. 2019)."""
-
-    name: Literal["fedavgm"] = "fedavgm"
-    lr: Positive = 1.0
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-
-
-class FedOpt(Strict):
-    """Adam or Yogi at the server (Reddi et al. 2020)."""
-
-    name: Literal["fedadam", "fedyogi"]
-    lr: Positive = 0.01
-    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    tau: Positive = 1e-3
-
-
-Strategy = Annotated[
-    Annotated[FedAvg | FedProx | FedAvgM | FedOpt, Field(discriminator="name")],
-    BeforeValidator(named),
-]
-
-
-class AggregationConfig(Strict):
-    """How the server combines what sites send."""
-
-    strategy: Strategy = FedAvg()
-    weighting: Literal["tasks", "examples", "uniform"] = "tasks"
-    norm_layers: Literal["average", "local", "frozen"] = "average"
-    heads: Literal["local", "shared"] = "local"
-    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the sites drawn for a round."""
-    min_sites: Annotated[int, Field(gt=0)] = 1
-    """Fewest sites to start with, and fewest accepted updates for a round to count."""
-    on_missing: Literal["continue", "stop"] = "continue"
-    """What to do when a site of the round does not answer in time or is refused."""
-    join_timeout: Positive = 120.0
-    """Seconds the roll call waits for the sites."""
 
 
 class FederationConfig(Strict):

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from mdmt.config.base import named
 from mdmt.config.federation import FederationConfig
 from mdmt.config.site import SiteConfig
+from mdmt.config.types import named
 from mdmt.errors import ConfigError
 from mdmt.files import write_text
 

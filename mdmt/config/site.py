@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mdmt.config.base import Strict
+from mdmt.config.types import Name
+from mdmt.strict import Strict
 from mdmt.tasks import AnyTask
 
 __all__ = ["DatasetConfig", "SiteConfig", "SiteTask", "Synthetic", "Table"]
@@ -107,7 +108,7 @@ def _text(value: Any) -> Any:
 class SiteConfig(Strict):
     """One site."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    name: Name
     dataset: DatasetConfig
     tasks: Annotated[dict[str, SiteTask], Field(min_length=1)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"

@@ -88,7 +88,13 @@ def build_head(config: HeadConfig, features: int, outputs: int) -> nn.Sequential
     return nn.Sequential(*layers, nn.Linear(*last))
 
 
-def build_model(config: FederationConfig, tasks: Sequence[str], *, weights: bool) -> MDMTModel:
+def build_model(
+    config: FederationConfig,
+    tasks: Sequence[str],
+    *,
+    weights: bool,
+    backbone: nn.Module | None = None,
+) -> MDMTModel:
     """Build the model of a site or of the server, on the CPU.
 
     The initial values of the backbone and of each head depend on the federation's seed and on the
@@ -101,6 +107,8 @@ def build_model(config: FederationConfig, tasks: Sequence[str], *, weights: bool
         Tasks to build heads for.
     weights : bool
         Load `config.model.weights` into the backbone. A site does not: the server sends them.
+    backbone : nn.Module, optional
+        One that `build_model` built before for the same `config.model`, to put heads on.
 
     Raises
     ------
@@ -114,7 +122,7 @@ def build_model(config: FederationConfig, tasks: Sequence[str], *, weights: bool
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would reseed the GPUs too.
         torch.default_generator.manual_seed(derive_seed(config.seed, "backbone"))
-        backbone = build_backbone(config.model)
+        backbone = backbone or build_backbone(config.model)
         heads = {}
         for task in tasks:
             torch.default_generator.manual_seed(derive_seed(config.seed, "head", task))

@@ -16,8 +16,6 @@ from mdmt.models.backbones import fit_input_channels, listed_modules, pretrained
 
 __all__ = ["load_weights"]
 
-_SUFFIXES = (".safetensors", ".pth", ".pt")
-
 
 def load_weights(backbone: nn.Module, config: ModelConfig) -> None:
     """Fill `backbone` with the weights that `config.weights` names, or leave it untouched.
@@ -34,7 +32,7 @@ def load_weights(backbone: nn.Module, config: ModelConfig) -> None:
     Raises
     ------
     ConfigError
-        `config.weights` is none of these, or has no weights for this backbone.
+        ``offline`` has no weights of this backbone.
     WeightsError
         The weights cannot be had or read, or one does not fit.
     """
@@ -44,13 +42,8 @@ def load_weights(backbone: nn.Module, config: ModelConfig) -> None:
         state = _from_hub(config)
     elif config.weights == "offline":
         state = _from_package(backbone, config)
-    elif config.weights.endswith(_SUFFIXES):
-        state = _from_file(backbone, Path(config.weights))
     else:
-        raise ConfigError(
-            f"model.weights: expected none, timm, offline or a {', '.join(_SUFFIXES)} file,"
-            f" not {config.weights}"
-        )
+        state = _from_file(backbone, Path(config.weights))
     _assign(backbone, state, config.weights)
 
 

@@ -189,19 +189,10 @@ def test_none_leaves_the_initial_weights() -> None:
     assert same(backbone.state_dict(), before)
 
 
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        (
-            "imagenet",
-            "expected none, timm, offline or a .safetensors, .pth, .pt file, not imagenet",
-        ),
-        ("offline", "offline has weights of tf_efficientnet_lite0, not of test_resnet"),
-    ],
-)
-def test_unknown_source_is_refused(weights: str, message: str) -> None:
+def test_offline_weights_are_refused_for_another_backbone() -> None:
+    message = "offline has weights of tf_efficientnet_lite0, not of test_resnet"
     with pytest.raises(ConfigError, match=message):
-        load_weights(build_backbone(config_of("none")), config_of(weights))
+        load_weights(build_backbone(config_of("none")), config_of("offline"))
 
 
 def test_hub_weights_are_asked_for_and_loaded(
