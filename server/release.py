@@ -59,8 +59,8 @@ def _model_card(
         f"# Model card: {config.name}",
         "",
         f"One `{config.model.backbone}` backbone (initial weights: {_origin(config.model.weights)}),"
-        f" trained by {len(federation.cards)} sites in {config.training.rounds} rounds of federated"
-        " multi-dataset multi-task learning. Images stayed at their sites.",
+        f" trained in {config.training.rounds} rounds of federated multi-dataset multi-task learning"
+        f" by {len(federation.cards)} sites. Images stayed at their sites.",
         "",
         "| site | task | training labels | test images | test result |",
         "|---|---|---|---|---|",

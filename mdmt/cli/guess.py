@@ -183,7 +183,7 @@ def _split_names(values: Iterable[str]) -> dict[str, str]:
 
 
 def _tasks(filled: dict[str, list[str]]) -> Iterable[GuessedTask]:
-    """Yield all that could be a task, in the table's order; findings (0 or 1) are one, at the end."""
+    """Yield what could be a task, in the table's order; findings (0 or 1) are one, at the end."""
     findings: list[str] = []
     for group in _groups(filled):
         ranges = [range_ for column in group if (range_ := _small_numbers(filled[column]))]

@@ -157,7 +157,7 @@ def _test_table(run: Run, task: str) -> Table:
         "federated (best)": checkpoints.get(f"best:{task}"),
     }
     arms = {name: arm for name, arm in arms.items() if arm is not None}
-    final = "federated (best)" if "federated (best)" in arms else "federated (last)"
+    final = "federated (last)"  # local only is its own last round too: like against like
     rounds = ", ".join(
         f"{name} is round {arm['round']}" for name, arm in arms.items() if "round" in arm
     )

@@ -1,0 +1,79 @@
+"""The same federation through Flower's simulation engine, in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import federation_dict
+from safetensors.numpy import load_file
+
+from mdmt.config import FederationConfig
+from mdmt.errors import BadInput
+from simulation.simulate import prepare, simulate
+
+pytestmark = pytest.mark.e2e
+
+
+def processes():
+    """Command lines of this machine's processes that belong to a Flower or Ray run of ours."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if b"FLWR_HOME=/tmp/mdmt-" in file.read_bytes():
+                found.append(file.parent.name)
+        except OSError:
+            continue
+    return found
+
+
+def run(config, out, engine):
+    out.mkdir()
+    simulate(config, out, engine)
+    return load_file(out / "checkpoints" / "last.safetensors")
+
+
+@pytest.mark.slow
+def test_both_engines_give_the_same_bits_and_leave_no_process_behind(two_sites, tmp_path):
+    config = FederationConfig.model_validate(
+        federation_dict(
+            sites=two_sites,
+            training={"rounds": 3, "local_steps": 2, "batch_size": 8, "optimizer": "adam"},
+        )
+    )
+    prepare(config)
+    before = processes()
+    ours = run(config, tmp_path / "inprocess", "inprocess")
+    rays = run(config, tmp_path / "ray", "ray")
+    assert ours.keys() == rays.keys()
+    assert all(np.array_equal(ours[name], rays[name]) for name in ours)
+    metrics = [(tmp_path / e / "metrics.json").read_text() for e in ("inprocess", "ray")]
+    assert metrics[0] == metrics[1]
+    workers = {
+        e: {
+            facts["process"]
+            for line in (tmp_path / e / "history.jsonl").read_text().splitlines()
+            for facts in json.loads(line)["sites"].values()
+            if "process" in facts
+        }
+        for e in ("inprocess", "ray")
+    }
+    assert workers["inprocess"] == {os.getpid()}
+    assert workers["ray"]
+    assert os.getpid() not in workers["ray"]
+    assert processes() == before
+
+
+@pytest.mark.slow
+def test_a_federation_that_cannot_start_is_bad_input_in_ray_too(two_sites, tmp_path):
+    config = FederationConfig.model_validate(
+        federation_dict(sites={"clinic": two_sites["clinic"]})
+    )
+    out = tmp_path / "run"
+    out.mkdir()
+    with pytest.raises(BadInput, match="no site has training labels of the task prognosis"):
+        simulate(config, out, "ray")
+    assert not processes()

@@ -1,0 +1,79 @@
+"""What the package promises before any of its code runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def names(requirements):
+    return [re.split(r"[\[<>=!~ ;]", requirement)[0].lower() for requirement in requirements]
+
+
+def declared():
+    extras = PYPROJECT["project"]["optional-dependencies"].values()
+    return names(PYPROJECT["project"]["dependencies"]) + [n for extra in extras for n in names(extra)]
+
+
+def test_flwr_run_has_nothing_to_resolve():
+    """`flwr run` resolves the declared dependencies; each must be excluded, or it downloads torch."""
+    excluded = PYPROJECT["tool"]["uv"]["exclude-dependencies"]
+    assert sorted(excluded) == sorted(declared())
+
+
+def test_every_declared_dependency_has_a_tested_version():
+    constraints = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.partition("==")[0].lower() for line in constraints if "==" in line}
+    assert set(declared()) <= pinned
+    assert "torch==2.14.1" in constraints
+    assert "torchvision==0.29.1" in constraints
+
+
+def test_every_pattern_of_the_flower_app_matches_and_none_packs_tests_or_data():
+    patterns = PYPROJECT["tool"]["flwr"]["app"]["fab-include"]
+    for pattern in patterns:
+        packed = list(ROOT.glob(pattern))
+        assert packed, f"{pattern} matches nothing, which Flower refuses"
+        assert not [path for path in packed if path.relative_to(ROOT).parts[0] in ("tests", "runs")]
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_configuration_loads_and_opens_with_the_command_that_runs_it(config, monkeypatch):
+    from mdmt.config import load_federation
+
+    monkeypatch.setenv("MDMT_DATA", "/data")
+    federation = load_federation(config)
+    assert federation.name == config.stem
+    assert f"mdmt simulate {config.stem}" in "".join(config.open().readlines()[:2])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["simulate", "--help"], ["--version"]])
+def test_asking_for_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys\n"
+        f"sys.argv = ['mdmt', *{arguments!r}]\n"
+        "from mdmt.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print([m for m in ('torch', 'timm', 'flwr', 'sklearn', 'pydicom') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_reading_a_configuration_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from mdmt.config import find_config, load_federation\n"
+        "load_federation(find_config('demo'))\n"
+        "print([m for m in ('torch', 'timm', 'flwr', 'sklearn', 'pydicom') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
