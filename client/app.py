@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
+import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -80,9 +82,15 @@ def _answer(
         site = open_site(context)
         if site is None:
             return Message(RecordDict({"report": ConfigRecord({"json": "null"})}), reply_to=message)
-        return Message(action(site, message.content), reply_to=message)
+        started = time.monotonic()
+        reply = action(site, message.content)
+        seconds = time.monotonic() - started
+        kind = message.metadata.message_type
+        _log_at_site(site, f"{kind} answered in {seconds:.1f} s by process {os.getpid()}")
+        return Message(reply, reply_to=message)
     except Exception as error:
-        _log_at_site(site, error)
+        story = str(error) if isinstance(error, MDMTError) else traceback.format_exc()
+        _log_at_site(site, f"error: {story.rstrip()}")
         reason = f"{type(error).__name__} at the site; its own log says more"
         return Message(Error(_SITE_FAILED, reason), reply_to=message)
 
@@ -119,16 +127,15 @@ def _simulated_site(file: str, overrides: str, number: int) -> Site | None:
     return Site(sites[names[number]]) if number < len(names) else None
 
 
-def _log_at_site(site: Site | None, error: Exception) -> None:
+def _log_at_site(site: Site | None, story: str) -> None:
     """Write the whole story where only the site can read it."""
-    story = str(error) if isinstance(error, MDMTError) else traceback.format_exc()
     if site is None:
         log.error("this site cannot be opened: %s", story)
         return
     file = site.log_file
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as stream:
-        stream.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z {story.rstrip()}\n")
+        stream.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z {story}\n")
 
 
 def _order(content: RecordDict) -> str:

@@ -58,8 +58,9 @@ def _model_card(
     lines = [
         f"# Model card: {config.name}",
         "",
-        f"One `{config.model.backbone}` backbone (initial weights: {_origin(config.model.weights)}),"
-        f" trained in {config.training.rounds} rounds of federated multi-dataset multi-task learning"
+        f"One `{config.model.backbone}` backbone, trained from"
+        f" {_origin(config.model.weights)} weights in {config.training.rounds} rounds of federated"
+        " multi-dataset multi-task learning"
         f" by {len(federation.cards)} sites. Images stayed at their sites.",
         "",
         "| site | task | training labels | test images | test result |",
@@ -93,8 +94,10 @@ def _model_card(
 
 
 def _origin(weights: str) -> str:
-    """`model.weights` without the folder of a file."""
-    return weights if weights in ("none", "timm", "offline") else Path(weights).name
+    """Whose weights training started from, without the folder of a file."""
+    if weights == "none":
+        return "random"
+    return f"{weights}" if weights in ("timm", "offline") else f"{Path(weights).name}"
 
 
 def _result(test: Mapping[str, Any], task: str, metric: str) -> str:

@@ -20,7 +20,9 @@ def names(requirements):
 
 def declared():
     extras = PYPROJECT["project"]["optional-dependencies"].values()
-    return names(PYPROJECT["project"]["dependencies"]) + [n for extra in extras for n in names(extra)]
+    return names(PYPROJECT["project"]["dependencies"]) + [
+        n for extra in extras for n in names(extra)
+    ]
 
 
 def test_flwr_run_has_nothing_to_resolve():

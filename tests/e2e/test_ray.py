@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -53,13 +52,13 @@ def test_both_engines_give_the_same_bits_and_leave_no_process_behind(two_sites, 
     metrics = [(tmp_path / e / "metrics.json").read_text() for e in ("inprocess", "ray")]
     assert metrics[0] == metrics[1]
     workers = {
-        e: {
-            facts["process"]
-            for line in (tmp_path / e / "history.jsonl").read_text().splitlines()
-            for facts in json.loads(line)["sites"].values()
-            if "process" in facts
+        engine: {
+            int(line.rpartition("process ")[2])
+            for log in (tmp_path / engine / "sites").glob("*/site.log")
+            for line in log.read_text().splitlines()
+            if "train answered" in line
         }
-        for e in ("inprocess", "ray")
+        for engine in ("inprocess", "ray")
     }
     assert workers["inprocess"] == {os.getpid()}
     assert workers["ray"]
@@ -69,9 +68,7 @@ def test_both_engines_give_the_same_bits_and_leave_no_process_behind(two_sites, 
 
 @pytest.mark.slow
 def test_a_federation_that_cannot_start_is_bad_input_in_ray_too(two_sites, tmp_path):
-    config = FederationConfig.model_validate(
-        federation_dict(sites={"clinic": two_sites["clinic"]})
-    )
+    config = FederationConfig.model_validate(federation_dict(sites={"clinic": two_sites["clinic"]}))
     out = tmp_path / "run"
     out.mkdir()
     with pytest.raises(BadInput, match="no site has training labels of the task prognosis"):

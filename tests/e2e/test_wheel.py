@@ -37,18 +37,30 @@ def test_an_installed_demo_runs_in_another_folder(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(site)
     # -P and the first place on the path: the wheel is what is imported, not this checkout.
     environment = os.environ | {"PYTHONPATH": str(site), "HOME": str(tmp_path)}
-    changes = ("training.rounds=1", "references=[]", "sites.city-hospital.dataset.patients=12",
-               "sites.lung-clinic.dataset.patients=12")
+    changes = (
+        "training.rounds=1",
+        "references=[]",
+        "sites.city-hospital.dataset.patients=12",
+        "sites.lung-clinic.dataset.patients=12",
+    )
     options = [word for change in changes for word in ("--set", change)]
     where = "import mdmt; print(mdmt.__file__)"
     found = subprocess.run(
         [sys.executable, "-P", "-c", where],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert str(site) in found.stdout
     run = subprocess.run(
         [sys.executable, "-P", "-m", "mdmt", "simulate", "demo", "--out", "run", *options],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "run" / "metrics.json").is_file()
