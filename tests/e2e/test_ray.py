@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -17,16 +19,21 @@ from simulation.simulate import prepare, simulate
 pytestmark = pytest.mark.e2e
 
 
-def processes():
-    """Command lines of this machine's processes that belong to a Flower or Ray run of ours."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if b"FLWR_HOME=/tmp/mdmt-" in file.read_bytes():
-                found.append(file.parent.name)
-        except OSError:
-            continue
-    return found
+@pytest.fixture
+def left_behind(monkeypatch):
+    """A function: this machine's processes that descend from this test."""
+    mark = f"MDMT_TEST_MARK={uuid4().hex}"
+    monkeypatch.setenv(*mark.split("="))
+
+    def find():
+        found = []
+        for file in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if mark.encode() in file.read_bytes():
+                    found.append(file.parent.name)
+        return found
+
+    return find
 
 
 def run(config, out, engine):
@@ -36,7 +43,9 @@ def run(config, out, engine):
 
 
 @pytest.mark.slow
-def test_both_engines_give_the_same_bits_and_leave_no_process_behind(two_sites, tmp_path):
+def test_both_engines_give_the_same_bits_and_leave_no_process_behind(
+    two_sites, tmp_path, left_behind
+):
     config = FederationConfig.model_validate(
         federation_dict(
             sites=two_sites,
@@ -44,7 +53,6 @@ def test_both_engines_give_the_same_bits_and_leave_no_process_behind(two_sites, 
         )
     )
     prepare(config)
-    before = processes()
     ours = run(config, tmp_path / "inprocess", "inprocess")
     rays = run(config, tmp_path / "ray", "ray")
     assert ours.keys() == rays.keys()
@@ -63,14 +71,14 @@ def test_both_engines_give_the_same_bits_and_leave_no_process_behind(two_sites, 
     assert workers["inprocess"] == {os.getpid()}
     assert workers["ray"]
     assert os.getpid() not in workers["ray"]
-    assert processes() == before
+    assert left_behind() == []
 
 
 @pytest.mark.slow
-def test_a_federation_that_cannot_start_is_bad_input_in_ray_too(two_sites, tmp_path):
+def test_a_federation_that_cannot_start_is_bad_input_in_ray_too(two_sites, tmp_path, left_behind):
     config = FederationConfig.model_validate(federation_dict(sites={"clinic": two_sites["clinic"]}))
     out = tmp_path / "run"
     out.mkdir()
     with pytest.raises(BadInput, match="no site has training labels of the task prognosis"):
         simulate(config, out, "ray")
-    assert not processes()
+    assert left_behind() == []
