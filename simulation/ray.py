@@ -187,6 +187,8 @@ def _environment(home: Path, threads: int) -> dict[str, str]:
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), inherited.get("PATH", os.defpath)]),
         "PYTHONPATH": os.pathsep.join(filter(None, [packages, inherited.get("PYTHONPATH")])),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # every actor sees the GPUs; `device` says which
+        # As on other systems: Ray's servers listen on the loopback address, not on the network's.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_TMPDIR": str(home),
         "RAY_USAGE_STATS_ENABLED": "0",
     }

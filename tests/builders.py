@@ -34,3 +34,17 @@ def synthetic_site(tmp_path: Path, *tasks: str, **dataset: Any) -> dict[str, Any
         "device": "cpu",
         "workers": 0,
     }
+
+
+def site(dataset: dict[str, Any], *tasks: str, **options: Any) -> dict[str, Any]:
+    """A site with that dataset, its labels in columns of the usual names."""
+    return {"dataset": dataset, "tasks": {t: {} for t in tasks}, "device": "cpu"} | options
+
+
+def rows(n: int, split: str = "train", **labels: str | list[str]) -> list[dict[str, str]]:
+    """n images of n patients; a label given as a list is dealt out in turn."""
+    return [
+        {"patient": f"{split}{i}", "split": split}
+        | {k: v[i % len(v)] if isinstance(v, list) else v for k, v in labels.items()}
+        for i in range(n)
+    ]

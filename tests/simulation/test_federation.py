@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from builders import PROGNOSIS, SEVERITY
+from builders import PROGNOSIS, SEVERITY, rows, site
 from flwr.app import Array, Context, MessageType, RecordDict
 from safetensors.numpy import load_file
 
@@ -25,19 +25,6 @@ def backbone(out, name="last"):
 
 def same_bits(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
-
-
-def site(dataset, *tasks, **options):
-    return {"dataset": dataset, "tasks": {t: {} for t in tasks}, "device": "cpu"} | options
-
-
-def rows(n, split="train", **labels):
-    """n images of n patients; a label given as a list is dealt out in turn."""
-    return [
-        {"patient": f"{split}{i}", "split": split}
-        | {k: v[i % len(v)] if isinstance(v, list) else v for k, v in labels.items()}
-        for i in range(n)
-    ]
 
 
 ZONES = dict(zip("ABCDEF", [["0", "3"], ["1"], ["2"], ["0"], ["1", "2"], ["3"]], strict=True))

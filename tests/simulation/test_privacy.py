@@ -11,10 +11,9 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from builders import PROGNOSIS, SEVERITY, synthetic_site
+from builders import PROGNOSIS, SEVERITY, rows, site, synthetic_site
 from flwr.app import MessageType
 from PIL import Image
-from test_federation import rows, site
 
 from client.site import Site
 from mdmt.config import FederationConfig
