@@ -26,7 +26,8 @@ __all__ = [
 Arm = Literal["federated", "local"]
 Short = Annotated[str, StringConstraints(max_length=128)]
 Count = Annotated[int, Field(ge=0)]
-Metrics = dict[Short, float | int | None]
+MetricName = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^/\s]+/[^/\x00-\x1f]+$")]
+Metrics = dict[MetricName, float | int | None]
 """``task/metric`` → value; None where it is undefined."""
 
 

@@ -127,7 +127,7 @@ def weighted_mean_metrics(
         terms = [
             (value, weight)
             for site in ordered
-            if (value := site.get(key)) is not None and (weight := site[support])
+            if (value := site.get(key)) is not None and (weight := site.get(support) or 0) > 0
         ]
         total = sum(weight for _, weight in terms)
         result[key] = sum(value * weight for value, weight in terms) / total if terms else None

@@ -11,6 +11,7 @@ from numpy import float32
 
 from mdmt.errors import RunError
 from mdmt.messages import TrainReport
+from mdmt.metrics import weighted_mean_metrics
 from server.strategy import (
     build_strategy,
     from_record,
@@ -258,3 +259,17 @@ def test_sites_are_drawn_by_seed_and_round_not_by_node_order(make_config, make_c
     assert drawn(forwards, 1) == drawn(backwards, 1)
     assert len(drawn(forwards, 1)) == 4
     assert len({tuple(drawn(forwards, number)) for number in range(1, 6)}) > 1
+
+
+def test_odd_metrics_of_one_site_are_refused_not_averaged():
+    """A hostile report must not end the run: names have the form task/metric, support may lack."""
+    report = {"site": "b", "round": 1, "losses": {}, "images": 1, "steps": 1, "seconds": 0.0}
+    for name in ("no-slash", "a/b/c", "task/\nname", "x" * 200 + "/mae"):
+        with pytest.raises(ValueError, match="validation"):
+            TrainReport.model_validate(report | {"validation": {name: 1.0}})
+    with pytest.raises(ValueError, match="finite"):
+        TrainReport.model_validate(report | {"validation": {"t/mae": math.inf}})
+    assert weighted_mean_metrics({"a": {"t/mae": 1.0}, "b": {"t/mae": 2.0, "t/examples": 4}}) == {
+        "t/mae": 2.0,
+        "t/examples": 4,
+    }
