@@ -18,7 +18,7 @@ from numpy import float32
 from numpy.typing import NDArray
 
 from client.site import Site
-from mdmt.config import FederationConfig, find_config, load_federation, load_site
+from mdmt.config import FederationConfig, SiteConfig, find_config, load_federation, load_site
 from mdmt.errors import MDMTError
 from mdmt.messages import EvaluateOrder, Query, TrainOrder
 
@@ -103,28 +103,25 @@ def open_site(context: Context) -> Site | None:
     """
     file = context.node_config.get("site")
     if file is not None:
-        return _deployed_site(str(file))
-    return _simulated_site(
-        str(context.run_config["federation"]),
-        str(context.run_config.get("overrides", "")),
-        int(context.node_config["partition-id"]),
-    )
+        path = Path(str(file))
+        return Site(_site(path, path.stat().st_mtime_ns))
+    path = find_config(str(context.run_config["federation"]))
+    overrides = str(context.run_config.get("overrides", ""))
+    sites = _federation(path, path.stat().st_mtime_ns, overrides).sites
+    names, number = sorted(sites), int(context.node_config["partition-id"])
+    return Site(sites[names[number]]) if number < len(names) else None
 
 
 @lru_cache(maxsize=1)
-def _deployed_site(file: str) -> Site:
-    return Site(load_site(Path(file)))
+def _site(path: Path, changed: int) -> SiteConfig:
+    """A site's file as it was when it last `changed`."""
+    return load_site(path)
 
 
-@lru_cache(maxsize=4)
-def _federation(file: str, overrides: str) -> FederationConfig:
-    return load_federation(find_config(file), shlex.split(overrides))
-
-
-def _simulated_site(file: str, overrides: str, number: int) -> Site | None:
-    sites = _federation(file, overrides).sites
-    names = sorted(sites)
-    return Site(sites[names[number]]) if number < len(names) else None
+@lru_cache(maxsize=1)
+def _federation(path: Path, changed: int, overrides: str) -> FederationConfig:
+    """A federation's file as it was when it last `changed`."""
+    return load_federation(path, shlex.split(overrides))
 
 
 def _log_at_site(site: Site | None, story: str) -> None:

@@ -71,10 +71,8 @@ def _state_root(site: SiteConfig) -> Path:
     return site.state_dir or Path(f"~/.local/state/mdmt/{site.name}").expanduser()
 
 
-@lru_cache(maxsize=1024)
-def _cohort(site: str, recipe: str) -> Cohort:
-    """A cohort already opened in this process."""
-    return open_cohort(SiteConfig.model_validate_json(site), parse_recipe(recipe))
+_COHORTS: dict[str, tuple[str, Cohort]] = {}
+"""Cohorts opened in this process: site → (what it was opened for, cohort)."""
 
 
 @lru_cache(maxsize=1)
@@ -112,7 +110,7 @@ class Site:
     def card(self, query: Query) -> SiteCard:
         """Tell who this is, what it can train, and how many labels it has."""
         federation = parse_recipe(query.recipe)
-        manifest = self._cohort(federation).manifest
+        manifest = self._cohort(federation, anew=True).manifest  # files may have changed
         train = manifest.indices("train")
         packages = ("mdmt", "torch", "timm", "flwr")
         return SiteCard(
@@ -201,11 +199,17 @@ class Site:
             },
         )
 
-    def _cohort(self, federation: FederationConfig) -> Cohort:
+    def _cohort(self, federation: FederationConfig, *, anew: bool = False) -> Cohort:
+        """The site's cohort, as this process opened it before unless it is wanted `anew`."""
         for task in self.tasks:
             if task not in federation.tasks:
                 raise DataError(f"task {task} is not one of the federation {federation.name}")
-        return _cohort(self.config.model_dump_json(), federation.recipe)
+        key = self.config.model_dump_json() + federation.recipe
+        known, cohort = _COHORTS.get(self.config.name, ("", None))
+        if anew or cohort is None or known != key:
+            cohort = open_cohort(self.config, federation)
+            _COHORTS[self.config.name] = key, cohort
+        return cohort
 
     def _device(self, federation: FederationConfig) -> torch.device:
         torch.set_num_threads(self.config.threads or federation.training.threads)
