@@ -1,0 +1,73 @@
+"""Progress from events."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdmt.cli.progress import Progress, follow
+from mdmt.config import FederationConfig
+
+
+@pytest.fixture
+def progress(two_sites: dict[str, Any], make_config: Callable[..., FederationConfig]) -> Progress:
+    return Progress(make_config(sites=two_sites, references=["local"]))
+
+
+def event(kind: str, time: float, **data: Any) -> dict[str, Any]:
+    return {"event": kind, "time": time, **data}
+
+
+def test_time_left_counts_the_local_reference(progress: Progress) -> None:
+    """2 rounds and as much again for local-only; a site's reply is half a round."""
+    progress.update(event("round", 10.0, arm="federated", round=1, rounds=2))
+    assert progress.seconds_left(10.0) is None
+    progress.update(event("reply", 13.0, arm="federated", round=1, site="clinic"))
+    assert progress.seconds_left(13.0) == pytest.approx(3.0 / 0.5 * 3.5)
+    progress.update(event("reply", 16.0, arm="federated", round=1, site="hospital"))
+    assert "answered: clinic, hospital" in progress.status(16.0)
+    progress.update(event("round", 16.0, arm="federated", round=2, rounds=2))
+    for site in ("clinic", "hospital"):
+        progress.update(event("reply", 22.0, arm="federated", round=2, site=site))
+    assert progress.seconds_left(22.0) == pytest.approx(12.0)
+    for site in ("clinic", "hospital"):
+        for number in (1, 2):
+            lines = progress.update(event("round", 22.0, arm="local", round=number, rounds=2))
+            assert bool(lines) == (number == 1)
+            progress.update(event("reply", 34.0, arm="local", round=number, site=site))
+    assert progress.seconds_left(34.0) == pytest.approx(0.0)
+
+
+def test_refusals_and_metrics_stay_on_the_screen(progress: Progress) -> None:
+    progress.update(event("round", 0.0, arm="federated", round=1, rounds=2))
+    tasks = {"prognosis/auroc": 0.75, "severity/mae": None}
+    booked = event("booked", 2.0, round=1, tasks=tasks, refusals={"clinic": "non-finite"})
+    refusal, metrics = progress.update(booked)
+    assert refusal == "refused: clinic, round 1: non-finite"
+    assert metrics.startswith("round 1/2 validation: prognosis auroc 0.750, severity mae undefined")
+    (late,) = progress.update(event("refused", 3.0, arm="federated", round=2, site="clinic"))
+    assert "clinic" in late
+
+
+def test_follow_waits_for_whole_lines_and_misses_none(tmp_path: Path) -> None:
+    path, seen, stop, first = tmp_path / "events.jsonl", [], threading.Event(), threading.Event()
+
+    def on_event(found: dict[str, Any]) -> None:
+        seen.append(found["n"])
+        first.set()
+
+    follower = threading.Thread(target=follow, args=(path, on_event, stop))
+    follower.start()
+    line = json.dumps({"n": 2})
+    path.write_text(json.dumps({"n": 1}) + "\n" + line[:4])
+    assert first.wait(5)
+    with path.open("a") as file:
+        file.write(line[4:] + "\n" + json.dumps({"n": 3}) + "\n")
+    stop.set()
+    follower.join(5)
+    assert seen == [1, 2, 3]
