@@ -19,7 +19,10 @@ from server.run import RunDirectory, new_run_folder
 
 __all__ = ["app"]
 
-log = logging.getLogger(__name__)
+_RUNS = Path("~/.local/state/mdmt/runs")
+"""Where `flwr run` puts runs unless told: its own working directory is a temporary one."""
+
+log = logging.getLogger("flwr")  # what `flwr run --stream` shows
 app = ServerApp()
 
 
@@ -31,7 +34,8 @@ def main(grid: Grid, context: Context) -> None:
         find_config(file), shlex.split(str(context.run_config.get("overrides", "")))
     )
     out = str(context.run_config.get("out", ""))
-    run = RunDirectory(Path(out) if out else new_run_folder(None, config.name))
+    run = RunDirectory(Path(out) if out else new_run_folder(None, config.name, _RUNS.expanduser()))
+    log.info("run directory: %s", run.folder)
     try:
         federate(grid, config, run)
     except MDMTError as error:

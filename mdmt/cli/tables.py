@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mdmt.config import FederationConfig
+    from mdmt.tasks.base import Task
 
 __all__ = ["Run", "read_run", "result_tables", "site_table"]
 
@@ -135,7 +136,8 @@ def result_tables(run: Run) -> Iterator[RenderableType]:
     """Yield what a run gave (or its last validation, if it has no result yet), and what it cost."""
     if run.metrics is not None:
         for task in run.config.tasks:
-            yield _test_table(run, task)
+            yield from _test_tables(run, task)
+        yield "Brackets: rounds, and 95 % intervals by patient bootstrap."
     elif run.history:
         yield _validation_table(run)
     yield _cost(run)
@@ -143,46 +145,39 @@ def result_tables(run: Run) -> Iterator[RenderableType]:
         yield f"{run.folder.name}: {run.outcome}"
 
 
-def _test_table(run: Run, task: str) -> Table:
-    """One task: constant, local only, federated, for each site that tests it."""
+def _test_tables(run: Run, task: str) -> Iterator[Table]:
+    """Yield a table for each site that tests a task: constant, local only, federated."""
+    assert run.metrics is not None
+    checkpoints, references = run.metrics["checkpoints"], run.metrics.get("references", {})
+    last, best = checkpoints["last"], checkpoints.get(f"best:{task}")
+    arms = {"constant": references.get("constant"), "local only": references.get("local")}
+    arms |= {f"federated, last ({last['round']})": last}
+    arms |= {f"federated, best ({best['round']})": best} if best else {}
+    for site in sorted(last["sites"]):
+        tests = {name: arm["sites"].get(site, {}).get("test") for name, arm in arms.items() if arm}
+        if f"{task}/examples" in last["sites"][site]["test"]:
+            yield _test_table(run.config.space(task), task, site, tests)
+
+
+def _test_table(
+    space: Task, task: str, site: str, tests: dict[str, dict[str, Any] | None]
+) -> Table:
     from mdmt.cli.console import new_table
 
-    assert run.metrics is not None
-    space, checkpoints = run.config.space(task), run.metrics["checkpoints"]
-    references = run.metrics.get("references", {})
-    arms = {
-        "constant": references.get("constant"),
-        "local only": references.get("local"),
-        "federated (last)": checkpoints["last"],
-        "federated (best)": checkpoints.get(f"best:{task}"),
-    }
-    arms = {name: arm for name, arm in arms.items() if arm is not None}
-    final = "federated (last)"  # local only is its own last round too: like against like
-    rounds = ", ".join(
-        f"{name} is round {arm['round']}" for name, arm in arms.items() if "round" in arm
-    )
-    gain = "local only" in arms
+    final = next(test for name, test in tests.items() if test and name.startswith("federated"))
+    metrics = {space.primary: space.primary_is_better_when} | _SECONDARY[space.kind]
+    metrics = {name: better for name, better in metrics.items() if f"{task}/{name}" in final}
     table = new_table(
-        f"{task}: results on each site's test split",
-        *("site", ">images", "metric", "better", *(f">{name}" for name in arms)),
-        *([f">{final} against local only"] if gain else []),
-        caption=f"[low, high]: 95 % interval, patient bootstrap; {rounds}",
+        f"{task} at {site}: {final[f'{task}/examples']} test images",
+        *("model", *(f">{name}\n({better} is better)" for name, better in metrics.items())),
     )
-    shown = {space.primary: space.primary_is_better_when} | _SECONDARY[space.kind]
-    for site in sorted(checkpoints["last"]["sites"]):
-        tests = {name: arm["sites"].get(site, {}).get("test", {}) for name, arm in arms.items()}
-        if f"{task}/examples" not in tests[final]:
-            continue
-        for metric, better in shown.items():
-            key = f"{task}/{metric}"
-            if key not in tests[final]:
-                continue
-            first = metric == space.primary
-            row = [site if first else "", str(tests[final][f"{task}/examples"]) if first else ""]
-            row += [metric, better, *(_value(test, key) for test in tests.values())]
-            if gain:
-                row.append(_gain(tests[final].get(key), tests["local only"].get(key), better))
-            table.add_row(*row)
+    for name, test in tests.items():
+        table.add_row(name, *(_value(test or {}, f"{task}/{metric}") for metric in metrics))
+    # The local-only model is that of its own last round: like is compared with like.
+    if local := tests.get("local only"):
+        pairs = ((final.get(f"{task}/{name}"), local.get(f"{task}/{name}")) for name in metrics)
+        gains = map(_gain, pairs, metrics.values())
+        table.add_row("last against local only", *gains, style="bold")
     return table
 
 
@@ -212,7 +207,8 @@ def _value(metrics: dict[str, Any], key: str) -> str:
     return f"{value:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")
 
 
-def _gain(federated: float | None, local: float | None, better: str) -> str:
+def _gain(values: tuple[float | None, float | None], better: str) -> str:
+    federated, local = values
     if federated is None or local is None:
         return "-"
     difference = federated - local

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def test_finished_run(finished_run: Path) -> None:
         "refused: none",
     ):
         assert text in shown
-    for arm in ("constant", "local only", "federated (last)", "federated (best)"):
+    for arm in ("constant", "local only", "federated, last (2)", "federated, best ("):
         assert arm in shown
     assert "finished" not in shown  # neither "unfinished"
     metrics = json.loads((finished_run / "metrics.json").read_text())
@@ -68,12 +69,11 @@ def test_gain_knows_which_direction_is_better(tmp_path: Path) -> None:
     }
     events = [{"event": "done", "time": 1.0}]
     run = write_run(tmp_path / "run", metrics=metrics, events=events)
-    lines = run_cli("show", run).stdout.splitlines()
-    auroc = next(line for line in lines if " auroc " in line)
-    mae = next(line for line in lines if " mae " in line)
-    assert "0.800 [0.700, 0.900]" in auroc
-    assert auroc.rstrip().endswith("-0.100 worse")
-    assert mae.rstrip().endswith("-0.100 better")
+    shown = run_cli("show", run).stdout
+    assert "0.800 [0.700, 0.900]" in shown
+    auroc, mae = (line for line in shown.splitlines() if "last against local only" in line)
+    assert re.findall(r"-0\.100 \w+|equal", auroc) == ["-0.100 worse", "equal"]  # and Brier
+    assert re.findall(r"-0\.100 \w+|equal", mae) == ["-0.100 better", "equal", "equal"]
 
 
 HISTORY = [
