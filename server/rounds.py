@@ -18,6 +18,7 @@ from mdmt.errors import RunError
 from mdmt.messages import Arm, EvaluateOrder, EvaluateReport, Metrics, SiteCard, TrainOrder
 from mdmt.metrics import weighted_mean_metrics
 from server.exchange import exchange
+from server.optimiser import optimiser_arrays
 from server.run import RunDirectory
 from server.selection import Selection
 from server.strategy import build_strategy, concerns, from_record, to_record
@@ -144,7 +145,12 @@ def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: in
             "seconds": round(time.monotonic() - started, 3),
         }
         if federation.arm == "federated":
-            run.checkpoint("last", federation.arrays, {"round": number, "run": federation.run_id})
+            optimiser = optimiser_arrays(strategy, federation.trained)
+            run.checkpoint(
+                "last",
+                federation.arrays | {f"optimiser.{name}": v for name, v in optimiser.items()},
+                {"round": number, "run": federation.run_id},
+            )
     federation.last_reports = evaluate_round(grid, federation, run, rounds, federation.arrays)
     final = {site: report.metrics["val"] for site, report in federation.last_reports.items()}
     book(federation, run, line, final)

@@ -33,15 +33,19 @@ def _console(*, stderr: bool) -> Console:
     return console
 
 
-def new_table(title: str, *columns: str, caption: str | None = None) -> Table:
+def new_table(title: str, *columns: str) -> Table:
     """Build an empty table; a column whose name starts with ``>`` is aligned to the right."""
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, title_justify="left")
-    table.caption_justify = "left"
+    table = Table(
+        title=f"\n{title}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,  # results have to fit into 80 columns
+        show_edge=False,
+    )
     for column in columns:
-        table.add_column(
-            column.removeprefix(">"), justify="right" if column.startswith(">") else "left"
-        )
+        justify = "right" if column.startswith(">") else "left"
+        table.add_column(column.removeprefix(">"), justify=justify, overflow="fold")
     return table

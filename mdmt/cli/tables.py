@@ -54,7 +54,7 @@ class Run:
         """``done``, or what became of the run instead."""
         last = self.events[-1] if self.events else {}
         if last.get("event") == "failed":
-            return f"failed: {last['message']}"
+            return f"failed: {last['message'].rstrip(': ')}"
         if last.get("event") == "done":
             return "done"
         reached = self.history[-1]["round"] if self.history else 0
@@ -110,14 +110,14 @@ def site_table(run: Run) -> Table | None:
         return None
     table = new_table(
         f"{run.config.name}: sites",
-        *("site", "task", "kind", "images train/val/test", "labels train/val/test"),
+        *("site", "task", "kind", "images train/ val/test", "labels train/ val/test"),
         "training labels",
     )
     splits = ("train", "val", "test")
     for name, card in run.sites["sites"].items():
-        images = " / ".join(str(card["images"].get(split, 0)) for split in splits)
+        images = "/".join(str(card["images"].get(split, 0)) for split in splits)
         for task, space in card["tasks"].items():
-            labels = " / ".join(str(card["counts"][task].get(split, 0)) for split in splits)
+            labels = "/".join(str(card["counts"][task].get(split, 0)) for split in splits)
             counts = _histogram(card["histogram"].get(task, {}))
             table.add_row(name, task, space["kind"], images, labels, counts)
     return table
@@ -169,7 +169,7 @@ def _test_table(
     metrics = {name: better for name, better in metrics.items() if f"{task}/{name}" in final}
     table = new_table(
         f"{task} at {site}: {final[f'{task}/examples']} test images",
-        *("model", *(f">{name}\n({better} is better)" for name, better in metrics.items())),
+        *("model", *(f">{name}\n{better}\nis better" for name, better in metrics.items())),
     )
     for name, test in tests.items():
         table.add_row(name, *(_value(test or {}, f"{task}/{metric}") for metric in metrics))
@@ -177,7 +177,7 @@ def _test_table(
     if local := tests.get("local only"):
         pairs = ((final.get(f"{task}/{name}"), local.get(f"{task}/{name}")) for name in metrics)
         gains = map(_gain, pairs, metrics.values())
-        table.add_row("last against local only", *gains, style="bold")
+        table.add_row("last vs. local only", *gains, style="bold")
     return table
 
 

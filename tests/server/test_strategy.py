@@ -12,13 +12,8 @@ from numpy import float32
 from mdmt.errors import RunError
 from mdmt.messages import TrainReport
 from mdmt.metrics import weighted_mean_metrics
-from server.strategy import (
-    build_strategy,
-    from_record,
-    load_optimiser_arrays,
-    optimiser_arrays,
-    to_record,
-)
+from server.optimiser import load_optimiser_arrays, optimiser_arrays
+from server.strategy import build_strategy, from_record, to_record
 from simulation.engine import task_identity
 
 W, RUNNING, HEAD = "backbone.w", "backbone.running_mean", "heads.severity.weight"

@@ -265,3 +265,17 @@ def test_a_round_waits_no_longer_than_its_deadline(make_config, two_sites, feder
     config = make_config(sites=two_sites, training=training)
     out = federate(config, slow)
     assert lines(out / "history.jsonl")[1]["refusals"] == {"hospital": "no answer within 0 s"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "moments"), [("fedavg", ""), ("fedavgm", "m"), ("fedadam", "mv")]
+)
+def test_the_last_checkpoint_holds_the_server_optimiser(
+    make_config, two_sites, federate, strategy, moments
+):
+    out = federate(make_config(sites=two_sites, aggregation={"strategy": strategy}))
+    names = [n.removeprefix("optimiser.") for n in backbone(out) if n.startswith("optimiser.")]
+    assert {name[0] for name in names} == set(moments)
+    assert not any("running" in name for name in names)
+    facts = json.loads((out / "checkpoints" / "last.json").read_text())
+    assert facts["round"] == 2

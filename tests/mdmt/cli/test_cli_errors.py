@@ -94,7 +94,7 @@ def test_unusable_image_is_named_or_counted(
     site["dataset"]["on_bad_image"] = "skip"
     result = run_cli("simulate", write_federation(sites={"a": site}), "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert "5 / 2 / 2" in run_cli("show", tmp_path / "out").stdout  # one of six is left out
+    assert "5/2/2" in run_cli("show", tmp_path / "out").stdout  # one of six is left out
 
 
 def test_sites_that_cannot_federate_leave_no_run(
