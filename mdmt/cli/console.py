@@ -46,6 +46,8 @@ def new_table(title: str, *columns: str) -> Table:
         show_edge=False,
     )
     for column in columns:
-        justify = "right" if column.startswith(">") else "left"
-        table.add_column(column.removeprefix(">"), justify=justify, overflow="fold")
+        right = column.startswith(">")
+        table.add_column(
+            column.removeprefix(">"), justify="right" if right else "left", overflow="fold"
+        )
     return table

@@ -109,17 +109,16 @@ def site_table(run: Run) -> Table | None:
     if run.sites is None:
         return None
     table = new_table(
-        f"{run.config.name}: sites",
-        *("site", "task", "kind", "images train/ val/test", "labels train/ val/test"),
-        "training labels",
+        f"{run.config.name}: sites (images and labels: train/val/test)",
+        *("site", "task", "images", "labels", "training labels"),
     )
     splits = ("train", "val", "test")
     for name, card in run.sites["sites"].items():
         images = "/".join(str(card["images"].get(split, 0)) for split in splits)
-        for task, space in card["tasks"].items():
+        for task in card["tasks"]:
             labels = "/".join(str(card["counts"][task].get(split, 0)) for split in splits)
             counts = _histogram(card["histogram"].get(task, {}))
-            table.add_row(name, task, space["kind"], images, labels, counts)
+            table.add_row(name, task, images, labels, counts)
     return table
 
 
