@@ -110,7 +110,8 @@ class Site:
     def card(self, query: Query) -> SiteCard:
         """Tell who this is, what it can train, and how many labels it has."""
         federation = parse_recipe(query.recipe)
-        manifest = self._cohort(federation, anew=True).manifest  # files may have changed
+        cohort = self._cohort(federation, anew=True)  # files may have changed
+        manifest = cohort.manifest
         train = manifest.indices("train")
         packages = ("mdmt", "torch", "timm", "flwr")
         return SiteCard(
@@ -126,6 +127,7 @@ class Site:
                 name: task.space.histogram(manifest.targets[name][train])
                 for name, task in self.config.tasks.items()
             },
+            data=cohort.fingerprint(),
             device=str(resolve_device(self.config.device)),
             versions={"python": platform.python_version()} | {p: version(p) for p in packages},
         )

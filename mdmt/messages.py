@@ -51,6 +51,8 @@ class SiteCard(Strict):
     """n_{s,t}: labelled outputs per task and split."""
     histogram: dict[Short, dict[Short, dict[Short, Count]]]
     """Training labels: task → target column → label → count."""
+    data: Short
+    """Fingerprint of the site's preprocessed images and labels (`Cohort.fingerprint`)."""
     device: Short
     versions: dict[Short, Short]
 

@@ -44,6 +44,7 @@ def make_card() -> Callable[..., SiteCard]:
             images={"train": 10, "val": 2, "test": 2},
             counts={task: {"train": n, "val": 0, "test": 0} for task, n in counts.items()},
             histogram={},
+            data="0" * 16,
             device="cpu",
             versions={},
         )

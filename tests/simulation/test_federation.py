@@ -279,3 +279,18 @@ def test_the_last_checkpoint_holds_the_server_optimiser(
     assert not any("running" in name for name in names)
     facts = json.loads((out / "checkpoints" / "last.json").read_text())
     assert facts["round"] == 2
+
+
+def test_a_run_tells_which_data_and_versions_it_saw(make_config, write_table, federate):
+    def data(seed):
+        table = rows(6, prognosis=["MILD", "SEVERE"][:: 1 - 2 * seed])
+        dataset = write_table(f"data-{seed}", table)
+        config = make_config(
+            tasks={"prognosis": dict(PROGNOSIS)}, sites={"a": site(dataset, "prognosis")}
+        )
+        stored = json.loads((federate(config) / "sites.json").read_text())
+        assert stored["versions"]["torch"]
+        assert stored["seed"] == 0
+        return stored["sites"]["a"]["data"]
+
+    assert data(0) != data(1)
