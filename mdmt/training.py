@@ -175,10 +175,9 @@ def train(
             outputs = model(images, targets)
         losses = {}
         for task, target in targets.items():
-            output = outputs[task] if amp is None else outputs[task].float()
-            loss, count = masked_mean(spaces[task], output, target, class_weights.get(task))
-            losses[task] = loss
-            totals[task] += torch.stack((loss.detach() * count, count))
+            output = outputs[task].to(target.dtype)  # losses are not for half precision
+            losses[task], count = masked_mean(spaces[task], output, target, class_weights.get(task))
+            totals[task] += torch.stack((losses[task].detach() * count, count))
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(scaler.scale(combine(losses, coefficients)))
         scaler.unscale_(optimizer)
@@ -186,9 +185,8 @@ def train(
             _add_proximal_gradient(backbone, anchor, proximal_mu)
         if config.training.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
-        factor = lr_factor * learning_rate_factor(config.training, round_number - 1 + step / steps)
-        for group in optimizer.param_groups:
-            group["lr"] = config.training.optimizer.lr * group["rate"] * factor
+        progress = round_number - 1 + step / steps
+        _set_rates(optimizer, config.training, lr_factor, progress)
         scaler.step(optimizer)
         scaler.update()
         images_seen += len(batch)
@@ -241,6 +239,15 @@ def _optimizer(
     }
     optimizer: torch.optim.Optimizer = kinds[training.optimizer.name](groups, **options)
     return optimizer
+
+
+def _set_rates(
+    optimizer: torch.optim.Optimizer, training: TrainingConfig, lr_factor: float, progress: float
+) -> None:
+    """Give every parameter group its rate after `progress` rounds."""
+    rate = training.optimizer.lr * lr_factor * learning_rate_factor(training, progress)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate"]
 
 
 def _add_proximal_gradient(parameters: list[nn.Parameter], anchor: list[Tensor], mu: float) -> None:

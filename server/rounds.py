@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,14 @@ from server.exchange import exchange
 from server.optimiser import optimiser_arrays
 from server.run import RunDirectory
 from server.selection import Selection
-from server.strategy import build_strategy, concerns, from_record, to_record
+from server.strategy import (
+    Round,
+    SiteAverage,
+    build_strategy,
+    concerns,
+    from_record,
+    to_record,
+)
 from server.weighting import loss_coefficients
 
 __all__ = ["Federation", "evaluate_round", "run_rounds"]
@@ -80,70 +87,24 @@ def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: in
     Every message of round r also brings the validation metrics of round r-1's backbone; they are
     booked in the history line of round r-1.
     """
-    config = federation.config
-    coefficients = loss_coefficients(config, {c.name: c for c in federation.cards.values()})
-
-    def write_order(site: str, number: int) -> str:
-        return TrainOrder(
-            run=federation.run_id,
-            arm=federation.arm,
-            round=number,
-            recipe=federation.recipe,
-            coefficients=coefficients[site],
-            lr_factor=federation.selection.lr_factor,
-            keep=federation.selection.best_rounds,
-        ).model_dump_json()
-
     strategy = build_strategy(
-        config,
+        federation.config,
         cards=federation.cards,
         plain={k: v for k, v in federation.arrays.items() if k not in federation.trained},
         travelling=federation.travelling,
-        write_order=write_order,
+        write_order=_order_writer(federation),
     )
     line: dict[str, Any] = {"round": 0, "sites": {}, "refusals": {}, "seconds": 0.0}
     for number in range(1, rounds + 1):
         started = time.monotonic()
         run.event("round", arm=federation.arm, round=number, rounds=rounds)
-        trainable = to_record({name: federation.arrays[name] for name in federation.trained})
-        messages = strategy.configure_train(number, trainable, ConfigRecord(), grid)
-        replies = exchange(
-            grid,
-            messages,
-            config.training.round_timeout,
-            lambda node, number=number: run.event(  # type: ignore[misc]
-                "reply",
-                arm=federation.arm,
-                round=number,
-                site=federation.cards[node].name,
-            ),
-        )
-        record, _ = strategy.aggregate_train(number, replies.values())
-        assert record is not None, "aggregate_train raises when there is nothing to average"
-        round_ = strategy.round
-        validation = {site: report.validation for site, report in round_.reports.items()}
-        book(federation, run, line, validation)
-        mean = {k: v.astype(federation.arrays[k].dtype) for k, v in from_record(record).items()}
+        mean = _train_and_average(grid, federation, strategy, run, number)
+        reports = strategy.round.reports
+        book(federation, run, line, {site: report.validation for site, report in reports.items()})
         federation.arrays = federation.arrays | strategy.plain | mean
-        for site in round_.reports:
+        for site in reports:
             federation.taken_part[site] = federation.taken_part.get(site, 0) + 1
-        line = {
-            "round": number,
-            "sites": {
-                site: {
-                    "weight": round_.weights[site],
-                    "images": report.images,
-                    "steps": report.steps,
-                    "seconds": round(report.seconds, 3),
-                    "losses": report.losses,
-                    "bytes_down": round_.bytes_down[site],
-                    "bytes_up": round_.bytes_up[site],
-                }
-                for site, report in round_.reports.items()
-            },
-            "refusals": round_.refusals,
-            "seconds": round(time.monotonic() - started, 3),
-        }
+        line = _history_line(number, strategy.round, time.monotonic() - started)
         if federation.arm == "federated":
             optimiser = optimiser_arrays(strategy, federation.trained)
             run.checkpoint(
@@ -154,6 +115,64 @@ def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: in
     federation.last_reports = evaluate_round(grid, federation, run, rounds, federation.arrays)
     final = {site: report.metrics["val"] for site, report in federation.last_reports.items()}
     book(federation, run, line, final)
+
+
+def _order_writer(federation: Federation) -> Callable[[str, int], str]:
+    """Give the function that writes a site's order for a round."""
+    cards = {card.name: card for card in federation.cards.values()}
+    coefficients = loss_coefficients(federation.config, cards)
+
+    def write(site: str, number: int) -> str:
+        return TrainOrder(
+            run=federation.run_id,
+            arm=federation.arm,
+            round=number,
+            recipe=federation.recipe,
+            coefficients=coefficients[site],
+            lr_factor=federation.selection.lr_factor,
+            keep=federation.selection.best_rounds,
+        ).model_dump_json()
+
+    return write
+
+
+def _train_and_average(
+    grid: Grid, federation: Federation, strategy: SiteAverage, run: RunDirectory, number: int
+) -> Arrays:
+    """Let the sites of a round train; return the trained backbone arrays' new values."""
+
+    def tell(node: int) -> None:
+        site = federation.cards[node].name
+        run.event("reply", arm=federation.arm, round=number, site=site)
+
+    trainable = to_record({name: federation.arrays[name] for name in federation.trained})
+    messages = strategy.configure_train(number, trainable, ConfigRecord(), grid)
+    replies = exchange(grid, messages, federation.config.training.round_timeout, tell)
+    record, _ = strategy.aggregate_train(number, replies.values())
+    assert record is not None, "aggregate_train raises when there is nothing to average"
+    # Server optimisers compute in float64; what travels keeps its dtype.
+    return {k: v.astype(federation.arrays[k].dtype) for k, v in from_record(record).items()}
+
+
+def _history_line(number: int, done: Round, seconds: float) -> dict[str, Any]:
+    """What a round brought, but for the validation of its backbone, which the next one brings."""
+    return {
+        "round": number,
+        "sites": {
+            site: {
+                "weight": done.weights[site],
+                "images": report.images,
+                "steps": report.steps,
+                "seconds": round(report.seconds, 3),
+                "losses": report.losses,
+                "bytes_down": done.bytes_down[site],
+                "bytes_up": done.bytes_up[site],
+            }
+            for site, report in done.reports.items()
+        },
+        "refusals": done.refusals,
+        "seconds": round(seconds, 3),
+    }
 
 
 def book(

@@ -79,3 +79,14 @@ def test_reading_a_configuration_imports_nothing_heavy():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_the_site_in_the_readme_is_a_valid_site(tmp_path):
+    from mdmt.config import load_site
+
+    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    file = tmp_path / "site.yaml"
+    file.write_text(example)
+    site = load_site(file)
+    assert site.name == "my-hospital"
+    assert site.tasks["prognosis"].values == {"0": "MILD", "1": "SEVERE"}
