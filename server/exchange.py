@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-__all__ = ["exchange"]
+__all__ = ["exchange", "reason"]
 
-_POLL_SECONDS = 0.05
+_FIRST_POLL, _LAST_POLL = 0.05, 1.0
+"""Seconds between two looks for replies: more while none come, as each look is a request."""
 
 
 def exchange(
@@ -42,6 +43,7 @@ def exchange(
     waiting = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
     replies: dict[int, Message] = {}
     deadline = time.monotonic() + timeout
+    pause = _FIRST_POLL
     while waiting:
         arrived = list(grid.pull_messages(list(waiting)))
         for reply in arrived:
@@ -51,6 +53,12 @@ def exchange(
                 on_reply(node)
         if time.monotonic() >= deadline:
             break
+        pause = _FIRST_POLL if arrived else min(1.5 * pause, _LAST_POLL)
         if not arrived:
-            time.sleep(_POLL_SECONDS)
+            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
     return replies
+
+
+def reason(reply: Message) -> str:
+    """What an error reply says, on one short line: a site may write anything there."""
+    return " ".join(str(reply.error.reason).split())[:200]

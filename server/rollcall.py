@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from mdmt.config import FederationConfig
 from mdmt.errors import RollCallError
 from mdmt.messages import Query, SiteCard
-from server.exchange import exchange
+from server.exchange import exchange, reason
 
 __all__ = ["check_cards", "roll_call"]
 
@@ -56,7 +56,7 @@ def roll_call(
         if reply is None:
             problems.append(f"node {node} did not answer within {timeout:.0f} s")
         elif reply.has_error():
-            problems.append(f"node {node} failed: {reply.error.reason}")
+            problems.append(f"node {node} failed: {reason(reply)}")
         else:
             try:
                 text = str(reply.content.config_records["report"]["json"])

@@ -17,7 +17,7 @@ from mdmt.config import FederationConfig
 from mdmt.errors import RunError
 from mdmt.messages import Arm, EvaluateOrder, EvaluateReport, Metrics, SiteCard, TrainOrder
 from mdmt.metrics import weighted_mean_metrics
-from server.exchange import exchange
+from server.exchange import exchange, reason
 from server.optimiser import optimiser_arrays
 from server.run import RunDirectory
 from server.selection import Selection
@@ -221,15 +221,15 @@ def evaluate_round(
     for node, card in federation.cards.items():
         reply = replies.get(node)
         if reply is None or reply.has_error():
-            reason = f"no answer within {timeout:.0f} s" if reply is None else reply.error.reason
-            run.event("refused", round=number, site=card.name, reason=reason)
+            why = f"no answer within {timeout:.0f} s" if reply is None else reason(reply)
+            run.event("refused", round=number, site=card.name, reason=why)
             continue
         try:
             text = str(reply.content.config_records["report"]["json"])
             reports[card.name] = EvaluateReport.model_validate_json(text)
         except (KeyError, ValidationError):
-            reason = "the reply is not an evaluation report"
-            run.event("refused", round=number, site=card.name, reason=reason)
+            why = "the reply is not an evaluation report"
+            run.event("refused", round=number, site=card.name, reason=why)
     if not reports:
         raise RunError(f"no site could evaluate the backbone of round {number}")
     return dict(sorted(reports.items()))

@@ -26,6 +26,7 @@ from mdmt.messages import SiteCard, TrainReport
 from mdmt.models import head_task
 from mdmt.seeds import derive_seed
 from server.aggregation import Arrays, refusal, weighted_mean
+from server.exchange import reason
 from server.weighting import site_weights, task_shares
 
 __all__ = [
@@ -165,7 +166,7 @@ class SiteAverage(strategy.FedAvg):
         if reply is None:
             raise _Refused(f"no answer within {self.config.training.round_timeout:.0f} s")
         if reply.has_error():
-            raise _Refused(reply.error.reason)
+            raise _Refused(reason(reply))
         try:
             record = reply.content.array_records["arrays"]
             report = TrainReport.model_validate_json(
@@ -186,14 +187,14 @@ class SiteAverage(strategy.FedAvg):
             received = from_record(record)
         except (ValueError, TypeError, EOFError, OSError, SyntaxError) as error:
             raise _Refused("an array cannot be decoded") from error
-        if reason := refusal(received, expected):
-            raise _Refused(reason)
+        if unfit := refusal(received, expected):
+            raise _Refused(unfit)
         self.round.reports[card.name] = report
         self.round.bytes_up[card.name] = _size(reply.content)
         return received
 
     def _check_quorum(self, server_round: int, accepted: int) -> None:
-        reasons = "; ".join(f"{site}: {reason}" for site, reason in self.round.refusals.items())
+        reasons = "; ".join(f"{site}: {why}" for site, why in self.round.refusals.items())
         needed = self.config.aggregation.min_sites
         if accepted < needed:
             raise RunError(

@@ -1,0 +1,71 @@
+"""Waiting for replies: never longer than asked, never for ever."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from flwr.app import Error, Message, MessageType, RecordDict
+
+from server.exchange import exchange, reason
+from simulation.engine import task_identity
+
+
+class Grid:
+    """Nodes that answer after so many looks; None never answers."""
+
+    def __init__(self, looks):
+        self.looks = dict(looks)
+        self.asked = {}
+
+    def push_messages(self, messages):
+        for number, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = str(number)
+            self.asked[str(number)] = message
+
+    def pull_messages(self, ids):
+        arrived = []
+        for message_id in list(ids):
+            message = self.asked[message_id]
+            node = message.metadata.dst_node_id
+            if self.looks[node] is None:
+                continue
+            self.looks[node] -= 1
+            if self.looks[node] < 0:
+                arrived.append(Message(RecordDict(), reply_to=message))
+        return arrived
+
+
+@pytest.fixture
+def ask():
+    with task_identity():
+        yield lambda looks, timeout, tell=lambda node: None: exchange(
+            Grid(looks),
+            [Message(RecordDict(), node, MessageType.TRAIN) for node in looks],
+            timeout,
+            tell,
+        )
+
+
+def test_replies_are_known_by_the_node_that_was_asked_as_they_arrive(ask):
+    order = []
+    assert set(ask({7: 2, 8: 0, 9: 1}, 5.0, order.append)) == {7, 8, 9}
+    assert order == [8, 9, 7]
+
+
+def test_a_silent_node_is_waited_for_until_the_deadline_and_left_out(ask):
+    started = time.monotonic()
+    assert set(ask({7: 0, 8: None}, 0.3)) == {7}
+    assert 0.3 <= time.monotonic() - started < 2
+
+
+def test_nobody_asked_is_nobody_waited_for(ask):
+    assert ask({}, 60.0) == {}
+
+
+def test_the_text_of_an_error_is_one_short_line():
+    with task_identity():
+        message = Message(RecordDict(), 7, MessageType.TRAIN)
+        reply = Message(Error(2, "line\n" * 1000), reply_to=message)
+    assert len(reason(reply)) <= 200
+    assert "\n" not in reason(reply)
