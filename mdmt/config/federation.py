@@ -11,9 +11,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from mdmt.config.aggregation import AggregationConfig
 from mdmt.config.site import SiteConfig
 from mdmt.config.training import TrainingConfig
-from mdmt.config.types import Name, NonNegative, Positive, Probability
+from mdmt.config.types import BesideSpace, Name, NonNegative, Positive, Probability
 from mdmt.strict import Strict
-from mdmt.tasks import AnyTask, Task
+from mdmt.tasks import Task
 
 __all__ = [
     "AugmentationConfig",
@@ -59,24 +59,14 @@ def _head(value: Any) -> Any:
     return names[value] if isinstance(value, str) else value
 
 
-class TaskConfig(Strict):
+class TaskConfig(BesideSpace):
     """One task of the federation: its label space, λ and head."""
 
-    space: AnyTask
     weight: Positive = 1.0
     """λ of the task."""
     head: Annotated[HeadConfig, BeforeValidator(_head)] = HeadConfig()
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced`` gives every class of a site the same total weight."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _flat(cls, value: Any) -> Any:
-        """Take the label space's keys beside ours, as they stand in YAML."""
-        if not isinstance(value, dict) or "space" in value:
-            return value
-        own = {key: value[key] for key in value if key in cls.model_fields}
-        return own | {"space": {key: value[key] for key in value if key not in own}}
 
     @model_validator(mode="after")
     def _weights_need_classes(self) -> Self:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from mdmt.config.types import Name
+from mdmt.config.types import BesideSpace, Name
 from mdmt.strict import Strict
-from mdmt.tasks import AnyTask
 
 __all__ = ["DatasetConfig", "SiteConfig", "SiteTask", "Synthetic", "Table"]
 
@@ -75,27 +74,27 @@ class Synthetic(_Fractions):
 DatasetConfig = Annotated[Table | Synthetic, Field(discriminator="kind")]
 
 
-class SiteTask(Strict):
+class SiteTask(BesideSpace):
     """Where a site's table holds the labels of one task, and what they mean."""
 
-    space: AnyTask
     columns: tuple[str, ...] = ()
     """The table's columns, in the order of the task's outputs; the labels' own names if absent."""
     values: dict[str, str] = {}
     """What cells mean, such as ``{1: SEVERE, 0: MILD}``; an empty meaning is a missing label."""
 
-    @model_validator(mode="before")
+    @field_validator("columns", mode="before")
     @classmethod
-    def _flat(cls, value: Any) -> Any:
-        """Take the label space's keys beside ours, as they stand in YAML."""
-        if not isinstance(value, dict) or "space" in value:
+    def _one_column(cls, value: Any) -> Any:
+        """Let ``outcome`` stand for ``[outcome]``."""
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        """Read cells and labels as text, however YAML read them."""
+        if not isinstance(value, dict):
             return value
-        own = {key: value[key] for key in value if key in cls.model_fields}
-        if isinstance(own.get("columns"), str):
-            own["columns"] = (own["columns"],)
-        if isinstance(own.get("values"), dict):
-            own["values"] = {_text(cell): _text(label) for cell, label in own["values"].items()}
-        return own | {"space": {key: value[key] for key in value if key not in own}}
+        return {_text(cell): _text(label) for cell, label in value.items()}
 
 
 def _text(value: Any) -> Any:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-__all__ = ["Name", "NonNegative", "Positive", "Probability", "named"]
+from mdmt.strict import Strict
+from mdmt.tasks import AnyTask
+
+__all__ = ["BesideSpace", "Name", "NonNegative", "Positive", "Probability", "named"]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 """Letters, digits, ``-`` and ``_``: names become folder and metric names."""
@@ -18,3 +21,18 @@ NonNegative = Annotated[float, Field(ge=0)]
 def named(value: Any) -> Any:
     """Let ``adam`` stand for ``{name: adam}`` where an option may have parameters."""
     return {"name": value} if isinstance(value, str) else value
+
+
+class BesideSpace(Strict):
+    """Keys that stand in YAML beside those of a task's label space."""
+
+    space: AnyTask
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        """Tell our own keys from the label space's."""
+        if not isinstance(value, dict) or "space" in value:
+            return value
+        own = {key: value[key] for key in value if key in cls.model_fields}
+        return own | {"space": {key: value[key] for key in value if key not in own}}
