@@ -125,14 +125,16 @@ def _federation(path: Path, changed: int, overrides: str) -> FederationConfig:
 
 
 def _log_at_site(site: Site | None, story: str) -> None:
-    """Write the whole story where only the site can read it."""
+    """Write the whole story where only the site can read it; never raise, as errors are told."""
     if site is None:
         log.error("this site cannot be opened: %s", story)
         return
-    file = site.log_file
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z {story}\n")
+    try:
+        site.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with site.log_file.open("a", encoding="utf-8") as stream:
+            stream.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z {story}\n")
+    except OSError as error:  # a full or read-only disk
+        log.error("%s: the site's log cannot be written: %s", site.config.name, error.strerror)
 
 
 def _order(content: RecordDict) -> str:

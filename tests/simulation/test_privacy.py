@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,3 +139,14 @@ def test_an_error_at_a_site_tells_the_server_its_kind_only(
     assert_clean(told.encode() + server_log(caplog), secrets, "what the server knows")
     own = (tmp_path / "run-0" / "sites" / "ward" / "site.log").read_text()
     assert PATIENT in own, "the hospital itself must be able to read what went wrong"
+
+
+def test_a_log_that_cannot_be_written_stops_nothing_and_tells_nothing(
+    planted, federate, caplog, monkeypatch
+):
+    config, secrets = planted
+    monkeypatch.setattr(Site, "log_file", Path("/dev/null") / FOLDER / "site.log")
+    out = federate(config.model_copy(update={"references": ()}))
+    assert (out / "metrics.json").is_file()
+    assert "the site's log cannot be written" in caplog.text
+    assert_clean(server_log(caplog), secrets, "the log")
