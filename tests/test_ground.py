@@ -90,3 +90,15 @@ def test_the_site_in_the_readme_is_a_valid_site(tmp_path):
     site = load_site(file)
     assert site.name == "my-hospital"
     assert site.tasks["prognosis"].values == {"0": "MILD", "1": "SEVERE"}
+
+
+def test_every_configuration_key_is_documented():
+    from mdmt.config import aggregation, federation, site, training
+    from mdmt.strict import Strict
+
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    for module in (aggregation, federation, site, training):
+        for model in vars(module).values():
+            if isinstance(model, type) and issubclass(model, Strict):
+                for key in set(model.model_fields) - {"space", "kind"}:
+                    assert f"`{key}`" in text, f"{model.__name__}.{key}"
