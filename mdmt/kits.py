@@ -1,0 +1,159 @@
+"""Kits: the folders that `mdmt provision` writes, one for the server and one for each site.
+
+The files of a kit have fixed names, so that commands need nothing but its folder.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from mdmt.config.types import Name
+from mdmt.errors import BadInput
+from mdmt.strict import Strict
+
+__all__ = ["ServerFacts", "ServerKit", "SiteFacts", "SiteKit", "open_server_kit", "open_site_kit"]
+
+KIT_FILE = "kit.json"
+F = TypeVar("F", "SiteFacts", "ServerFacts")
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class SiteFacts(Strict):
+    """``kit.json`` of a site."""
+
+    format: Literal[1] = 1
+    role: Literal["site"] = "site"
+    name: Name
+    """As the server registers it; the site's file must say the same."""
+    federation: Name
+    server: str
+    """``HOST:PORT`` that the site connects to."""
+    app: str
+    """SHA-256 of the bundle the coordinator's version submits."""
+    versions: dict[str, str]
+    """The coordinator's, of what decides a result."""
+
+
+class ServerFacts(Strict):
+    """``kit.json`` of the server."""
+
+    format: Literal[1] = 1
+    role: Literal["server"] = "server"
+    federation: Name
+    server: str
+    """``HOST:PORT`` that sites connect to: the proxy's."""
+    superlink_port: Port
+    """Of Flower's SuperLink, on 127.0.0.1 only: its Control and Runtime APIs have no login."""
+    health_port: Port
+    """Of its gRPC health service, on 127.0.0.1 only."""
+    sites: tuple[Name, ...]
+    app: str
+
+
+@dataclass(frozen=True)
+class SiteKit:
+    """A site's folder."""
+
+    folder: Path
+    facts: SiteFacts
+
+    @property
+    def site_file(self) -> Path:
+        """The hospital's configuration."""
+        return self.folder / "site.yaml"
+
+    @property
+    def ca_certificate(self) -> Path:
+        """PEM; what the server's certificate must descend from."""
+        return self.folder / "ca.crt"
+
+    @property
+    def private_key(self) -> Path:
+        """The site's own, ECDSA P-384, in OpenSSH format."""
+        return self.folder / "site.key"
+
+
+@dataclass(frozen=True)
+class ServerKit:
+    """The server's folder."""
+
+    folder: Path
+    facts: ServerFacts
+
+    @property
+    def federation_file(self) -> Path:
+        """The coordinator's configuration as it was provisioned."""
+        return self.folder / "federation.yaml"
+
+    @property
+    def ca_certificate(self) -> Path:
+        """PEM."""
+        return self.folder / "ca.crt"
+
+    @property
+    def certificate(self) -> Path:
+        """PEM, with the names sites connect to and those of the loopback."""
+        return self.folder / "server.crt"
+
+    @property
+    def private_key(self) -> Path:
+        """PEM."""
+        return self.folder / "server.key"
+
+    @property
+    def proxy_file(self) -> Path:
+        """What nginx reads."""
+        return self.folder / "nginx.conf"
+
+    @property
+    def flwr_home(self) -> Path:
+        """Flower's own folder: ``config.toml`` names the SuperLink ``mdmt``."""
+        return self.folder / "flwr"
+
+    @property
+    def database(self) -> Path:
+        """The SuperLink's: registered sites and runs survive its restart."""
+        return self.folder / "superlink.db"
+
+    def public_key(self, site: str) -> Path:
+        """What `site` proves itself with, in OpenSSH format."""
+        return self.folder / "sites" / f"{site}.pub"
+
+
+def open_site_kit(folder: Path) -> SiteKit:
+    """Open a site's kit.
+
+    Raises
+    ------
+    BadInput
+        The folder is not one.
+    """
+    return SiteKit(folder.resolve(), _read(folder, SiteFacts))
+
+
+def open_server_kit(folder: Path) -> ServerKit:
+    """Open the server's kit; see `open_site_kit`."""
+    return ServerKit(folder.resolve(), _read(folder, ServerFacts))
+
+
+def _read(folder: Path, kind: type[F]) -> F:
+    role = kind.model_fields["role"].default
+    try:
+        found = json.loads((folder / KIT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"{folder}: not a {role}'s kit: give the folder that mdmt provision wrote"
+        ) from error
+    if isinstance(found, dict) and found.get("role") not in (None, role):
+        raise BadInput(f"{folder}: this is a {found['role']}'s kit, not a {role}'s")
+    try:
+        return kind.model_validate(found)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise BadInput(f"{folder / KIT_FILE}: {key}: {problem['msg']}") from error
