@@ -15,7 +15,7 @@ from numpy import float32
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from client.state import SiteState
+from mdmt.checkpoints import RoundFiles
 from mdmt.config import FederationConfig, SiteConfig, parse_recipe
 from mdmt.data.cohort import Cohort, open_cohort
 from mdmt.data.manifest import SPLITS
@@ -52,11 +52,11 @@ def kept_tensors(
     site: SiteConfig, federation: FederationConfig, run: str, up_to: int
 ) -> dict[str, Tensor]:
     """What a site kept of the federated arm after round `up_to`, without optimiser moments."""
-    saved = _state(site, federation, run, "federated").load(up_to)
+    saved = _load(_state(site, federation, run, "federated"), up_to)
     return {name: value for name, value in saved.items() if not name.startswith(_MOMENTS)}
 
 
-def _state(site: SiteConfig, federation: FederationConfig, run: str, arm: Arm) -> SiteState:
+def _state(site: SiteConfig, federation: FederationConfig, run: str, arm: Arm) -> RoundFiles:
     identity = {
         "federation": federation.hash,
         "run": run,
@@ -64,7 +64,13 @@ def _state(site: SiteConfig, federation: FederationConfig, run: str, arm: Arm) -
         "site": site.name,
         "backbone": federation.model.backbone,
     }
-    return SiteState(_state_root(site) / federation.name / run / arm, identity)
+    return RoundFiles(_state_root(site) / federation.name / run / arm, identity)
+
+
+def _load(state: RoundFiles, up_to: int) -> dict[str, Tensor]:
+    """Tensors of the last round not after `up_to`; empty if the site has none yet."""
+    saved = state.latest(up_to)
+    return {} if saved is None else state.load(saved).tensors
 
 
 def _state_root(site: SiteConfig) -> Path:
@@ -165,7 +171,8 @@ class Site:
         )
         kept_moments = {_MOMENTS + name: value for name, value in result.moments.items()}
         state.save(order.round, staying(model, federation.aggregation) | kept_moments)
-        state.prune((*order.keep, order.round - 1, order.round))
+        # The server may go back by one round: the start of the last two is kept.
+        state.prune((*order.keep, *range(order.round - 2, order.round + 1)))
         report = TrainReport(
             site=self.config.name,
             round=order.round,
@@ -220,14 +227,14 @@ class Site:
     def _restore(
         self,
         federation: FederationConfig,
-        state: SiteState,
+        state: RoundFiles,
         up_to: int,
         arrays: Arrays,
         device: torch.device,
     ) -> tuple[MDMTModel, dict[str, Tensor]]:
         """Model with the arrays received and what this site kept by round `up_to`; its moments."""
         model, first_heads = _model(federation.recipe, self.tasks, device)
-        saved = state.load(up_to)
+        saved = _load(state, up_to)
         moments = {k.removeprefix(_MOMENTS): v for k, v in saved.items() if k.startswith(_MOMENTS)}
         kept = {name: value for name, value in saved.items() if not name.startswith(_MOMENTS)}
         set_arrays(model, arrays)

@@ -10,6 +10,7 @@
     │   ├── WeightsError    a file of weights
     │   └── RollCallError   sites that cannot form this federation
     ├── StateError          exit 1: saved state that does not belong here
+    │   └── DamagedError    a saved file that cannot be read as it was written
     └── RunError            exit 1: a run that started and failed
 
 A message is one line, names the file, key or image, and says what to do. Messages may hold paths
@@ -21,6 +22,7 @@ from __future__ import annotations
 __all__ = [
     "BadInput",
     "ConfigError",
+    "DamagedError",
     "DataError",
     "ImageError",
     "MDMTError",
@@ -65,6 +67,10 @@ class RollCallError(BadInput):
 
 class StateError(MDMTError):
     """Saved state belongs to another federation, run or backbone."""
+
+
+class DamagedError(StateError):
+    """A saved file is not what was written."""
 
 
 class RunError(MDMTError):

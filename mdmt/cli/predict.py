@@ -104,29 +104,22 @@ def _site_models(release: Release, file: Path) -> Iterator[tuple[str, str, MDMTM
     BadInput
         The file is no saved state of this run, or of another round than the released ones.
     """
-    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
-    from client.state import SiteState
-    from mdmt.errors import BadInput
+    from mdmt.checkpoints import RoundFiles, round_of
+    from mdmt.errors import BadInput, StateError
     from mdmt.models import build_model, head_task, load_staying, set_arrays
     from mdmt.releases import backbone_file
 
-    try:
-        with safe_open(file, framework="pt") as saved:
-            identity = saved.metadata() or {}
-            tensors = {
-                name: saved.get_tensor(name)
-                for name in saved.keys()  # noqa: SIM118 - not a mapping
-                if not name.startswith("moments.")
-            }
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"{file}: not a saved state of a site ({error})") from error
     expected = {"run": release.run, "federation": release.config.hash, "arm": "federated"}
-    for key, value in expected.items():
-        if identity.get(key) != value:
-            raise BadInput(f"{file}: its {key} is {identity.get(key)}, that of the release {value}")
-    state = SiteState(file.parent, identity)
+    state, number = RoundFiles(file.parent, expected), round_of(file)
+    if number is None:
+        raise BadInput(f"{file}: not a saved state of a site (round-NNNNN.safetensors)")
+    try:
+        saved = state.load(number)
+    except StateError as error:
+        raise BadInput(f"{file}: not a saved state of this release: {error}") from error
+    tensors = {n: value for n, value in saved.tensors.items() if not n.startswith("moments.")}
     tasks = sorted({task for name in tensors if (task := head_task(name)) is not None})
     # After a round it missed, a site's heads are those of the last one it took part in.
     saved_rounds = {task: state.latest(release.rounds[task]) for task in tasks}
@@ -139,7 +132,7 @@ def _site_models(release: Release, file: Path) -> Iterator[tuple[str, str, MDMTM
         backbone = load_file(release.folder / backbone_file(release.rounds[task]))
         set_arrays(model, {name: tensor.numpy() for name, tensor in backbone.items()})
         load_staying(model, tensors)
-        yield task, identity.get("site", ""), model.eval()
+        yield task, saved.identity.get("site", ""), model.eval()
 
 
 def _write(out: Path, release: Release, heads: Heads, paths: Sequence[Path], *, skip: bool) -> int:

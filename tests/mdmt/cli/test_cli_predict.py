@@ -98,7 +98,7 @@ def test_heads_of_another_run_are_refused(
     image = clinic[1].manifest.images[0]
     result = run_cli("predict", release, image, "--heads", state, "--out", tmp_path / "p.csv")
     assert result.exit_code == 2
-    assert "its run is" in errors(result)[0]
+    assert "saved for run" in errors(result)[0]
 
 
 def test_unusable_image_stops_or_is_counted(

@@ -1,0 +1,152 @@
+"""One file of tensors per round: what a site keeps of its rounds, and what the server does.
+
+A file is renamed into place, says what it belongs to, and holds a digest of its tensors, so that
+one that is damaged, or somebody else's, is refused and never silently used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mdmt.errors import DamagedError, StateError
+from mdmt.files import atomic_path
+
+__all__ = ["RoundFiles", "Saved", "round_of"]
+
+_FILE = re.compile(r"round-(\d{5})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A round as it was saved.
+
+    Attributes
+    ----------
+    round : int
+    tensors : dict of str to Tensor
+        On the CPU.
+    facts : dict
+        What was saved beside them.
+    identity : dict of str to str
+        All that the file says it belongs to.
+    """
+
+    round: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+    identity: dict[str, str]
+
+
+def round_of(file: Path) -> int | None:
+    """The round a file's name tells, or None."""
+    match = _FILE.fullmatch(file.name)
+    return int(match[1]) if match else None
+
+
+class RoundFiles:
+    """The saved rounds in one folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when the first round is saved.
+    identity : mapping of str to str
+        What the rounds belong to; written into every file and compared when one is read.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.identity = dict(identity)
+
+    def rounds(self) -> list[int]:
+        """Saved rounds, ascending."""
+        numbers = (round_of(file) for file in self.folder.glob("round-*.safetensors"))
+        return sorted(number for number in numbers if number is not None)
+
+    def latest(self, up_to: int) -> int | None:
+        """The last saved round that is not after `up_to`."""
+        return max((saved for saved in self.rounds() if saved <= up_to), default=None)
+
+    def load(self, round_number: int) -> Saved:
+        """Read a saved round.
+
+        Raises
+        ------
+        DamagedError
+            The file cannot be read, or its tensors are not those that were saved.
+        StateError
+            It belongs to something else.
+        """
+        path = self.path(round_number)
+        try:
+            with safe_open(path, framework="pt") as file:
+                found = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            facts = json.loads(found.pop("facts", "{}"))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise DamagedError(f"{path}: cannot be read: {error}") from error
+        expected = self.identity | {"round": str(round_number)}
+        wrong = [key for key, value in expected.items() if found.get(key) != value]
+        if wrong:
+            key = wrong[0]
+            raise StateError(
+                f"{path}: saved for {key} {found.get(key)}, not {expected[key]};"
+                " move it away or choose another folder"
+            )
+        if found.pop("digest", "") != _digest(tensors):
+            raise DamagedError(f"{path}: its tensors are not those that were saved")
+        return Saved(round_number, tensors, facts, found)
+
+    def save(
+        self,
+        round_number: int,
+        tensors: Mapping[str, Tensor],
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a round, replacing an earlier attempt at it.
+
+        Parameters
+        ----------
+        round_number : int
+        tensors : mapping of str to Tensor
+        facts : mapping, optional
+            Anything JSON can hold, to be read back with the tensors.
+        """
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = self.identity | {
+            "round": str(round_number),
+            "digest": _digest(plain),
+            "facts": json.dumps(facts or {}, allow_nan=False),
+        }
+        with atomic_path(self.path(round_number)) as temporary:
+            save_file(plain, temporary, metadata=metadata)
+
+    def prune(self, keep: Iterable[int]) -> None:
+        """Delete every round that is not the latest up to one of `keep`."""
+        needed = {self.latest(round_number) for round_number in keep}
+        for saved in self.rounds():
+            if saved not in needed:
+                self.path(saved).unlink()
+
+    def path(self, round_number: int) -> Path:
+        """Where the state after `round_number` lies."""
+        return self.folder / f"round-{round_number:05d}.safetensors"
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()
