@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 __all__ = ["Arrays", "refusal", "weighted_mean"]
 
 Arrays = Mapping[str, NDArray[np.floating]]
+_IMPLAUSIBLE = 1e6
+"""How many times the largest value sent (or 1) may come back."""
 
 
 def refusal(received: Arrays, expected: Arrays) -> str | None:
     """Say why an update cannot be averaged with what was sent, or None.
 
-    Names, shapes and dtypes must be those of `expected`, and every value finite.
+    Names, shapes and dtypes must be those of `expected`, every value finite and not absurdly large.
     """
     if missing := sorted(set(expected) - set(received)):
         return f"array {missing[0]} is missing"
@@ -28,11 +30,12 @@ def refusal(received: Arrays, expected: Arrays) -> str | None:
                 f"array {name} is {array.dtype} {list(array.shape)},"
                 f" not {sent.dtype} {list(sent.shape)}"
             )
-        # A sum is finite only if all its terms are, and needs no array of flags.
-        with np.errstate(invalid="ignore"):
-            finite = np.isfinite(array.sum(dtype=np.float64))
-        if not finite:
+        # Extremes tell NaN and infinity too, and need no array of flags.
+        peak = max(abs(float(array.max(initial=0))), abs(float(array.min(initial=0))))
+        if not np.isfinite(peak):
             return f"array {name} is not finite"
+        if peak > (limit := _IMPLAUSIBLE * max(1.0, float(np.abs(sent).max(initial=0)))):
+            return f"array {name} holds {peak:.1e}, which is beyond {limit:.0e}: no weight is"
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from mdmt.config import FederationConfig, find_config, load_federation
 from mdmt.errors import MDMTError
 from server.federate import begin, final_test, references
+from server.federation import restore
 from server.release import write_release
 from server.rollcall import roll_call
 from server.rounds import run_rounds
@@ -34,10 +36,12 @@ def main(grid: Grid, context: Context) -> None:
         find_config(file), shlex.split(str(context.run_config.get("overrides", "")))
     )
     out = str(context.run_config.get("out", ""))
-    run = RunDirectory(Path(out) if out else new_run_folder(None, config.name, _RUNS.expanduser()))
+    folder = Path(out) if out else new_run_folder(None, config.name, _RUNS.expanduser())
+    run = RunDirectory(folder, config)
     log.info("run directory: %s", run.folder)
+    expected = str(context.run_config.get("expected", "")).split()
     try:
-        federate(grid, config, run)
+        federate(grid, config, run, expected, resume=bool(context.run_config.get("resume")))
     except MDMTError as error:
         run.event("failed", exit_code=error.exit_code, message=str(error))
         raise
@@ -47,14 +51,20 @@ def main(grid: Grid, context: Context) -> None:
     run.event("done")
 
 
-def federate(grid: Grid, config: FederationConfig, run: RunDirectory) -> None:
+def federate(
+    grid: Grid, config: FederationConfig, run: RunDirectory, expected: list[str], *, resume: bool
+) -> None:
     """A federation, step by step."""
-    run.event("roll call", sites=sorted(config.sites))
-    cards = roll_call(grid, config, lambda site: run.event("joined", site=site))
-    run.start(config, cards)
-    federation = begin(config, cards)
+    run.event("roll call", sites=expected or sorted(config.sites), process=os.getpid())
+    roster = roll_call(grid, config, run.event, expected)
+    run.write_sites(config, roster.sites)
+    federation = begin(config, roster)
+    if resume:
+        restore(federation, run)
+    else:
+        federation.save(run)
     run_rounds(grid, federation, run, config.training.rounds)
     checkpoints = final_test(grid, federation, run)
     compared = references(grid, federation, run)
     run.metrics({"format": 1, "checkpoints": checkpoints, "references": compared})
-    write_release(run.folder / "release", federation, checkpoints)
+    write_release(run, federation, checkpoints)

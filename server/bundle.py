@@ -7,11 +7,12 @@ the version, which a site's policy can list.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 from mdmt import __version__
 
-__all__ = ["app_hash", "write_app"]
+__all__ = ["app_hash", "write_app", "write_run_config"]
 
 _APP = f"""\
 [project]
@@ -40,6 +41,16 @@ def write_app(folder: Path) -> None:
     """Write the app into `folder`, for ``flwr run``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pyproject.toml").write_text(_APP, encoding="utf-8")
+
+
+def write_run_config(file: Path, **values: str | bool | Path) -> None:
+    """Write the values of a run, for ``flwr run --run-config FILE``; a path is made absolute."""
+    lines = [
+        # TOML and JSON write strings and truth values alike.
+        f"{key} = {json.dumps(str(v.resolve()) if isinstance(v, Path) else v, ensure_ascii=False)}"
+        for key, v in values.items()
+    ]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def app_hash() -> str:

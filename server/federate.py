@@ -11,16 +11,19 @@ from flwr.serverapp import Grid
 from mdmt.config import FederationConfig
 from mdmt.config.aggregation import FedAvg
 from mdmt.errors import RunError
-from mdmt.messages import EvaluateReport, SiteCard
+from mdmt.messages import EvaluateReport
 from mdmt.models import build_model, get_arrays, received, trained, travelling
-from server.rounds import Federation, evaluate_round, run_rounds
+from server.federation import Federation
+from server.roster import Roster
+from server.rounds import evaluate_round, run_rounds
 from server.run import RunDirectory
 from server.selection import Selection
+from server.weighting import loss_coefficients
 
 __all__ = ["begin", "final_test", "references"]
 
 
-def begin(config: FederationConfig, cards: dict[int, SiteCard]) -> Federation:
+def begin(config: FederationConfig, roster: Roster) -> Federation:
     """Build the initial backbone (and shared heads) that every site starts from."""
     torch.set_num_threads(config.training.threads)
     shared = tuple(config.tasks) if config.aggregation.heads == "shared" else ()
@@ -28,7 +31,7 @@ def begin(config: FederationConfig, cards: dict[int, SiteCard]) -> Federation:
     arrays = get_arrays(model, received(model, config.aggregation))
     return Federation(
         config=config,
-        cards=cards,
+        roster=roster,
         recipe=config.recipe,
         run_id=secrets.token_hex(6),
         arm="federated",
@@ -37,6 +40,7 @@ def begin(config: FederationConfig, cards: dict[int, SiteCard]) -> Federation:
         trained=trained(model, config.aggregation),
         travelling=frozenset(travelling(model, config.aggregation)),
         selection=Selection(config),
+        coefficients=loss_coefficients(config, roster.sites),
     )
 
 
@@ -48,7 +52,8 @@ def final_test(grid: Grid, federation: Federation, run: RunDirectory) -> dict[st
     for task, best in federation.selection.best.items():
         checkpoints[f"best:{task}"] = best.round
         if best.round not in reports:
-            reports[best.round] = evaluate_round(grid, federation, run, best.round, best.arrays)
+            arrays = federation.arrays_after(best.round, run)
+            reports[best.round] = evaluate_round(grid, federation, run, best.round, arrays)
     return {
         name: {
             "round": number,
@@ -68,9 +73,9 @@ def references(grid: Grid, federation: Federation, run: RunDirectory) -> dict[st
         }
     if "local" in wanted:
         reports: dict[str, EvaluateReport] = {}
-        for node, card in federation.cards.items():
+        for node, card in federation.roster.cards.items():
             try:
-                reports |= _train_alone(grid, federation, node, card, run)
+                reports |= _train_alone(grid, federation, node, run)
             except RunError as error:  # a reference that fails must not take the result with it
                 run.event("refused", arm="local", site=card.name, reason=str(error))
         found["local"] = {"sites": {site: report.metrics for site, report in reports.items()}}
@@ -78,7 +83,7 @@ def references(grid: Grid, federation: Federation, run: RunDirectory) -> dict[st
 
 
 def _train_alone(
-    grid: Grid, federation: Federation, node: int, card: SiteCard, run: RunDirectory
+    grid: Grid, federation: Federation, node: int, run: RunDirectory
 ) -> dict[str, EvaluateReport]:
     """A federation of one site: same start, recipe, seeds and number of steps, but no averaging."""
     config = federation.config
@@ -89,9 +94,11 @@ def _train_alone(
             )
         }
     )
+    roster = federation.roster.alone(node)
+    (site,) = roster.sites
     one = Federation(
         config=alone,
-        cards={node: card},
+        roster=roster,
         recipe=federation.recipe,
         run_id=federation.run_id,
         arm="local",
@@ -100,6 +107,7 @@ def _train_alone(
         trained=federation.trained,
         travelling=federation.travelling,
         selection=Selection(alone),
+        coefficients=loss_coefficients(alone, roster.sites),
     )
-    run_rounds(grid, one, run, federation.taken_part.get(card.name, 0))
+    run_rounds(grid, one, run, federation.taken_part.get(site, 0))
     return one.last_reports

@@ -33,13 +33,15 @@ def optimiser_arrays(built: SiteAverage, names: Iterable[str]) -> dict[str, NDAr
     }
 
 
-def load_optimiser_arrays(built: SiteAverage, state: Mapping[str, NDArray[np.floating]]) -> None:
-    """Put `optimiser_arrays` back."""
+def load_optimiser_arrays(
+    built: SiteAverage, state: Mapping[str, NDArray[np.floating]], names: Iterable[str]
+) -> None:
+    """Put `optimiser_arrays` of the same `names` back."""
     if not state:
         return
-    m = {key[2:]: value for key, value in state.items() if key.startswith("m.")}
+    m = {name: state[f"m.{name}"] for name in names}
     if isinstance(built, strategy.FedAvgM):
         built.momentum_vector = list(m.values())
     elif isinstance(built, FedAdam | FedYogi):
         built.m_t = m
-        built.v_t = {key[2:]: value for key, value in state.items() if key.startswith("v.")}
+        built.v_t = {name: state[f"v.{name}"] for name in m}

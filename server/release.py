@@ -11,28 +11,31 @@ from safetensors.numpy import save_file
 
 from mdmt.files import atomic_path, write_json, write_text
 from mdmt.releases import RELEASE_FORMAT, backbone_file
-from server.rounds import Federation
-from server.run import versions
+from server.federation import Federation
+from server.run import RunDirectory, versions
 
 __all__ = ["write_release"]
 
 
-def write_release(folder: Path, federation: Federation, checkpoints: Mapping[str, Any]) -> None:
+def write_release(
+    run: RunDirectory, federation: Federation, checkpoints: Mapping[str, Any]
+) -> None:
     """Write each task's best backbone (the last where a task has no validation), and a model card.
 
     Parameters
     ----------
-    folder : Path
+    run : RunDirectory
+        The release is its ``release/``.
     federation : Federation
         Finished.
     checkpoints : mapping
         As in ``metrics.json``.
     """
-    best = federation.selection.best
+    folder, best = run.folder / "release", federation.selection.best
     last = federation.config.training.rounds
     rounds = {t: best[t].round if t in best else last for t in federation.config.tasks}
     for number in set(rounds.values()):
-        arrays = next((b.arrays for b in best.values() if b.round == number), federation.arrays)
+        arrays = federation.arrays_after(number, run)
         with atomic_path(folder / backbone_file(number)) as temporary:
             save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
     write_json(
@@ -61,12 +64,12 @@ def _model_card(
         f"One `{config.model.backbone}` backbone, trained from"
         f" {_origin(config.model.weights)} weights in {config.training.rounds} rounds of federated"
         " multi-dataset multi-task learning"
-        f" by {len(federation.cards)} sites. Images stayed at their sites.",
+        f" by {len(federation.roster.cards)} sites. Images stayed at their sites.",
         "",
         "| site | task | training labels | test images | test result |",
         "|---|---|---|---|---|",
     ]
-    for card in federation.cards.values():
+    for card in federation.roster.sites.values():
         for task in card.tasks:
             primary = config.space(task).primary
             name = f"best:{task}" if f"best:{task}" in checkpoints else "last"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,13 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from mdmt.config import FederationConfig
 from mdmt.errors import RunError
-from mdmt.messages import Arm, EvaluateOrder, EvaluateReport, Metrics, SiteCard, TrainOrder
+from mdmt.messages import EvaluateOrder, EvaluateReport, Metrics, TrainOrder
 from mdmt.metrics import weighted_mean_metrics
 from server.exchange import exchange, reason
-from server.optimiser import optimiser_arrays
+from server.federation import Arrays, Federation
+from server.optimiser import load_optimiser_arrays, optimiser_arrays
 from server.run import RunDirectory
-from server.selection import Selection
 from server.strategy import (
     Round,
     SiteAverage,
@@ -31,96 +29,61 @@ from server.strategy import (
 )
 from server.weighting import loss_coefficients
 
-__all__ = ["Federation", "evaluate_round", "run_rounds"]
-
-Arrays = dict[str, NDArray[np.floating]]
-
-
-@dataclass
-class Federation:
-    """A federation under way: who takes part, and the backbone as it stands.
-
-    Attributes
-    ----------
-    config : FederationConfig
-    cards : dict of int to SiteCard
-        Node id → card.
-    recipe : str
-        What sites are told; that of the federation in every arm.
-    run_id : str
-        Sites keep their heads under it.
-    arm : {"federated", "local"}
-        ``local``: the same rounds for one site alone, as a reference.
-    arrays : dict of str to ndarray
-        What sites are sent: the backbone's float arrays, and shared heads.
-    trained : tuple of str
-        Names in `arrays` that a server optimiser acts on.
-    travelling : frozenset of str
-        Names in `arrays` that sites send back.
-    initial : dict of str to ndarray
-        `arrays` as they were before round 1.
-    selection : Selection
-        Best rounds so far.
-    taken_part : dict of str to int
-        Site → rounds in which its update was used.
-    last_reports : dict of str to EvaluateReport
-        What the sites said of the final backbone.
-    """
-
-    config: FederationConfig
-    cards: dict[int, SiteCard]
-    recipe: str
-    run_id: str
-    arm: Arm
-    arrays: Arrays
-    initial: Arrays
-    trained: tuple[str, ...]
-    travelling: frozenset[str]
-    selection: Selection
-    taken_part: dict[str, int] = field(default_factory=dict)
-    last_reports: dict[str, EvaluateReport] = field(default_factory=dict)
+__all__ = ["evaluate_round", "run_rounds"]
 
 
 def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: int) -> None:
-    """Train for `rounds` rounds, leaving the final backbone in `federation.arrays`.
+    """Train up to round `rounds`, leaving the final backbone in `federation.arrays`.
 
     Every message of round r also brings the validation metrics of round r-1's backbone; they are
-    booked in the history line of round r-1.
+    booked in the history line of round r-1. Sites that appear are admitted between rounds.
     """
     strategy = build_strategy(
         federation.config,
-        cards=federation.cards,
+        cards=federation.roster.cards,
         plain={k: v for k, v in federation.arrays.items() if k not in federation.trained},
         travelling=federation.travelling,
         write_order=_order_writer(federation),
     )
-    line: dict[str, Any] = {"round": 0, "sites": {}, "refusals": {}, "seconds": 0.0}
-    for number in range(1, rounds + 1):
+    load_optimiser_arrays(strategy, federation.optimiser, federation.trained)
+    for number in range(federation.round + 1, rounds + 1):
         started = time.monotonic()
         run.event("round", arm=federation.arm, round=number, rounds=rounds)
+        strategy.absent = _gather(federation, run)
         mean = _train_and_average(grid, federation, strategy, run, number)
         reports = strategy.round.reports
-        book(federation, run, line, {site: report.validation for site, report in reports.items()})
+        book(federation, run, {site: report.validation for site, report in reports.items()})
         federation.arrays = federation.arrays | strategy.plain | mean
+        federation.optimiser = optimiser_arrays(strategy, federation.trained)
         for site in reports:
             federation.taken_part[site] = federation.taken_part.get(site, 0) + 1
-        line = _history_line(number, strategy.round, time.monotonic() - started)
+        federation.line = _history_line(number, strategy.round, time.monotonic() - started)
+        federation.round = number
         if federation.arm == "federated":
-            optimiser = optimiser_arrays(strategy, federation.trained)
-            run.checkpoint(
-                "last",
-                federation.arrays | {f"optimiser.{name}": v for name, v in optimiser.items()},
-                {"round": number, "run": federation.run_id},
-            )
+            federation.save(run)
     federation.last_reports = evaluate_round(grid, federation, run, rounds, federation.arrays)
-    final = {site: report.metrics["val"] for site, report in federation.last_reports.items()}
-    book(federation, run, line, final)
+    book(federation, run, {site: r.metrics["val"] for site, r in federation.last_reports.items()})
+
+
+def _gather(federation: Federation, run: RunDirectory) -> frozenset[int]:
+    """Admit sites that have come, wait while too few are there; the nodes that are not."""
+    roster = federation.roster
+    if federation.arm == "federated":
+        before = set(roster.sites)
+        roster.admit_joiners()
+        if joined := set(roster.sites) - before:
+            new = loss_coefficients(federation.config, roster.sites)
+            federation.coefficients |= {
+                site: new[site] for site in joined - set(federation.coefficients)
+            }
+            run.write_sites(federation.config, roster.sites)
+    needed = federation.config.aggregation.min_sites
+    roster.wait(lambda connected: len(connected & set(roster.cards)) >= needed)
+    return frozenset(set(roster.cards) - roster.connected)
 
 
 def _order_writer(federation: Federation) -> Callable[[str, int], str]:
     """Give the function that writes a site's order for a round."""
-    cards = {card.name: card for card in federation.cards.values()}
-    coefficients = loss_coefficients(federation.config, cards)
 
     def write(site: str, number: int) -> str:
         return TrainOrder(
@@ -128,9 +91,9 @@ def _order_writer(federation: Federation) -> Callable[[str, int], str]:
             arm=federation.arm,
             round=number,
             recipe=federation.recipe,
-            coefficients=coefficients[site],
+            coefficients=federation.coefficients[site],
             lr_factor=federation.selection.lr_factor,
-            keep=federation.selection.best_rounds,
+            keep=federation.selection.kept_rounds,
         ).model_dump_json()
 
     return write
@@ -142,7 +105,7 @@ def _train_and_average(
     """Let the sites of a round train; return the trained backbone arrays' new values."""
 
     def tell(node: int) -> None:
-        site = federation.cards[node].name
+        site = federation.roster.cards[node].name
         run.event("reply", arm=federation.arm, round=number, site=site)
 
     trainable = to_record({name: federation.arrays[name] for name in federation.trained})
@@ -175,25 +138,17 @@ def _history_line(number: int, done: Round, seconds: float) -> dict[str, Any]:
     }
 
 
-def book(
-    federation: Federation,
-    run: RunDirectory,
-    line: dict[str, Any],
-    validation: Mapping[str, Metrics],
-) -> None:
-    """Complete the history line of a round with the validation metrics of its backbone."""
-    number = line["round"]
+def book(federation: Federation, run: RunDirectory, validation: Mapping[str, Metrics]) -> None:
+    """Complete the history line of the last round with the validation metrics of its backbone."""
+    line = federation.line
     tasks = weighted_mean_metrics(validation)
-    improved = federation.selection.book(number, tasks, federation.arrays)
+    federation.selection.book(line["round"], tasks)
     if federation.arm == "local":
         return
     for site, metrics in validation.items():
         line["sites"].setdefault(site, {})["validation"] = metrics
     run.history(line | {"tasks": tasks})
-    run.event("booked", round=number, tasks=tasks, refusals=line["refusals"])
-    for task in improved:
-        facts = {"round": number, "run": federation.run_id, "task": task}
-        run.checkpoint(f"best-{task}", federation.arrays, facts)
+    run.event("booked", round=line["round"], tasks=tasks, refusals=line["refusals"])
 
 
 def evaluate_round(
@@ -210,26 +165,37 @@ def evaluate_round(
     )
     record = to_record(arrays)
     timeout = federation.config.training.round_timeout
+    absent = _gather(federation, run)
     messages = []
-    for node, card in federation.cards.items():
+    for node, card in federation.roster.cards.items():
+        if node in absent:
+            continue
         own = ArrayRecord({name: array for name, array in record.items() if concerns(card, name)})
         config = ConfigRecord({"order": order.model_dump_json()})
         content = RecordDict({"arrays": own, "config": config})
         messages.append(Message(content, node, MessageType.EVALUATE, ttl=timeout))
     replies = exchange(grid, messages, timeout)
     reports: dict[str, EvaluateReport] = {}
-    for node, card in federation.cards.items():
-        reply = replies.get(node)
-        if reply is None or reply.has_error():
-            why = f"no answer within {timeout:.0f} s" if reply is None else reason(reply)
-            run.event("refused", round=number, site=card.name, reason=why)
-            continue
-        try:
-            text = str(reply.content.config_records["report"]["json"])
-            reports[card.name] = EvaluateReport.model_validate_json(text)
-        except (KeyError, ValidationError):
-            why = "the reply is not an evaluation report"
-            run.event("refused", round=number, site=card.name, reason=why)
+    for node, card in federation.roster.cards.items():
+        silence = "not connected" if node in absent else f"no answer within {timeout:.0f} s"
+        report = _read_report(replies.get(node), silence)
+        if isinstance(report, str):
+            run.event("refused", round=number, site=card.name, reason=report)
+        else:
+            reports[card.name] = report
     if not reports:
         raise RunError(f"no site could evaluate the backbone of round {number}")
     return dict(sorted(reports.items()))
+
+
+def _read_report(reply: Message | None, silence: str) -> EvaluateReport | str:
+    """The report in a reply, or why there is none."""
+    if reply is None:
+        return silence
+    if reply.has_error():
+        return reason(reply)
+    try:
+        text = str(reply.content.config_records["report"]["json"])
+        return EvaluateReport.model_validate_json(text)
+    except (KeyError, ValidationError):
+        return "the reply is not an evaluation report"

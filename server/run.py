@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import save_file
-
-from mdmt.config import FederationConfig, save_config
+from mdmt.checkpoints import RoundFiles
+from mdmt.config import FederationConfig, load_federation, save_config
 from mdmt.errors import BadInput
-from mdmt.files import atomic_path, write_json
+from mdmt.files import read_json, write_json, write_text
 from mdmt.messages import SiteCard
 
-__all__ = ["RunDirectory", "new_run_folder", "versions"]
+__all__ = ["RunDirectory", "find_run", "new_run_folder", "versions"]
 
 
 def new_run_folder(out: Path | None, name: str, root: Path = Path("runs")) -> Path:
@@ -53,6 +51,43 @@ def new_run_folder(out: Path | None, name: str, root: Path = Path("runs")) -> Pa
             return folder.resolve()
 
 
+def find_run(out: Path | None, config: FederationConfig, root: Path = Path("runs")) -> Path:
+    """Find the run of a federation that is to be resumed.
+
+    Parameters
+    ----------
+    out : Path or None
+        What the user asked for; without it the newest of ``runs/<name>``, ``runs/<name>-2``, ...
+    config : FederationConfig
+
+    Raises
+    ------
+    BadInput
+        There is none, it is done, or it was started with another configuration.
+    """
+    folder = out
+    if folder is None:
+        names = re.compile(rf"{re.escape(config.name)}(?:-(\d+))?")
+        found = {
+            int(match[1] or 1): path
+            for path in root.glob(f"{config.name}*")
+            if (match := names.fullmatch(path.name))
+        }
+        if not found:
+            raise BadInput(f"{root / config.name}: no run to resume; start one without --resume")
+        folder = found[max(found)]
+    if not (folder / "federation.yaml").is_file():
+        raise BadInput(f"{folder}: no run to resume; start one without --resume")
+    if (folder / "metrics.json").is_file():
+        raise BadInput(f"{folder}: this run is done; start a new one without --resume")
+    if load_federation(folder / "federation.yaml").hash != config.hash:
+        raise BadInput(
+            f"{folder}: was started with another configuration, which is its federation.yaml;"
+            " resume with that one, or start a new run"
+        )
+    return folder.resolve()
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides a result."""
     packages = ("mdmt", "torch", "torchvision", "timm", "flwr", "numpy", "pydicom", "scikit-learn")
@@ -64,23 +99,36 @@ class RunDirectory:
 
     ``federation.yaml``, ``sites.json``, ``history.jsonl``, ``events.jsonl``, ``checkpoints/``,
     ``metrics.json``, ``release/``.
+
+    Parameters
+    ----------
+    folder : Path
+    config : FederationConfig
+        Its checkpoints are refused to any other.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: FederationConfig) -> None:
         self.folder = folder
+        self.checkpoints = RoundFiles(folder / "checkpoints", {"federation": config.hash})
 
-    def start(self, config: FederationConfig, cards: Mapping[int, SiteCard]) -> None:
-        """Write what is known before round 1: configuration, sites, versions."""
+    def write_sites(self, config: FederationConfig, cards: Mapping[str, SiteCard]) -> None:
+        """Write what is known of the sites: configuration, cards, versions.
+
+        A site that took part earlier keeps its card.
+        """
         if not (self.folder / "federation.yaml").exists():
             save_config(config, self.folder / "federation.yaml")
+        file = self.folder / "sites.json"
+        former = read_json(file)["sites"] if file.exists() else {}
+        sites = former | {name: card.model_dump(mode="json") for name, card in cards.items()}
         write_json(
-            self.folder / "sites.json",
+            file,
             {
                 "federation": config.name,
                 "hash": config.hash,
                 "seed": config.seed,
                 "versions": versions(),
-                "sites": {card.name: card.model_dump(mode="json") for card in cards.values()},
+                "sites": dict(sorted(sites.items())),
             },
         )
 
@@ -92,15 +140,12 @@ class RunDirectory:
         """Book one round: one line of ``history.jsonl``."""
         self._append("history.jsonl", line)
 
-    def checkpoint(
-        self, name: str, arrays: Mapping[str, NDArray[np.floating]], facts: Mapping[str, Any]
-    ) -> None:
-        """Write ``checkpoints/<name>.safetensors``, with `facts` in its header and beside it."""
-        path = self.folder / "checkpoints" / f"{name}.safetensors"
-        with atomic_path(path) as temporary:
-            contiguous = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
-            save_file(contiguous, temporary, metadata={"facts": json.dumps(facts)})
-        write_json(path.with_suffix(".json"), facts)
+    def rewind(self, number: int) -> None:
+        """Take back what was booked of round `number` and later ones: they will be booked again."""
+        file = self.folder / "history.jsonl"
+        if file.exists():
+            complete = [line for line in file.read_text().splitlines(True) if line.endswith("\n")]
+            write_text(file, "".join(c for c in complete if json.loads(c)["round"] < number))
 
     def metrics(self, value: Mapping[str, Any]) -> None:
         """Write ``metrics.json``."""

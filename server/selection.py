@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from mdmt.config import FederationConfig
 from mdmt.messages import Metrics
@@ -20,7 +17,6 @@ class Best:
 
     round: int
     value: float
-    arrays: Mapping[str, NDArray[np.floating]]
 
 
 @dataclass
@@ -35,17 +31,21 @@ class Selection:
     lr_factor: float = 1.0
     lowest_loss: float = float("inf")
     rounds_without_gain: int = 0
+    _before: tuple[int, ...] = ()
 
     @property
     def best_rounds(self) -> tuple[int, ...]:
         """Rounds that some task is best in."""
         return tuple(sorted({best.round for best in self.best.values()}))
 
-    def book(
-        self, number: int, metrics: Metrics, arrays: Mapping[str, NDArray[np.floating]]
-    ) -> list[str]:
-        """Note a round's support-weighted validation metrics; return the tasks it is best in."""
-        improved = []
+    @property
+    def kept_rounds(self) -> tuple[int, ...]:
+        """Best rounds, and those of one booking ago, as a run may go back by one round."""
+        return tuple(sorted({*self.best_rounds, *self._before}))
+
+    def book(self, number: int, metrics: Metrics) -> None:
+        """Note a round's support-weighted validation metrics."""
+        self._before = self.best_rounds
         for name, task in self.config.tasks.items():
             value = metrics.get(f"{name}/{task.space.primary}")
             if number == 0 or value is None:
@@ -53,10 +53,25 @@ class Selection:
             sign = 1 if task.space.primary_is_better_when == "higher" else -1
             best = self.best.get(name)
             if best is None or sign * value > sign * best.value:
-                self.best[name] = Best(number, float(value), arrays)
-                improved.append(name)
+                self.best[name] = Best(number, float(value))
         self._plateau(metrics)
-        return improved
+
+    def save(self) -> dict[str, Any]:
+        """What `load` needs, as JSON can hold it."""
+        return {
+            "best": {task: [best.round, best.value] for task, best in self.best.items()},
+            "lr_factor": self.lr_factor,
+            "lowest_loss": None if self.lowest_loss == float("inf") else self.lowest_loss,
+            "rounds_without_gain": self.rounds_without_gain,
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Put `save` back."""
+        self.best = {task: Best(*best) for task, best in saved["best"].items()}
+        self.lr_factor = saved["lr_factor"]
+        lowest = saved["lowest_loss"]
+        self.lowest_loss = float("inf") if lowest is None else lowest
+        self.rounds_without_gain = saved["rounds_without_gain"]
 
     def _plateau(self, metrics: Metrics) -> None:
         scheduler = self.config.training.scheduler

@@ -82,6 +82,8 @@ class SiteAverage(strategy.FedAvg):
         (site, round) → JSON of the site's order.
     round : Round
         The latest one.
+    absent : frozenset of int
+        Nodes that are not connected: not asked if they are drawn.
     """
 
     config: FederationConfig
@@ -90,6 +92,7 @@ class SiteAverage(strategy.FedAvg):
     travelling: frozenset[str]
     write_order: Callable[[str, int], str]
     round: Round
+    absent: frozenset[int] = frozenset()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -100,6 +103,9 @@ class SiteAverage(strategy.FedAvg):
         everything = {**arrays, **to_record(self.plain)}
         self._asked: list[tuple[Message, SiteCard]] = []
         for node, card in self._draw(server_round).items():
+            if node in self.absent:
+                self.round.refusals[card.name] = "not connected"
+                continue
             record = ArrayRecord({k: v for k, v in everything.items() if concerns(card, k)})
             order = {"order": self.write_order(card.name, server_round)} | dict(config)
             content = RecordDict({"arrays": record, "config": ConfigRecord(order)})

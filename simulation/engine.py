@@ -116,7 +116,7 @@ def task_identity() -> Iterator[None]:
         TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before
 
 
-def run_inprocess(config_path: Path, out: Path, n_sites: int) -> None:
+def run_inprocess(config_path: Path, out: Path, n_sites: int, *, resume: bool = False) -> None:
     """Run the federation of `config_path` here and now.
 
     Parameters
@@ -126,6 +126,8 @@ def run_inprocess(config_path: Path, out: Path, n_sites: int) -> None:
     out : Path
         Run directory.
     n_sites : int
+    resume : bool
+        Go on after the last complete round of the run in `out`.
 
     Raises
     ------
@@ -137,6 +139,7 @@ def run_inprocess(config_path: Path, out: Path, n_sites: int) -> None:
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
     run_config: UserConfig = {"federation": str(config_path), "overrides": "", "out": str(out)}
+    run_config["resume"] = resume
     server = Context(
         run_id=1, node_id=_SERVER_NODE, node_config={}, state=RecordDict(), run_config=run_config
     )

@@ -17,7 +17,6 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mdmt.errors import BadInput, RunError
+from mdmt.processes import flower_environment, free_port
+from server.bundle import write_app, write_run_config
 
 __all__ = ["run_ray"]
 
@@ -39,6 +40,7 @@ def run_ray(
     n_sites: int,
     *,
     threads: int,
+    resume: bool = False,
     on_line: Callable[[str], None] | None = None,
 ) -> None:
     """Run a federation in Flower's simulation engine and wait for its end.
@@ -53,6 +55,8 @@ def run_ray(
         Number of simulated nodes.
     threads : int
         CPUs of a site's actor; as many sites run at once as the machine has CPUs for.
+    resume : bool
+        Go on after the last complete round of the run in `out`.
     on_line : callable, optional
         Called with each line of the log as it comes.
 
@@ -68,7 +72,8 @@ def run_ray(
     log_path.write_bytes(b"")
     earlier = _version(events_path)
     with _superlink(threads, log_path) as (home, environment):
-        _write_app(home / "app", federation=config_path, out=out)
+        write_app(home / "app")
+        write_run_config(home / "run.toml", federation=config_path, out=out, resume=resume)
         resources = (
             f"num-supernodes={n_sites} client-resources-num-cpus={threads}"
             f" init-args-num-cpus={max(threads, os.cpu_count() or 1)}"
@@ -87,7 +92,10 @@ def _flwr_run(
 ) -> int:
     """Submit the app, follow its log to the end and return the exit code of ``flwr run``."""
     flwr = subprocess.Popen(
-        ["flwr", "run", "app", "--stream", "--federation-config", resources],
+        [
+            *("flwr", "run", "app", "--stream", "--run-config", "run.toml"),
+            *("--federation-config", resources),
+        ],
         cwd=home,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -112,42 +120,13 @@ def _flwr_run(
         flwr.wait()
 
 
-def _write_app(folder: Path, **run_config: Path) -> None:
-    """Write a Flower app that ships nothing: its components are the installed packages."""
-    # TOML and JSON write strings alike.
-    config = "\n".join(
-        f"{key} = {json.dumps(str(path.resolve()), ensure_ascii=False)}"
-        for key, path in run_config.items()
-    )
-    folder.mkdir()
-    (folder / "pyproject.toml").write_text(
-        f"""\
-[project]
-name = "mdmt"
-version = "0"
-description = "MDMT as installed"
-license = "Apache-2.0"
-[tool.flwr.app]
-publisher = "mdmt"
-[tool.flwr.app.components]
-serverapp = "server.app:app"
-clientapp = "client.app:app"
-[tool.flwr.app.config]
-{config}
-""",
-        encoding="utf-8",
-    )
-
-
 @contextmanager
 def _superlink(threads: int, log_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """Run a SuperLink of our own; yield its home and the environment that leads to it."""
     # Below /tmp, whatever TMPDIR says: the paths of Ray's sockets must stay under 107 bytes.
     home = Path(tempfile.mkdtemp(prefix="mdmt-", dir="/tmp"))
     environment = _environment(home, threads)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (home / "config.toml").write_text(
         '[superlink]\ndefault = "own"\n'
         f'[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
@@ -171,21 +150,12 @@ def _superlink(threads: int, log_path: Path) -> Iterator[tuple[Path, dict[str, s
 
 
 def _environment(home: Path, threads: int) -> dict[str, str]:
-    """Environment of every process of a run: private folders, our packages, no network."""
+    """Environment of every process of a run."""
+    environment = flower_environment(home)
     # A RAY_ADDRESS would lead into somebody's cluster.
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    packages = str(Path(__file__).resolve().parents[1])
+    inherited = {key: value for key, value in environment.items() if not key.startswith("RAY_")}
     return inherited | {
-        "FLWR_HOME": str(home),
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "NO_PROXY": "127.0.0.1,localhost",
-        "no_proxy": "127.0.0.1,localhost",
         "OMP_NUM_THREADS": str(threads),
-        # Flower starts its processes by name; they lie beside this Python.
-        "PATH": os.pathsep.join([sysconfig.get_path("scripts"), inherited.get("PATH", os.defpath)]),
-        "PYTHONPATH": os.pathsep.join(filter(None, [packages, inherited.get("PYTHONPATH")])),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # every actor sees the GPUs; `device` says which
         # As on other systems: Ray's servers listen on the loopback address, not on the network's.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

@@ -41,15 +41,17 @@ def prepare(
         open_cohort(site, config, progress=lambda done, n, name=name: progress(name, done, n))  # type: ignore[misc]
 
 
-def simulate(config: FederationConfig, out: Path, engine: Engine) -> None:
+def simulate(config: FederationConfig, out: Path, engine: Engine, *, resume: bool = False) -> None:
     """Run a prepared federation on this machine.
 
     Parameters
     ----------
     config : FederationConfig
     out : Path
-        The run directory: an empty folder.
+        The run directory: an empty folder, or the one to resume.
     engine : {"inprocess", "ray"}
+    resume : bool
+        Go on after the last complete round of the run in `out`.
 
     Raises
     ------
@@ -66,11 +68,11 @@ def simulate(config: FederationConfig, out: Path, engine: Engine) -> None:
     if engine == "ray":
         from simulation.ray import run_ray
 
-        run_ray(file, out, len(config.sites), threads=config.training.threads)
+        run_ray(file, out, len(config.sites), threads=config.training.threads, resume=resume)
     else:
         from simulation.engine import run_inprocess
 
-        run_inprocess(file, out, len(config.sites))
+        run_inprocess(file, out, len(config.sites), resume=resume)
     if config.aggregation.heads == "local" or config.aggregation.norm_layers == "local":
         release_heads(out / "release", config, read_json(out / "release" / "release.json"))
 

@@ -39,6 +39,7 @@ class Progress:
         self.booked = ""
         self.alone = 0
         self.done = 0.0
+        self.first = 0
 
     def update(self, event: dict[str, Any]) -> list[str]:
         """Take an event in and return the lines that deserve to stay on the screen."""
@@ -47,6 +48,11 @@ class Progress:
         if kind == "joined":
             self.stage = "roll call"
             return [f"{event['site']} joined"]
+        if kind == "damaged":
+            return [event["message"]]
+        if kind == "resumed":
+            self.done = self.first = event["round"]
+            return [f"resumed after round {event['round']}"]
         if kind == "round":
             return self._round(event)
         if kind == "reply":
@@ -57,14 +63,15 @@ class Progress:
         elif kind == "evaluate":
             self.stage, self.answered = f"evaluating round {event['round']}", []
         elif kind == "refused":
-            return [f"refused: {event['site']}, the evaluation of round {event['round']}"]
+            return [f"refused: {event['site']}: {event['reason']}"]
         return []
 
     def seconds_left(self, now: float) -> float | None:
         """Estimate from the mean time of what is done; None before the first reply."""
-        if self.started is None or not self.done:
+        if self.started is None or self.done <= self.first:
             return None
-        return (now - self.started) * max(self.lengths * self.rounds - self.done, 0) / self.done
+        left = max(self.lengths * self.rounds - self.done, 0)
+        return (now - self.started) * left / (self.done - self.first)
 
     def status(self, now: float) -> str:
         """Say in two lines where the run is."""
@@ -110,8 +117,8 @@ class Progress:
 
 
 def follow(path: Path, on_event: Callable[[dict[str, Any]], None], stop: threading.Event) -> None:
-    """Hand over every line of a growing JSON-lines file, until `stop` is set and all is read."""
-    position, last = 0, False
+    """Hand over every line that is added to a JSON-lines file until `stop` is set."""
+    position, last = (path.stat().st_size if path.exists() else 0), False
     while not last:
         last = stop.wait(_POLL_SECONDS)
         if not path.exists():

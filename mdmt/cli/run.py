@@ -50,22 +50,32 @@ def simulate(
         typer.Option("--set", metavar="KEY=VALUE", help="Override, as in training.rounds=5."),
     ] = None,
     out: Out = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run in --out, or the newest, stopped.")
+    ] = False,
 ) -> None:
     """Run a federation of several sites on this machine."""
     from mdmt.config import find_config, load_federation
 
-    folder = _simulate(load_federation(find_config(config), set_ or ()), engine, out)
+    loaded = load_federation(find_config(config), set_ or ())
+    folder = _simulate(loaded, engine, out, resume=resume)
     typer.echo(f"Run directory: {folder}")
 
 
-def _simulate(config: FederationConfig, engine: _Engine, out: Path | None) -> Path:
+def _simulate(
+    config: FederationConfig, engine: _Engine, out: Path | None, *, resume: bool = False
+) -> Path:
     """Check everything, then run and show the results; return the run directory."""
     from mdmt.cli.console import progress_console, result_console
     from mdmt.cli.progress import watching
     from mdmt.errors import BadInput
 
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out}: already holds something; choose another --out")
+    if resume:
+        from server.run import find_run
+
+        out = find_run(out, config)
+    elif out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out}: already holds something; choose another --out, or --resume it")
     console = progress_console()
     console.print(f"reading the data of {', '.join(sorted(config.sites)) or 'no site'}")
     with console.status("reading") as status:
@@ -76,11 +86,11 @@ def _simulate(config: FederationConfig, engine: _Engine, out: Path | None) -> Pa
     from mdmt.cli.tables import read_run, result_tables
     from server.run import new_run_folder
 
-    folder = new_run_folder(out, config.name)
+    folder = out if resume and out else new_run_folder(out, config.name)
     console.print(f"running in {folder}")
     try:
         with watching(folder, config):
-            run(config, folder, engine.value)
+            run(config, folder, engine.value, resume=resume)
     except BadInput:
         _discard(folder)
         raise

@@ -135,7 +135,7 @@ def test_a_server_optimiser_goes_on_from_its_saved_state(federation, name):
     whole, first, second = (federation(strategy=name) for _ in range(3))
     w = play(whole, 1, 1.0, {"a": 2, "b": 4})
     assert play(first, 1, 1.0, {"a": 2, "b": 4}) == w
-    load_optimiser_arrays(second, optimiser_arrays(first, [W]))
+    load_optimiser_arrays(second, optimiser_arrays(first, [W]), [W])
     later = {"a": 4.5, "b": 2.5}
     assert play(second, 2, w, later) == play(whole, 2, w, later)
 

@@ -104,7 +104,7 @@ def test_one_federated_round_is_one_pooled_step_through_the_wire(config, tmp_pat
     cohorts = {name: open_cohort(site, config) for name, site in config.sites.items()}
     start = build_model(config, tuple(LAMBDA), weights=False).state_dict()
     start = {name: value.numpy() for name, value in start.items()}
-    federated = load_file(out / "checkpoints" / "last.safetensors")
+    federated = load_file(out / "checkpoints" / "round-00001.safetensors")
     pooled = pooled_step(config, cohorts)
     for part in ("backbone.", "heads.prognosis.", "heads.severity."):
         assert_same_update(start, start | federated, pooled, 1e-4, part)

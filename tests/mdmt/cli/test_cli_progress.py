@@ -50,8 +50,22 @@ def test_refusals_and_metrics_stay_on_the_screen(progress: Progress) -> None:
     refusal, metrics = progress.update(booked)
     assert refusal == "refused: clinic, round 1: non-finite"
     assert metrics.startswith("round 1/2 validation: prognosis auroc 0.750, severity mae undefined")
-    (late,) = progress.update(event("refused", 3.0, arm="federated", round=2, site="clinic"))
-    assert "clinic" in late
+    refused = event("refused", 3.0, round=2, site="clinic", reason="no answer within 9 s")
+    assert progress.update(refused) == ["refused: clinic: no answer within 9 s"]
+
+
+def test_a_resumed_run_estimates_from_its_own_rounds(
+    two_sites: dict[str, Any], make_config: Callable[..., FederationConfig]
+) -> None:
+    """Rounds 1-8 of 10 were done by an earlier process; the ninth takes 4 s."""
+    training = {"rounds": 10, "local_steps": 1}
+    progress = Progress(make_config(sites=two_sites, training=training))
+    assert progress.update(event("resumed", 0.0, round=8)) == ["resumed after round 8"]
+    progress.update(event("round", 0.0, arm="federated", round=9, rounds=10))
+    assert progress.seconds_left(0.0) is None
+    for site in ("clinic", "hospital"):
+        progress.update(event("reply", 4.0, arm="federated", round=9, site=site))
+    assert progress.seconds_left(4.0) == pytest.approx(4.0)
 
 
 def test_follow_waits_for_whole_lines_and_misses_none(tmp_path: Path) -> None:

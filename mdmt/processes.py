@@ -1,0 +1,141 @@
+"""Starting Flower's processes, and keeping them running."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["Service", "flower_environment", "free_port", "stopped_by_signal"]
+
+log = logging.getLogger(__name__)
+
+_GRACE = 10.0
+"""Seconds a process has to end before it is killed."""
+_STEADY = 60.0
+"""Seconds after which a process is taken to run well: its next restart is quick again."""
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """Environment of every Flower process we start: a private folder, our packages, no network."""
+    packages = str(Path(__file__).resolve().parents[1])
+    inherited = os.environ
+    return {
+        **inherited,
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
+        # Flower starts its processes by name; they lie beside this Python.
+        "PATH": os.pathsep.join([sysconfig.get_path("scripts"), inherited.get("PATH", os.defpath)]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [packages, inherited.get("PYTHONPATH")])),
+    }
+
+
+def free_port() -> int:
+    """Give a port of the loopback address that nobody uses right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Service:
+    """A process that is started again whenever it ends, ever less eagerly while it keeps ending.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    command : callable
+        Gives the command line of the next start.
+    environment : mapping of str to str
+    log_file : Path
+        Its output is appended here.
+    pauses : sequence of float
+        Seconds before the first, second, ... restart in a row; the last one repeats.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Callable[[], Sequence[str]],
+        environment: Mapping[str, str],
+        log_file: Path,
+        pauses: Sequence[float] = (1.0, 5.0, 15.0, 60.0),
+    ) -> None:
+        self.name, self.pauses = name, pauses
+        self._command, self._environment, self._log_file = command, environment, log_file
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._failures = 0
+        self._next_start = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        running = self._process is not None and self._process.poll() is None
+        return self._process.pid if running and self._process else None
+
+    def tend(self) -> None:
+        """Start the process if it is not running and its pause is over; never waits."""
+        if self._process is not None:
+            code = self._process.poll()
+            if code is None:
+                if time.monotonic() - self._started > _STEADY:
+                    self._failures = 0
+                return
+            pause = self.pauses[min(self._failures, len(self.pauses) - 1)]
+            log.warning(
+                "%s ended with %s; it starts again in %.0f s, see %s",
+                *(self.name, _ending(code), pause, self._log_file),
+            )
+            self._process, self._next_start = None, time.monotonic() + pause
+            self._failures += 1
+        if time.monotonic() < self._next_start:
+            return
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self._log_file.open("ab") as stream:
+            self._process = subprocess.Popen(
+                list(self._command()),
+                env=dict(self._environment),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C is ours to handle
+            )
+        self._started = time.monotonic()
+        log.info("%s runs as process %d", self.name, self._process.pid)
+
+    def stop(self) -> None:
+        """End the process: ask, then insist."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_GRACE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._process.wait()
+
+
+def _ending(code: int) -> str:
+    """Say how a process ended."""
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def stopped_by_signal() -> None:
+    """Let SIGTERM (what systemd sends) end this process as Ctrl-C does: orderly."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

@@ -1,0 +1,206 @@
+"""A run that was killed goes on: nothing that was booked is lost, and the result is the same."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from safetensors.numpy import load_file
+
+from mdmt.config import save_config
+from mdmt.errors import BadInput, RunError
+from server.run import RunDirectory, find_run
+from simulation.simulate import simulate
+
+TRAINING = {"rounds": 3, "local_steps": 1, "batch_size": 4, "scheduler": "plateau"}
+
+
+class Killed(BaseException):
+    """As sudden as SIGKILL: nothing after it runs but `finally`."""
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def comparable(out):
+    """What a run leaves, without its clock and its id."""
+    history = lines(out / "history.jsonl")
+    for line in history:
+        line["seconds"] = 0
+        for facts in line["sites"].values():
+            facts.pop("seconds", None)
+            facts.pop("bytes_up", None)  # the seconds are told as text
+    newest = max((out / "checkpoints").glob("round-*.safetensors"))
+    arrays = {name: array.tobytes() for name, array in load_file(newest).items()}
+    return history, arrays, json.loads((out / "metrics.json").read_text())
+
+
+@pytest.fixture
+def config(make_config, two_sites):
+    return make_config(sites=two_sites, training=TRAINING, references=["local"])
+
+
+def kill_at(monkeypatch, moment):
+    """Let the server die when it is about to tell its event number `moment`."""
+    told = []
+    original = RunDirectory.event
+
+    def event(self, kind, **facts):
+        told.append(kind)
+        if len(told) > moment:
+            raise Killed
+        original(self, kind, **facts)
+
+    monkeypatch.setattr(RunDirectory, "event", event)
+    return told
+
+
+def run(config, out, **options):
+    out.mkdir(exist_ok=True)
+    simulate(config, out, "inprocess", **options)
+    return out
+
+
+@pytest.fixture
+def undisturbed(config, tmp_path):
+    return comparable(run(config, tmp_path / "undisturbed"))
+
+
+@pytest.mark.slow
+def test_wherever_it_is_killed_a_resumed_run_ends_as_an_undisturbed_one(
+    config, tmp_path, undisturbed, monkeypatch
+):
+    count = len(lines(tmp_path / "undisturbed" / "events.jsonl"))
+    tried = 0
+    for moment in range(4, count, 2):  # before that there is no checkpoint yet
+        out = tmp_path / f"killed-{moment}"
+        with monkeypatch.context() as patch:
+            kill_at(patch, moment)
+            with pytest.raises(Killed):
+                run(config, out)
+        run(config, out, resume=True)
+        assert comparable(out) == undisturbed, f"killed at event {moment}"
+        tried += 1
+    assert tried >= 8
+
+
+def test_a_kill_between_a_rounds_checkpoint_and_its_booking_loses_nothing(
+    config, tmp_path, undisturbed, monkeypatch
+):
+    out = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "history", lambda self, line: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(config, out)
+    run(config, out, resume=True)
+    assert comparable(out) == undisturbed
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedadam", "fedyogi"])
+def test_the_server_optimiser_goes_on_from_its_state(
+    make_config, two_sites, tmp_path, monkeypatch, strategy
+):
+    config = make_config(
+        sites=two_sites, training=TRAINING, aggregation={"strategy": strategy, "fraction": 0.5}
+    )
+    whole = comparable(run(config, tmp_path / "whole"))
+    out = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "event", stop_in_round(3))
+        with pytest.raises(Killed):
+            run(config, out)
+    run(config, out, resume=True)
+    assert comparable(out) == whole
+
+
+def stop_in_round(number):
+    original = RunDirectory.event
+
+    def event(self, kind, **facts):
+        if kind == "reply" and facts["round"] == number:
+            raise Killed
+        original(self, kind, **facts)
+
+    return event
+
+
+@pytest.fixture
+def killed(config, tmp_path, monkeypatch):
+    """A run killed while the sites trained its third round."""
+    out = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "event", stop_in_round(3))
+        with pytest.raises(Killed):
+            run(config, out)
+    return out
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(config, killed, undisturbed):
+    newest = max((killed / "checkpoints").glob("round-*.safetensors"))
+    assert newest.name == "round-00002.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-100] ^= 1
+    newest.write_bytes(content)
+    run(config, killed, resume=True)
+    told = [line for line in lines(killed / "events.jsonl") if line["event"] == "damaged"]
+    assert [line["round"] for line in told] == [2]
+    assert "the one before is used" in told[0]["message"]
+    assert comparable(killed) == undisturbed
+
+
+def test_without_a_sound_checkpoint_nothing_is_resumed(config, killed):
+    for file in (killed / "checkpoints").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(RunError, match="no sound checkpoint"):
+        run(config, killed, resume=True)
+
+
+def test_a_torn_history_line_is_dropped(config, killed, undisturbed):
+    with (killed / "history.jsonl").open("a") as stream:
+        stream.write('{"round": 2, "si')
+    run(config, killed, resume=True)
+    assert comparable(killed) == undisturbed
+
+
+def test_a_head_of_another_federation_is_refused_not_used(config, killed):
+    """The run id leads to the right folder; what lies in it says whose it is."""
+    (folder,) = (killed / "sites" / "clinic" / "test").iterdir()
+    (folder / "federated" / "round-00002.safetensors").write_bytes(
+        (folder / "federated" / "round-00001.safetensors").read_bytes()
+    )
+    run(config, killed, resume=True)
+    line = next(line for line in lines(killed / "history.jsonl") if line["round"] == 3)
+    assert line["refusals"] == {"clinic": "StateError at the site; its own log says more"}
+    log = (killed / "sites" / "clinic" / "site.log").read_text()
+    assert "saved for round 1, not 2" in log
+
+
+def test_only_an_unfinished_run_of_this_configuration_is_resumed(config, killed, tmp_path):
+    assert find_run(killed, config) == killed
+    with pytest.raises(BadInput, match="another configuration"):
+        find_run(killed, config.model_copy(update={"seed": 1}))
+    with pytest.raises(BadInput, match="no run to resume"):
+        find_run(tmp_path / "nowhere", config)
+    run(config, killed, resume=True)
+    with pytest.raises(BadInput, match="this run is done"):
+        find_run(killed, config)
+
+
+def test_the_newest_run_is_resumed_unless_told(config, tmp_path):
+    for name in ("test", "test-2", "test-10", "test-other"):
+        folder = tmp_path / name
+        folder.mkdir()
+        save_config(config, folder / "federation.yaml")
+    assert find_run(None, config, root=tmp_path).name == "test-10"
+
+
+def test_a_run_keeps_the_checkpoints_it_may_need_and_no_others(config, tmp_path):
+    out = run(config, tmp_path / "run")
+    saved = {int(file.stem[-5:]) for file in (out / "checkpoints").iterdir()}
+    best = {
+        facts["round"]
+        for facts in json.loads((out / "metrics.json").read_text())["checkpoints"].values()
+    }
+    assert {2, 3} | best >= saved
+    assert {2, 3} <= saved
