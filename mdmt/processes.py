@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,10 +13,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["Service", "flower_environment", "free_port", "stopped_by_signal"]
+__all__ = [
+    "Service",
+    "flower_environment",
+    "free_port",
+    "last_words",
+    "plain_text",
+    "stopped_by_signal",
+]
 
 log = logging.getLogger(__name__)
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _GRACE = 10.0
 """Seconds a process has to end before it is killed."""
 _STEADY = 60.0
@@ -45,6 +54,21 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def plain_text(text: str) -> str:
+    """Take out the colours that Flower writes even where there is no terminal."""
+    return _COLOUR.sub("", text)
+
+
+def last_words(log_path: Path) -> str:
+    """Give the last exception in a log, else its last lines, on one line."""
+    if not log_path.exists():
+        return "no output"
+    text = plain_text(log_path.read_text(encoding="utf-8", errors="replace"))
+    lines = [line.strip(" │") for line in text.splitlines() if "INFO" not in line]
+    exceptions = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b|No module", line)]
+    return " | ".join(exceptions[-1:] or [line for line in lines if line][-3:]) or "no output"
 
 
 class Service:
@@ -94,8 +118,8 @@ class Service:
                 return
             pause = self.pauses[min(self._failures, len(self.pauses) - 1)]
             log.warning(
-                "%s ended with %s; it starts again in %.0f s, see %s",
-                *(self.name, _ending(code), pause, self._log_file),
+                "%s ended with %s (%s); it starts again in %.0f s, see %s",
+                *(self.name, _ending(code), last_words(self._log_file), pause, self._log_file),
             )
             self._process, self._next_start = None, time.monotonic() + pause
             self._failures += 1

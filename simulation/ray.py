@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import select
 import shutil
 import signal
@@ -24,14 +23,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mdmt.errors import BadInput, RunError
-from mdmt.processes import flower_environment, free_port
+from mdmt.processes import flower_environment, free_port, last_words, plain_text
 from server.bundle import write_app, write_run_config
 
 __all__ = ["run_ray"]
 
 _START_TIMEOUT = 60.0
 """Seconds a SuperLink may take to listen."""
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def run_ray(
@@ -109,7 +107,7 @@ def _flwr_run(
     try:
         with log_path.open("a", encoding="utf-8") as log:
             for line in flwr.stdout or ():
-                plain = _COLOUR.sub("", line)
+                plain = plain_text(line)
                 log.write(plain)
                 log.flush()
                 if on_line is not None:
@@ -170,7 +168,7 @@ def _wait_until_listening(keeper: subprocess.Popen[bytes], port: int, log_path: 
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)
-    raise RunError(f"Flower's SuperLink did not start: {_reason(log_path)}; see {log_path}")
+    raise RunError(f"Flower's SuperLink did not start: {last_words(log_path)}; see {log_path}")
 
 
 def _raise_unless_done(events: list[str], code: int, log_path: Path) -> None:
@@ -179,14 +177,7 @@ def _raise_unless_done(events: list[str], code: int, log_path: Path) -> None:
     if event.get("event") == "failed":
         raise (BadInput if event["exit_code"] == BadInput.exit_code else RunError)(event["message"])
     if event.get("event") != "done" or code:
-        raise RunError(f"the run broke off: {_reason(log_path)}; see {log_path}")
-
-
-def _reason(log_path: Path) -> str:
-    """The last exception in a log, else its last lines, on one line."""
-    lines = [line.strip(" │") for line in _read_lines(log_path) if "INFO" not in line]
-    exceptions = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b|No module", line)]
-    return " | ".join(exceptions[-1:] or [line for line in lines if line][-3:]) or "no output"
+        raise RunError(f"the run broke off: {last_words(log_path)}; see {log_path}")
 
 
 def _version(path: Path) -> tuple[int, int] | None:
