@@ -9,11 +9,13 @@
     │   │   └── ImageError  one image
     │   ├── WeightsError    a file of weights
     │   └── RollCallError   sites that cannot form this federation
+    ├── PolicyError         exit 1: a site's policy forbids what the server asks
     ├── StateError          exit 1: saved state that does not belong here
     └── RunError            exit 1: a run that started and failed
 
 A message is one line, names the file, key or image, and says what to do. Messages may hold paths
-and patient ids: they are for the machine they arose on and are never sent anywhere.
+and patient ids: they are for the machine they arose on and are never sent anywhere. The one
+exception is `PolicyError`, whose text is written for the server.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ __all__ = [
     "DataError",
     "ImageError",
     "MDMTError",
+    "PolicyError",
     "RollCallError",
     "RunError",
     "StateError",
@@ -61,6 +64,13 @@ class WeightsError(BadInput):
 
 class RollCallError(BadInput):
     """The sites that answered cannot form this federation."""
+
+
+class PolicyError(MDMTError):
+    """A site's policy forbids what the server asks.
+
+    The server is told the text: the policy's key, its limit and what was asked, nothing else.
+    """
 
 
 class StateError(MDMTError):
