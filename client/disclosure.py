@@ -16,17 +16,10 @@ from mdmt.messages import Histogram, Metrics, SiteCard, TrainOrder, TrainReport
 from mdmt.training import TrainingResult, resolve_device
 
 __all__ = [
-    "labelled_images",
     "site_card",
     "told_metrics",
     "train_report",
 ]
-
-
-def labelled_images(manifest: Manifest, task: str, split: Split) -> int:
-    """How many images of `split` have a label of `task`."""
-    targets = manifest.targets[task][manifest.indices(split)]
-    return int(np.isfinite(targets).any(axis=1).sum())
 
 
 def site_card(site: SiteConfig, federation: FederationConfig, cohort: Cohort) -> SiteCard:

@@ -1,19 +1,22 @@
-"""What a site's policy refuses: recipes, orders, messages, app bundles; and its memory cap."""
+"""What a site's policy refuses: recipes, orders, messages, app bundles; and its memory cap.
+
+Imports nothing heavy: the launcher asks before it lets anything run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import torch
-from flwr.app import RecordDict
-
-from client.disclosure import labelled_images
+from client.description import content_bytes
 from mdmt.config import FederationConfig
 from mdmt.config.policy import Policy
-from mdmt.data.batches import batches_per_epoch
-from mdmt.data.cohort import Cohort
 from mdmt.errors import PolicyError
-from mdmt.training import resolve_device
+
+if TYPE_CHECKING:
+    from flwr.app import RecordDict
+
+    from mdmt.data.cohort import Cohort
 
 __all__ = ["cap_memory", "check_app", "check_data", "check_order", "check_upload"]
 
@@ -70,9 +73,11 @@ def check_data(
     PolicyError
         It tells neither how many examples there are nor how many steps an epoch has.
     """
+    from mdmt.data.batches import batches_per_epoch
+
     tasks = tuple(tasks)
     for task in tasks:
-        if labelled_images(cohort.manifest, task, "train") < policy.min_examples:
+        if cohort.manifest.labelled_images(task, "train") < policy.min_examples:
             raise PolicyError(
                 f"policy: min_examples asks for {policy.min_examples} labelled training images of"
                 f" a task, {task} has fewer"
@@ -95,13 +100,7 @@ def check_upload(policy: Policy, content: RecordDict) -> None:
     ------
     PolicyError
     """
-    arrays = sum(len(a.data) for record in content.array_records.values() for a in record.values())
-    texts = sum(
-        len(str(value).encode())
-        for record in content.config_records.values()
-        for value in record.values()
-    )
-    megabytes = (arrays + texts) / 1e6
+    megabytes = content_bytes(content) / 1e6
     if policy.max_upload is not None and megabytes > policy.max_upload:
         raise PolicyError(
             f"policy: max_upload allows {policy.max_upload:g} MB, the reply has {megabytes:.6g} MB"
@@ -123,9 +122,13 @@ def cap_memory(policy: Policy, device: str) -> None:
     """
     if policy.max_memory is None:
         return
+    from mdmt.training import resolve_device
+
     limit = int(policy.max_memory * 1e9)
     place = resolve_device(device)
     if place.type == "cuda":
+        import torch
+
         index = place.index or 0
         whole = torch.cuda.get_device_properties(index).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), index)

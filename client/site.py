@@ -41,7 +41,7 @@ from mdmt.models import (
 from mdmt.seeds import derive_seed
 from mdmt.training import resolve_device, train
 
-__all__ = ["Site", "kept_tensors", "state_root"]
+__all__ = ["Site", "kept_tensors"]
 
 Arrays = Mapping[str, NDArray[float32]]
 _MOMENTS = "moments."
@@ -63,12 +63,7 @@ def _state(site: SiteConfig, federation: FederationConfig, run: str, arm: Arm) -
         "site": site.name,
         "backbone": federation.model.backbone,
     }
-    return SiteState(state_root(site) / federation.name / run / arm, identity)
-
-
-def state_root(site: SiteConfig) -> Path:
-    """Where a site keeps its state, its log and its audit log."""
-    return site.state_dir or Path(f"~/.local/state/mdmt/{site.name}").expanduser()
+    return SiteState(site.state_root / federation.name / run / arm, identity)
 
 
 _COHORTS: dict[str, tuple[str, Cohort]] = {}
@@ -105,7 +100,7 @@ class Site:
     @property
     def log_file(self) -> Path:
         """Where this site writes what went wrong; it is never sent."""
-        return state_root(self.config) / "site.log"
+        return self.config.state_root / "site.log"
 
     def card(self, query: Query) -> SiteCard:
         """Tell who this is, what it can train, and how many labels it has."""

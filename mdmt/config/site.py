@@ -130,6 +130,11 @@ class SiteConfig(Strict):
         return self
 
     @property
+    def state_root(self) -> Path:
+        """Where the site keeps its state, its log and its audit log."""
+        return self.state_dir or Path(f"~/.local/state/mdmt/{self.name}").expanduser()
+
+    @property
     def offered(self) -> dict[str, SiteTask]:
         """The tasks that the policy lets take part."""
         allowed = self.policy.tasks
