@@ -12,14 +12,24 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MessageType,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
 from numpy import float32
 from numpy.typing import NDArray
 
+from client.policy import check_upload
 from client.site import Site
 from mdmt.config import FederationConfig, SiteConfig, find_config, load_federation, load_site
-from mdmt.errors import MDMTError
+from mdmt.errors import MDMTError, PolicyError
 from mdmt.messages import EvaluateOrder, Query, TrainOrder
 
 __all__ = ["app"]
@@ -76,7 +86,10 @@ def _evaluate(site: Site, content: RecordDict) -> RecordDict:
 def _answer(
     message: Message, context: Context, action: Callable[[Site, RecordDict], RecordDict]
 ) -> Message:
-    """Reply with what `action` gives; of an error only its kind, as its text may name a path."""
+    """Reply with what `action` gives; of an error only its kind, as its text may name a path.
+
+    A refusal by the site's policy is told in full: its text is written for the server.
+    """
     site: Site | None = None
     try:
         site = open_site(context)
@@ -84,6 +97,7 @@ def _answer(
             return Message(RecordDict({"report": ConfigRecord({"json": "null"})}), reply_to=message)
         started = time.monotonic()
         reply = action(site, message.content)
+        check_upload(site.config.policy, reply)
         seconds = time.monotonic() - started
         kind = message.metadata.message_type
         _log_at_site(site, f"{kind} answered in {seconds:.1f} s by process {os.getpid()}")
@@ -92,6 +106,10 @@ def _answer(
         story = str(error) if isinstance(error, MDMTError) else traceback.format_exc()
         _log_at_site(site, f"error: {story.rstrip()}")
         reason = f"{type(error).__name__} at the site; its own log says more"
+        if site is not None and isinstance(error, PolicyError):
+            # Until the roll call is over the server knows nodes, not sites.
+            asked = message.metadata.message_type == MessageType.QUERY
+            reason = f"site {site.config.name}: {error}" if asked else str(error)
         return Message(Error(_SITE_FAILED, reason), reply_to=message)
 
 

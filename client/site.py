@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +13,11 @@ from numpy import float32
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from client.disclosure import site_card, told_metrics, train_report
+from client.policy import check_data, check_order
 from mdmt.checkpoints import RoundFiles
 from mdmt.config import FederationConfig, SiteConfig, parse_recipe
 from mdmt.data.cohort import Cohort, open_cohort
-from mdmt.data.manifest import SPLITS
 from mdmt.errors import DataError
 from mdmt.evaluation import evaluate, evaluate_constant
 from mdmt.messages import (
@@ -64,17 +63,13 @@ def _state(site: SiteConfig, federation: FederationConfig, run: str, arm: Arm) -
         "site": site.name,
         "backbone": federation.model.backbone,
     }
-    return RoundFiles(_state_root(site) / federation.name / run / arm, identity)
+    return RoundFiles(site.state_root / federation.name / run / arm, identity)
 
 
 def _load(state: RoundFiles, up_to: int) -> dict[str, Tensor]:
     """Tensors of the last round not after `up_to`; empty if the site has none yet."""
     saved = state.latest(up_to)
     return {} if saved is None else state.load(saved).tensors
-
-
-def _state_root(site: SiteConfig) -> Path:
-    return site.state_dir or Path(f"~/.local/state/mdmt/{site.name}").expanduser()
 
 
 _COHORTS: dict[str, tuple[str, Cohort]] = {}
@@ -105,38 +100,20 @@ class Site:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks this site has labels for."""
-        return tuple(self.config.tasks)
+        """Names of the tasks this site offers."""
+        return tuple(self.config.offered)
 
     @property
     def log_file(self) -> Path:
         """Where this site writes what went wrong; it is never sent."""
-        return _state_root(self.config) / "site.log"
+        return self.config.state_root / "site.log"
 
     def card(self, query: Query) -> SiteCard:
         """Tell who this is, what it can train, and how many labels it has."""
-        federation = parse_recipe(query.recipe)
+        federation = self._admit(query.recipe)
         cohort = self._cohort(federation, anew=True)  # files may have changed
-        manifest = cohort.manifest
-        train = manifest.indices("train")
-        packages = ("mdmt", "torch", "timm", "flwr")
-        return SiteCard(
-            name=self.config.name,
-            federation=federation.hash,
-            tasks={name: task.space for name, task in self.config.tasks.items()},
-            images={split: len(manifest.indices(split)) for split in SPLITS},
-            counts={
-                task: {split: manifest.labelled(task, split) for split in SPLITS}
-                for task in self.tasks
-            },
-            histogram={
-                name: task.space.histogram(manifest.targets[name][train])
-                for name, task in self.config.tasks.items()
-            },
-            data=cohort.fingerprint(),
-            device=str(resolve_device(self.config.device)),
-            versions={"python": platform.python_version()} | {p: version(p) for p in packages},
-        )
+        check_data(self.config.policy, federation, cohort, self.tasks)
+        return site_card(self.config, federation, cohort)
 
     def train(
         self, order: TrainOrder, arrays: Arrays, proximal_mu: float
@@ -149,8 +126,10 @@ class Site:
         dict of str to ndarray
             The arrays that travel, trained.
         """
-        federation = parse_recipe(order.recipe)
-        device, cohort = self._device(federation), self._cohort(federation)
+        federation = self._admit(order.recipe, order.round, order.coefficients)
+        cohort = self._cohort(federation)
+        check_data(self.config.policy, federation, cohort, self.tasks)
+        device = self._device(federation)
         state = _state(self.config, federation, order.run, order.arm)
         model, moments = self._restore(federation, state, order.round - 1, arrays, device)
         returned = travelling(model, federation.aggregation)
@@ -173,40 +152,45 @@ class Site:
         state.save(order.round, staying(model, federation.aggregation) | kept_moments)
         # The server may go back by one round: the start of the last two is kept.
         state.prune((*order.keep, *range(order.round - 2, order.round + 1)))
-        report = TrainReport(
-            site=self.config.name,
-            round=order.round,
-            validation=validation,
-            losses={task: result.losses.get(task) for task in self.tasks},
-            images=result.images,
-            steps=result.steps,
-            seconds=result.seconds,
-        )
+        report = train_report(self.config, order, cohort, validation, result)
         return report, get_arrays(model, returned)
 
     def evaluate(self, order: EvaluateOrder, arrays: Arrays) -> EvaluateReport:
         """Evaluate a round's backbone with the heads this site had after that round."""
-        federation = parse_recipe(order.recipe)
-        device, cohort = self._device(federation), self._cohort(federation)
+        federation = self._admit(order.recipe, order.round)
+        cohort, device = self._cohort(federation), self._device(federation)
         state = _state(self.config, federation, order.run, order.arm)
         model, _ = self._restore(federation, state, order.round, arrays, device)
         splits: tuple[Literal["val", "test"], ...] = ("val", "test")
-        constant = order.arm == "federated" and "constant" in federation.references
+        metrics = {
+            split: evaluate(
+                model, cohort, split, federation, self.tasks, device, intervals=split == "test"
+            )
+            for split in splits
+        }
+        constant = {
+            split: evaluate_constant(cohort, split, federation, self.tasks)
+            for split in splits
+            if order.arm == "federated" and "constant" in federation.references
+        }
+        policy, manifest = self.config.policy, cohort.manifest
         return EvaluateReport(
             site=self.config.name,
             round=order.round,
-            metrics={
-                split: evaluate(
-                    model, cohort, split, federation, self.tasks, device, intervals=split == "test"
-                )
-                for split in splits
-            },
+            metrics={s: told_metrics(policy, manifest, m, s) for s, m in metrics.items()},
+            # The constant is drawn from the training labels.
             constant={
-                split: evaluate_constant(cohort, split, federation, self.tasks)
-                for split in splits
-                if constant
+                s: told_metrics(policy, manifest, m, s, "train") for s, m in constant.items()
             },
         )
+
+    def _admit(
+        self, recipe: str, round_number: int = 0, tasks: Iterable[str] = ()
+    ) -> FederationConfig:
+        """The federation of a recipe that the policy allows; data and torch are untouched yet."""
+        federation = parse_recipe(recipe)
+        check_order(self.config.policy, federation, round_number, tasks)
+        return federation
 
     def _cohort(self, federation: FederationConfig, *, anew: bool = False) -> Cohort:
         """The site's cohort, as this process opened it before unless it is wanted `anew`."""
@@ -216,7 +200,8 @@ class Site:
         key = self.config.model_dump_json() + federation.recipe
         known, cohort = _COHORTS.get(self.config.name, ("", None))
         if anew or cohort is None or known != key:
-            cohort = open_cohort(self.config, federation)
+            offered = self.config.model_copy(update={"tasks": self.config.offered})
+            cohort = open_cohort(offered, federation)
             _COHORTS[self.config.name] = key, cohort
         return cohort
 

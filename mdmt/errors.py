@@ -9,12 +9,14 @@
     │   │   └── ImageError  one image
     │   ├── WeightsError    a file of weights
     │   └── RollCallError   sites that cannot form this federation
+    ├── PolicyError         exit 1: a site's policy forbids what the server asks
     ├── StateError          exit 1: saved state that does not belong here
     │   └── DamagedError    a saved file that cannot be read as it was written
     └── RunError            exit 1: a run that started and failed
 
 A message is one line, names the file, key or image, and says what to do. Messages may hold paths
-and patient ids: they are for the machine they arose on and are never sent anywhere.
+and patient ids: they are for the machine they arose on and are never sent anywhere. The one
+exception is `PolicyError`, whose text is written for the server.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ __all__ = [
     "DataError",
     "ImageError",
     "MDMTError",
+    "PolicyError",
     "RollCallError",
     "RunError",
     "StateError",
@@ -63,6 +66,13 @@ class WeightsError(BadInput):
 
 class RollCallError(BadInput):
     """The sites that answered cannot form this federation."""
+
+
+class PolicyError(MDMTError):
+    """A site's policy forbids what the server asks.
+
+    The server is told the text: the policy's key, its limit and what was asked, nothing else.
+    """
 
 
 class StateError(MDMTError):

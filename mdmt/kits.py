@@ -77,6 +77,11 @@ class SiteKit:
         """The site's own, ECDSA P-384, in OpenSSH format."""
         return self.folder / "site.key"
 
+    @property
+    def audit_head(self) -> Path:
+        """Where the site's audit log has to end; apart from the log in its state folder."""
+        return self.folder / "audit-head.json"
+
 
 @dataclass(frozen=True)
 class ServerKit:

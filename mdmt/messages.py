@@ -16,6 +16,7 @@ __all__ = [
     "Arm",
     "EvaluateOrder",
     "EvaluateReport",
+    "Histogram",
     "Metrics",
     "Query",
     "SiteCard",
@@ -28,7 +29,9 @@ Short = Annotated[str, StringConstraints(max_length=128)]
 Count = Annotated[int, Field(ge=0)]
 MetricName = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^/\s]+/[^/\x00-\x1f]+$")]
 Metrics = dict[MetricName, float | int | None]
-"""``task/metric`` → value; None where it is undefined."""
+"""``task/metric`` → value; None where it is undefined or, by the site's policy, not told."""
+Histogram = dict[Short, dict[Short, Count] | None]
+"""Target column → label → count; None where it is not told."""
 
 
 class Query(Strict):
@@ -45,16 +48,20 @@ class SiteCard(Strict):
     federation: Short
     """Hash of the recipe the site was asked about."""
     tasks: dict[Short, AnyTask]
-    images: dict[Short, Count]
-    """Images per split."""
-    counts: dict[Short, dict[Short, Count]]
-    """n_{s,t}: labelled outputs per task and split."""
-    histogram: dict[Short, dict[Short, dict[Short, Count]]]
-    """Training labels: task → target column → label → count."""
+    images: dict[Short, Count | None]
+    """Images per split; None where it is not told."""
+    counts: dict[Short, dict[Short, Count | None]]
+    """n_{s,t}: labelled outputs per task and split; None where it is not told, never for 0."""
+    histogram: dict[Short, Histogram]
+    """Training labels by task."""
     data: Short
     """Fingerprint of the site's preprocessed images and labels (`Cohort.fingerprint`)."""
     device: Short
     versions: dict[Short, Short]
+
+    def labels(self, task: str) -> int | None:
+        """n_{s,t} of the training split; None where it is not told."""
+        return self.counts.get(task, {}).get("train", 0)
 
 
 class TrainOrder(Strict):
@@ -80,9 +87,10 @@ class TrainReport(Strict):
     validation: Metrics
     """Of the backbone as received, that is of the round before."""
     losses: dict[Short, float | None]
-    """Mean training loss ℓ_t of each task."""
-    images: Count
-    steps: Count
+    """Mean training loss ℓ_t of each task; None if it saw no label, or where it is not told."""
+    images: Count | None
+    steps: Count | None
+    """None where a count could be worked out from them that is not told."""
     seconds: float
 
 

@@ -99,6 +99,8 @@ def weighted_mean_metrics(
 ) -> dict[str, float | int | None]:
     """Mean of each ``task/metric`` over sites, weighted by ``task/examples``.
 
+    If a site tells a metric but not its examples, all sites count alike in it.
+
     Parameters
     ----------
     sites : mapping of str to mapping
@@ -108,7 +110,7 @@ def weighted_mean_metrics(
     -------
     dict
         Sites where a metric is None or absent do not count towards it; None if no site has it.
-        ``task/examples`` is the sum.
+        ``task/examples`` is the sum; None if a site does not tell its own.
 
     Examples
     --------
@@ -122,15 +124,18 @@ def weighted_mean_metrics(
     for key in dict.fromkeys(key for site in ordered for key in site):
         support = f"{key.partition('/')[0]}/examples"
         if key == support:
-            result[key] = sum(int(site.get(key) or 0) for site in ordered)
+            counts = [site.get(key, 0) for site in ordered]
+            result[key] = None if None in counts else sum(int(n) for n in counts if n)
             continue
         terms = [
-            (value, weight)
+            (value, site[support])
             for site in ordered
-            if (value := site.get(key)) is not None and (weight := site.get(support) or 0) > 0
+            if (value := site.get(key)) is not None and site.get(support, 0) != 0
         ]
-        total = sum(weight for _, weight in terms)
-        result[key] = sum(value * weight for value, weight in terms) / total if terms else None
+        untold = any(weight is None for _, weight in terms)
+        weights = [1 if untold or weight is None else weight for _, weight in terms]
+        mean = sum(value * w for (value, _), w in zip(terms, weights, strict=True))
+        result[key] = mean / sum(weights) if terms else None
     return result
 
 

@@ -75,8 +75,8 @@ def _model_card(
             name = f"best:{task}" if f"best:{task}" in checkpoints else "last"
             test = checkpoints[name]["sites"].get(card.name, {}).get("test", {})
             lines.append(
-                f"| {card.name} | {task} | {card.counts[task]['train']}"
-                f" | {test.get(f'{task}/examples', 0)} | {_result(test, task, primary)} |"
+                f"| {card.name} | {task} | {_count(card.labels(task))}"
+                f" | {_count(test.get(f'{task}/examples', 0))} | {_result(test, task, primary)} |"
             )
     lines += ["", "| task | kind | labels | round released |", "|---|---|---|---|"]
     for task, entry in config.tasks.items():
@@ -103,9 +103,13 @@ def _origin(weights: str) -> str:
     return f"{weights}" if weights in ("timm", "offline") else f"{Path(weights).name}"
 
 
+def _count(number: int | None) -> str:
+    return "not told" if number is None else str(number)
+
+
 def _result(test: Mapping[str, Any], task: str, metric: str) -> str:
     value, low, high = (test.get(f"{task}/{metric}{end}") for end in ("", "_low", "_high"))
     if value is None:
-        return "undefined"
+        return "undefined" if test.get(f"{task}/examples", 0) is not None else "not told"
     interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
     return f"{metric} {value:.3f}{interval}"

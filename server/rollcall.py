@@ -88,6 +88,6 @@ def check_cards(config: FederationConfig, cards: Iterable[SiteCard]) -> list[str
     for position, card in enumerate(cards):
         problems += site_problems(config, card, cards[:position])
     for task in config.tasks:
-        if not any(card.counts.get(task, {}).get("train") for card in cards):
+        if all(card.labels(task) == 0 for card in cards):
             problems.append(f"no site has training labels of the task {task}")
     return problems

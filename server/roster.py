@@ -171,8 +171,14 @@ def site_problems(
             )
         elif difference := config.space(task).disagreement(space):
             problems.append(f"site {card.name} disagrees on the task {task}: {difference}")
-    if not any(card.counts.get(task, {}).get("train") for task in card.tasks):
+    if all(card.labels(task) == 0 for task in card.tasks):
         problems.append(f"site {card.name} has no labelled training sample")
+    untold = [task for task in card.tasks if card.labels(task) is None]
+    if untold and config.aggregation.weighting != "uniform":
+        problems.append(
+            f"site {card.name} does not tell how many labels of the task {untold[0]} it has,"
+            " which needs aggregation.weighting: uniform"
+        )
     return problems
 
 

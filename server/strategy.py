@@ -137,7 +137,9 @@ class SiteAverage(strategy.FedAvg):
                 self.round.refusals[card.name] = str(refused)
         self._check_quorum(server_round, len(updates))
         weights = site_weights(self.config, cards.values())
-        shares = task_shares(self.config, cards.values())
+        uniform = self.config.aggregation.weighting == "uniform"
+        # A site need not tell its counts where they do not count.
+        shares = {} if uniform else task_shares(self.config, cards.values())
         self.round.weights = weights
         mean: dict[str, NDArray[np.floating]] = {}
         for name in sorted(self.travelling):
@@ -146,9 +148,7 @@ class SiteAverage(strategy.FedAvg):
             if not having:
                 continue  # a shared head whose sites were all absent stays as it is
             raw = [
-                weights[site]
-                if task is None or self.config.aggregation.weighting == "uniform"
-                else shares[site].get(task, 0.0)
+                weights[site] if task is None or uniform else shares[site].get(task, 0.0)
                 for site in having
             ]
             mean |= weighted_mean(

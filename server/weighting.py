@@ -25,9 +25,7 @@ def task_shares(config: FederationConfig, cards: Iterable[SiteCard]) -> dict[str
     dict of str to dict of str to float
         Site → task → a_{s,t}; all entries sum to 1.
     """
-    counts = {
-        card.name: {task: card.counts[task]["train"] for task in card.tasks} for card in cards
-    }
+    counts = {card.name: {task: _labels(card, task) for task in card.tasks} for card in cards}
     totals: dict[str, int] = {}
     for tasks in counts.values():
         for task, n in tasks.items():
@@ -51,7 +49,7 @@ def site_weights(config: FederationConfig, cards: Iterable[SiteCard]) -> dict[st
     if weighting == "tasks":
         raw = {site: sum(shares.values()) for site, shares in task_shares(config, cards).items()}
     elif weighting == "examples":
-        raw = {card.name: float(sum(n["train"] for n in card.counts.values())) for card in cards}
+        raw = {card.name: float(sum(_labels(card, t) for t in card.tasks)) for card in cards}
     else:
         raw = {card.name: 1.0 for card in cards}
     total = sum(raw[site] for site in sorted(raw))
@@ -79,3 +77,11 @@ def loss_coefficients(
         site: {task: value / sum(shares.values()) for task, value in shares.items()}
         for site, shares in raw.items()
     }
+
+
+def _labels(card: SiteCard, task: str) -> int:
+    """n_{s,t}, which every weighting but ``uniform`` needs."""
+    labels = card.labels(task)
+    if labels is None:
+        raise RollCallError(f"site {card.name} does not tell how many labels of {task} it has")
+    return labels

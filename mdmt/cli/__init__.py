@@ -12,6 +12,7 @@ from mdmt.cli.init import init
 from mdmt.cli.predict import predict
 from mdmt.cli.run import demo, simulate
 from mdmt.cli.show import show
+from mdmt.cli.site import site
 from mdmt.cli.validate import validate
 
 __all__ = ["app", "main"]
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 for command in (demo, simulate, show, validate, init, predict):
     app.command()(command)
+app.add_typer(site)
 
 
 def _print_version(wanted: bool) -> None:

@@ -109,23 +109,29 @@ def site_table(run: Run) -> Table | None:
     if run.sites is None:
         return None
     table = new_table(
-        f"{run.config.name}: sites (images and labels: train/val/test)",
+        f"{run.config.name}: sites (images and labels: train/val/test; -: not told)",
         *("site", "task", "images", "labels", "training labels"),
     )
     splits = ("train", "val", "test")
     for name, card in run.sites["sites"].items():
-        images = "/".join(str(card["images"].get(split, 0)) for split in splits)
+        images = "/".join(_count(card["images"].get(split, 0)) for split in splits)
         for task in card["tasks"]:
-            labels = "/".join(str(card["counts"][task].get(split, 0)) for split in splits)
+            labels = "/".join(_count(card["counts"][task].get(split, 0)) for split in splits)
             counts = _histogram(card["histogram"].get(task, {}))
             table.add_row(name, task, images, labels, counts)
     return table
 
 
-def _histogram(columns: dict[str, dict[str, int]]) -> str:
-    """Count each label over all columns of the task."""
+def _count(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
+def _histogram(columns: dict[str, dict[str, int] | None]) -> str:
+    """Count each label over all columns of the task, if all are told."""
     total: dict[str, int] = {}
     for counts in columns.values():
+        if counts is None:
+            return "-"
         for label, count in counts.items():
             total[label] = total.get(label, 0) + count
     return ", ".join(f"{label}: {count}" for label, count in total.items())
@@ -167,7 +173,7 @@ def _test_table(
     metrics = {space.primary: space.primary_is_better_when} | _SECONDARY[space.kind]
     metrics = {name: better for name, better in metrics.items() if f"{task}/{name}" in final}
     table = new_table(
-        f"{task} at {site}: {final[f'{task}/examples']} test images",
+        f"{task} at {site}: {_count(final[f'{task}/examples'])} test images",
         *("model", *(f">{name}\n{better}\nis better" for name, better in metrics.items())),
     )
     for name, test in tests.items():
@@ -202,7 +208,8 @@ def _validation_table(run: Run) -> Table:
 def _value(metrics: dict[str, Any], key: str) -> str:
     value, low, high = (metrics.get(key + end) for end in ("", "_low", "_high"))
     if value is None:
-        return "undefined" if key in metrics else "-"
+        untold = metrics.get(f"{key.partition('/')[0]}/examples", 0) is None
+        return "-" if untold or key not in metrics else "undefined"
     return f"{value:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")
 
 

@@ -10,6 +10,7 @@ from mdmt.config.federation import (
     TaskConfig,
 )
 from mdmt.config.loading import find_config, load_federation, load_site, parse_recipe, save_config
+from mdmt.config.policy import Policy
 from mdmt.config.site import SiteConfig, SiteTask, Synthetic, Table
 from mdmt.config.training import TrainingConfig
 
@@ -19,6 +20,7 @@ __all__ = [
     "FederationConfig",
     "HeadConfig",
     "ModelConfig",
+    "Policy",
     "PreprocessingConfig",
     "SiteConfig",
     "SiteTask",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from mdmt.config.policy import Policy
 from mdmt.config.types import BesideSpace, Name
 from mdmt.strict import Strict
 
@@ -119,3 +120,22 @@ class SiteConfig(Strict):
     """Preprocessed images; ``~/.cache/mdmt`` unless given."""
     state_dir: Path | None = None
     """The site's heads between rounds; ``~/.local/state/mdmt/<name>`` unless given."""
+    policy: Policy = Policy()
+
+    @model_validator(mode="after")
+    def _policy_knows_its_tasks(self) -> Self:
+        unknown = sorted(set(self.policy.tasks or ()) - set(self.tasks))
+        if unknown:
+            raise ValueError(f"policy.tasks: {unknown[0]} is not one of this site's tasks")
+        return self
+
+    @property
+    def state_root(self) -> Path:
+        """Where the site keeps its state, its log and its audit log."""
+        return self.state_dir or Path(f"~/.local/state/mdmt/{self.name}").expanduser()
+
+    @property
+    def offered(self) -> dict[str, SiteTask]:
+        """The tasks that the policy lets take part."""
+        allowed = self.policy.tasks
+        return {name: t for name, t in self.tasks.items() if allowed is None or name in allowed}

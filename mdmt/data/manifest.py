@@ -62,3 +62,7 @@ class Manifest:
     def labelled(self, task: str, split: Split) -> int:
         """n_{s,t}: how many target values of `task` are present in `split`."""
         return int(np.isfinite(self.targets[task][self.indices(split)]).sum())
+
+    def labelled_images(self, task: str, split: Split) -> int:
+        """How many images of `split` have a label of `task`."""
+        return int(np.isfinite(self.targets[task][self.indices(split)]).any(axis=1).sum())

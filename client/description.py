@@ -1,0 +1,147 @@
+"""A message as the audit log describes it: names, shapes and numbers, never an array's values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from mdmt.strict import Strict
+
+if TYPE_CHECKING:
+    from flwr.app import Message, RecordDict
+
+__all__ = ["Entry", "content_bytes", "describe", "parse_object"]
+
+_SHORT = 200
+"""Longest text that is written down of what our own client does not send."""
+
+
+class Entry(Strict):
+    """A line of the audit log."""
+
+    time: str
+    """UTC, when the line was written."""
+    kind: str
+    """``query``, ``train`` or ``evaluate``."""
+    federation: str | None = None
+    run: str | None = None
+    flower_run: int
+    """Flower's own number of the run."""
+    round: int | None = None
+    error: str | None = None
+    """What an error tells instead of a report."""
+    arrays: dict[str, tuple[str, tuple[int, ...], int]] = {}
+    """Name → dtype, shape, bytes."""
+    report: dict[str, Any] | None = None
+    """As sent (`mdmt.messages`)."""
+    other: dict[str, str] = {}
+    """What our own client does not send."""
+    bytes: int
+    """Arrays and texts, without Flower's envelope."""
+    recovered: str | None = None
+    """What a crash had left before this line."""
+    previous: str
+    """SHA-256 of the line before."""
+
+
+def describe(message: Message, asked: Message | None, **facts: str) -> Entry:
+    """Describe a reply, without decoding its arrays.
+
+    Parameters
+    ----------
+    message : Message
+    asked : Message or None
+        What it replies to.
+    **facts
+        ``previous`` and, after a crash, ``recovered``.
+    """
+    order = _order(asked)
+    known: dict[str, Any] = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "kind": message.metadata.message_type,
+        "flower_run": message.metadata.run_id,
+        **order,
+        **facts,
+    }
+    if message.has_error():
+        reason = str(message.error.reason)
+        return Entry(**known, error=reason, bytes=len(reason.encode()))
+    content = message.content
+    report = parse_object(_text(content, "report", "json"))
+    if report is not None:
+        known.setdefault("round", _number(report.get("round")))
+    return Entry(
+        **known,
+        arrays={
+            name if record == "arrays" else f"{record}/{name}": (
+                array.dtype,
+                tuple(array.shape),
+                len(array.data),
+            )
+            for record, arrays in content.array_records.items()
+            for name, array in arrays.items()
+        },
+        report=report,
+        other={
+            name: _short(value)
+            for name, value in _values(content)
+            if name != "report/json" or report is None
+        },
+        bytes=content_bytes(content),
+    )
+
+
+def content_bytes(content: RecordDict) -> int:
+    """Payload of a message: its arrays as serialised, its texts and numbers."""
+    arrays = sum(len(a.data) for record in content.array_records.values() for a in record.values())
+    values = (value for _, value in _values(content))
+    return arrays + sum(
+        len(value if isinstance(value, bytes) else str(value).encode()) for value in values
+    )
+
+
+def parse_object(text: str | bytes) -> dict[str, Any] | None:
+    """A JSON object; None for anything else, as either side may have written anything."""
+    try:
+        found = json.loads(text)
+        json.dumps(found, allow_nan=False)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _values(content: RecordDict) -> Iterator[tuple[str, Any]]:
+    """Yield all that is not an array, as ``record/key`` and value."""
+    for name, texts in content.config_records.items():
+        yield from ((f"{name}/{key}", value) for key, value in texts.items())
+    for name, numbers in content.metric_records.items():
+        yield from ((f"{name}/{key}", value) for key, value in numbers.items())
+
+
+def _short(value: Any) -> str:
+    """Write a value, or only how much it is where it may hide something large."""
+    long = isinstance(value, bytes | list) or len(str(value)) > _SHORT
+    return f"{type(value).__name__} of {len(value)}" if long else str(value)
+
+
+def _order(asked: Message | None) -> dict[str, Any]:
+    """Federation, run and round that a server's message names, as far as it does."""
+    if asked is None or not asked.has_content():
+        return {}
+    order = parse_object(_text(asked.content, "config", "order")) or {}
+    recipe = parse_object(str(order.get("recipe"))) or {}
+    names = {"federation": recipe.get("name"), "run": order.get("run")}
+    named = {key: value[:_SHORT] for key, value in names.items() if isinstance(value, str)}
+    number = _number(order.get("round"))
+    return named if number is None else named | {"round": number}
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(content: RecordDict, record: str, key: str) -> str:
+    records = content.config_records
+    return str(records[record].get(key, "")) if record in records else ""

@@ -1,0 +1,134 @@
+"""What a site tells in numbers: small counts, and whatever its policy hides, become None."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+
+import numpy as np
+
+from mdmt.config import FederationConfig, SiteConfig
+from mdmt.config.policy import Policy
+from mdmt.data.cohort import Cohort
+from mdmt.data.manifest import SPLITS, Manifest, Split
+from mdmt.messages import Histogram, Metrics, SiteCard, TrainOrder, TrainReport
+from mdmt.training import TrainingResult, resolve_device
+
+__all__ = [
+    "site_card",
+    "told_metrics",
+    "train_report",
+]
+
+
+def site_card(site: SiteConfig, federation: FederationConfig, cohort: Cohort) -> SiteCard:
+    """Tell who this is, what it can train, and how many labels it has."""
+    policy, manifest = site.policy, cohort.manifest
+    packages = ("mdmt", "torch", "timm", "flwr")
+    return SiteCard(
+        name=site.name,
+        federation=federation.hash,
+        tasks={name: task.space for name, task in site.offered.items()},
+        images=_images(policy, manifest, site.offered),
+        counts=_counts(policy, manifest, site.offered),
+        histogram=_histograms(site, manifest),
+        data=cohort.fingerprint(),
+        device=str(resolve_device(site.device)),
+        versions={"python": platform.python_version()} | {p: version(p) for p in packages},
+    )
+
+
+def train_report(
+    site: SiteConfig,
+    order: TrainOrder,
+    cohort: Cohort,
+    validation: Metrics,
+    result: TrainingResult,
+) -> TrainReport:
+    """Tell what a round brought."""
+    policy, manifest = site.policy, cohort.manifest
+    few = {task for task in site.offered if _few(policy, manifest, task, "train")}
+    told = policy.tell_counts and not few
+    return TrainReport(
+        site=site.name,
+        round=order.round,
+        validation=told_metrics(policy, manifest, validation, "val"),
+        losses={task: None if task in few else result.losses.get(task) for task in site.offered},
+        images=result.images if told else None,
+        steps=result.steps if told else None,
+        seconds=result.seconds,
+    )
+
+
+def told_metrics(policy: Policy, manifest: Manifest, metrics: Metrics, *splits: Split) -> Metrics:
+    """Metrics without those of tasks that have too few labels on one of `splits`.
+
+    The keys stay; ``task/examples`` is None, too, unless it is 0.
+    """
+    tasks = {key.partition("/")[0] for key in metrics}
+    few = {task for task in tasks for split in splits if _few(policy, manifest, task, split)}
+
+    def told(key: str, value: float | int | None) -> float | int | None:
+        task, _, metric = key.partition("/")
+        if metric == "examples":
+            return value if not value or (policy.tell_counts and task not in few) else None
+        return None if task in few else value
+
+    return {key: told(key, value) for key, value in metrics.items()}
+
+
+def _few(policy: Policy, manifest: Manifest, task: str, split: Split) -> bool:
+    """Whether some metric of `task` on `split` would rest on too few images, but not on none.
+
+    Metrics of a single output rest on the images that have it, those of the sum over the outputs
+    on the images that have them all.
+    """
+    present = np.isfinite(manifest.targets[task][manifest.indices(split)])
+    supports = [*present.sum(axis=0).tolist(), int(present.all(axis=1).sum())]
+    return any(0 < images < policy.min_examples_per_metric for images in supports)
+
+
+def _counts(
+    policy: Policy, manifest: Manifest, tasks: Iterable[str]
+) -> dict[str, dict[str, int | None]]:
+    """n_{s,t} by task and split; None where it is not told. That there are none is told as 0."""
+
+    def count(task: str, split: Split) -> int | None:
+        n = manifest.labelled(task, split)
+        untold = not policy.tell_counts or _few(policy, manifest, task, split)
+        return None if n and untold else n
+
+    return {task: {split: count(task, split) for split in SPLITS} for task in tasks}
+
+
+def _images(policy: Policy, manifest: Manifest, tasks: Iterable[str]) -> dict[str, int | None]:
+    """Images by split; None where a count of its labels could be worked out from it."""
+    counts = _counts(policy, manifest, tasks)
+    images: dict[str, int | None] = {}
+    for split in SPLITS:
+        n = len(manifest.indices(split))
+        untold = not policy.tell_counts or 0 < n < policy.min_examples_per_metric
+        untold = untold or any(of_task[split] is None for of_task in counts.values())
+        images[split] = None if n and untold else n
+    return images
+
+
+def _histograms(site: SiteConfig, manifest: Manifest) -> dict[str, Histogram]:
+    """Training labels by task and column; None for a column with a cell that is too small.
+
+    Its other cells go with it: the missing one could be worked out from them and the total. An
+    empty cell is small, too: it says what every patient does not have.
+    """
+    policy, train = site.policy, manifest.indices("train")
+    told: dict[str, Histogram] = {}
+    for name, task in site.offered.items():
+        withheld = not (policy.tell_counts and policy.tell_histogram)
+        withheld = withheld or _few(policy, manifest, name, "train")
+        told[name] = {
+            column: None
+            if withheld or min(cells.values()) < policy.min_examples_per_metric
+            else cells
+            for column, cells in task.space.histogram(manifest.targets[name][train]).items()
+        }
+    return told

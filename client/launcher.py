@@ -1,0 +1,173 @@
+"""What `mdmt site start` runs: Flower's SuperNode, and beside it what answers its messages.
+
+The SuperNode runs with ``--isolation process``: it hands messages over and starts nothing itself.
+So the bundle that the server ships is looked at before anything of it could run, and in fact none
+of it ever runs: messages are answered by the ClientApp that the hospital installed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from flwr.app import Error, Message
+
+from client.audit import AuditLog, open_audit_log
+from client.policy import check_app
+from client.runtime import Assignment, Runtime
+from client.worker import Worker
+from mdmt.config import SiteConfig
+from mdmt.errors import PolicyError, RunError, StateError
+from mdmt.kits import SiteKit
+from mdmt.processes import Service, flower_environment, free_port
+
+__all__ = ["serve_site"]
+
+log = logging.getLogger(__name__)
+
+_SITE_FAILED = 2
+"""Flower's code for a client that raised."""
+_PAUSE = 0.2
+"""Seconds between two looks for a message."""
+_RESTARTS = (1.0, *(8.0,) * 10, 60.0)
+"""A SuperNode that was killed is refused for a minute; one that never gets in asks less often."""
+
+
+def serve_site(kit: SiteKit, site: SiteConfig) -> None:
+    """Connect a site and answer the server's messages until interrupted.
+
+    Parameters
+    ----------
+    kit : SiteKit
+    site : SiteConfig
+        The kit's ``site.yaml``.
+
+    Raises
+    ------
+    StateError
+        The site runs already.
+    """
+    with _only_one(site.state_root), tempfile.TemporaryDirectory(prefix="mdmt-site-") as home:
+        launcher = _Launcher(kit, site, Path(home))
+        try:
+            launcher.run()
+        finally:
+            launcher.stop()
+
+
+class _Launcher:
+    def __init__(self, kit: SiteKit, site: SiteConfig, home: Path) -> None:
+        self._kit, self._site = kit, site
+        self._audit: AuditLog = open_audit_log(kit, site)
+        self._secret_file = home / "secret"
+        self._secret = secrets.token_bytes(32)
+        self._secret_file.touch(mode=0o600)
+        self._secret_file.write_bytes(self._secret)
+        self._runtime: Runtime | None = None
+        self._worker = Worker(kit.site_file)
+        self._supernode = Service(
+            "SuperNode",
+            self._command,
+            flower_environment(home),
+            site.state_root / "supernode.log",
+            _RESTARTS,
+        )
+
+    def run(self) -> None:
+        """Tend the SuperNode and answer its messages, one after the other."""
+        log.info("%s serves %s", self._site.name, self._kit.facts.server)
+        while True:
+            self._supernode.tend()
+            self._worker.start()
+            token = self._runtime.acquire() if self._runtime and self._supernode.pid else None
+            if token is None:
+                time.sleep(_PAUSE)
+            else:
+                self._serve(token)
+
+    def stop(self) -> None:
+        """End both processes."""
+        self._worker.stop()
+        self._supernode.stop()
+
+    def _command(self) -> list[str]:
+        """Write the SuperNode's command line, with a port that is free now."""
+        address = f"127.0.0.1:{free_port()}"
+        if self._runtime is not None:
+            self._runtime.close()
+        self._runtime = Runtime(address, self._secret)
+        host, _, port = address.partition(":")
+        return [
+            "flower-supernode",
+            *("--superlink", self._kit.facts.server),
+            *("--root-certificates", str(self._kit.ca_certificate)),
+            *("--auth-supernode-private-key", str(self._kit.private_key)),
+            *("--isolation", "process"),
+            *("--host", host, "--port", port),
+            *("--superexec-auth-secret-file", str(self._secret_file)),
+            *("--node-config", f"site={json.dumps(str(self._kit.site_file))}"),
+        ]
+
+    def _serve(self, token: str) -> None:
+        assert self._runtime is not None, "it gave the token"
+        started = time.monotonic()
+        try:
+            with self._runtime.assignment(token) as (task, replies):
+                reply = self._answer(task)
+                # What cannot be recorded is not sent.
+                self._audit.record(reply, task.message)
+                replies.append(reply)
+        except (StateError, OSError) as error:
+            log.error("nothing was sent, as the audit log cannot be kept: %s", error)
+        except httpx.HTTPError as error:
+            log.error("the SuperNode did not take the reply: %s", type(error).__name__)
+        else:
+            what = f"refused: {reply.error.reason}" if reply.has_error() else "answered"
+            kind, seconds = task.message.metadata.message_type, time.monotonic() - started
+            log.info("%s %s in %.1f s", kind, what, seconds)
+
+    def _answer(self, task: Assignment) -> Message:
+        """Let the worker answer a message that the policy lets through, while somebody waits."""
+        deadline = time.monotonic() + task.message.metadata.ttl
+        supernode = self._supernode.pid
+
+        def give_up() -> str | None:
+            self._supernode.tend()
+            if task.cancelled.is_set():
+                return "the run was stopped"
+            if self._supernode.pid != supernode:
+                return "the SuperNode had to be restarted"
+            return "the deadline has passed" if time.monotonic() > deadline else None
+
+        try:
+            check_app(self._site.policy, task.app)
+            return self._worker.answer(task.message, task.context, give_up)
+        except (PolicyError, RunError) as error:
+            return Message(Error(_SITE_FAILED, str(error)), reply_to=task.message)
+
+
+@contextmanager
+def _only_one(state_root: Path) -> Iterator[None]:
+    """Hold the site's lock: two launchers would mix their heads."""
+    state_root.mkdir(parents=True, exist_ok=True)
+    with (state_root / "site.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise StateError(
+                f"{state_root}: this site runs already, as process {lock.read().strip()}"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield

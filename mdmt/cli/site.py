@@ -1,0 +1,12 @@
+"""``mdmt site``: what a hospital's engineer does with a kit."""
+
+from __future__ import annotations
+
+import typer
+
+from mdmt.cli.audit import audit
+
+__all__ = ["site"]
+
+site = typer.Typer(name="site", no_args_is_help=True, help="A site of a real federation.")
+site.command()(audit)

@@ -1,0 +1,39 @@
+"""Messages as a site gets and gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from numpy import float32
+
+from simulation.engine import task_identity
+
+
+@pytest.fixture
+def ask() -> Any:
+    """Builder of server messages: ``ask("train", order_json, w=[1.0, 2.0])``."""
+
+    def build(kind: str, order: str, **arrays: list[float]) -> Message:
+        content = RecordDict({"config": ConfigRecord({"order": order, "proximal-mu": 0.0})})
+        content["arrays"] = ArrayRecord({k: Array(float32(v)) for k, v in arrays.items()})
+        message = Message(content, 2, kind)
+        message.metadata.__dict__["_message_id"] = "asked"
+        return message
+
+    with task_identity():
+        yield build
+
+
+@pytest.fixture
+def reply(ask: Callable[..., Message]) -> Callable[..., Message]:
+    """Builder of replies: ``reply("train", report_json, w=[1.0, 2.0])``."""
+
+    def build(kind: str, report: str, **arrays: list[float]) -> Message:
+        content = RecordDict({"report": ConfigRecord({"json": report})})
+        content["arrays"] = ArrayRecord({k: Array(float32(v)) for k, v in arrays.items()})
+        return Message(content, reply_to=ask(kind, "{}"))
+
+    return build
