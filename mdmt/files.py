@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "read_json", "write_json", "write_text"]
+import yaml
+
+__all__ = ["atomic_path", "read_json", "write_json", "write_text", "yaml_line"]
 
 
 @contextmanager
@@ -54,3 +56,9 @@ def write_json(target: Path, value: Any) -> None:
 def read_json(source: Path) -> Any:
     """Read a JSON file."""
     return json.loads(source.read_text(encoding="utf-8"))
+
+
+def yaml_line(value: Any) -> str:
+    """Write `value` as YAML on one line, quoted where needed."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=1_000_000, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -5,7 +5,9 @@ The files of a kit have fixed names, so that commands need nothing but its folde
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -16,11 +18,23 @@ from mdmt.config.types import Name
 from mdmt.errors import BadInput
 from mdmt.strict import Strict
 
-__all__ = ["ServerFacts", "ServerKit", "SiteFacts", "SiteKit", "open_server_kit", "open_site_kit"]
+__all__ = [
+    "KIT_FILE",
+    "ServerFacts",
+    "ServerKit",
+    "SiteFacts",
+    "SiteKit",
+    "open_server_kit",
+    "open_site_kit",
+    "split_address",
+]
 
 KIT_FILE = "kit.json"
 F = TypeVar("F", "SiteFacts", "ServerFacts")
 Port = Annotated[int, Field(ge=1, le=65535)]
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DNS_NAME = re.compile(rf"({_LABEL}\.)*[A-Za-z]([A-Za-z0-9-]{{0,61}}[A-Za-z0-9])?")
+"""RFC 1123; the last label starts with a letter, so that 10.0.0.300 is no name."""
 
 
 class SiteFacts(Strict):
@@ -125,9 +139,43 @@ class ServerKit:
         """The SuperLink's: registered sites and runs survive its restart."""
         return self.folder / "superlink.db"
 
+    @property
+    def run_folder(self) -> Path:
+        """What the running proxy writes: its pid, what it refused, temporary files."""
+        return self.folder / "run"
+
     def public_key(self, site: str) -> Path:
         """What `site` proves itself with, in OpenSSH format."""
         return self.folder / "sites" / f"{site}.pub"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split ``HOST:PORT``; an IPv6 address stands in brackets, which the host given back has not.
+
+    Raises
+    ------
+    BadInput
+        It is not one.
+    """
+    host, colon, port = address.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    known = _is_ip(bare) and (":" in bare) == (bare != host)
+    named = bare == host and len(host) <= 253 and _DNS_NAME.fullmatch(host)
+    if not (colon and (known or named) and port.isascii() and port.isdigit()):
+        raise BadInput(
+            f"{address}: expected HOST:PORT, such as fl.example.org:9092, 192.0.2.7:9092 or"
+            " [2001:db8::7]:9092"
+        )
+    if not 1 <= int(port) <= 65535:
+        raise BadInput(f"{address}: a port is a number from 1 to 65535")
+    return bare, int(port)
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text) is not None and "%" not in text
+    except ValueError:
+        return False
 
 
 def open_site_kit(folder: Path) -> SiteKit:

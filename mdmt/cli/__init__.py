@@ -10,6 +10,7 @@ from mdmt import __version__
 from mdmt.cli.errors import Commands
 from mdmt.cli.init import init
 from mdmt.cli.predict import predict
+from mdmt.cli.provision import provision
 from mdmt.cli.run import demo, simulate
 from mdmt.cli.show import show
 from mdmt.cli.site import site
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, simulate, show, validate, init, predict):
+for command in (demo, simulate, show, validate, init, predict, provision):
     app.command()(command)
 app.add_typer(site)
 

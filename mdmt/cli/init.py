@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mdmt.files import yaml_line
+
 if TYPE_CHECKING:
     from mdmt.cli.guess import Guess, GuessedTask
 
@@ -47,7 +49,7 @@ def _summary(guess: Guess) -> list[str]:
         if guess.patient
         else "patients: no column found, so every image counts as one patient: name the column"
         " if there is one, or images of one patient may land in two splits",
-        f"splits:   column {guess.split}, {_flow(guess.splits)}"
+        f"splits:   column {guess.split}, {yaml_line(guess.splits)}"
         if guess.split
         else "splits:   no column found: patients are split 60/20/20",
     ]
@@ -97,7 +99,7 @@ def _site(name: str, file: Path, dataset: dict[str, Any], guess: Guess) -> str:
         f"# mdmt validate {file}",
         "#",
         "# The hospital's own file: where the images and labels are. It is never sent.",
-        f"name: {_flow(name)}",
+        f"name: {yaml_line(name)}",
         "dataset:",
         *_dataset_lines(dataset, "  "),
         "tasks:  # names and label spaces are agreed with the federation",
@@ -118,7 +120,7 @@ def _federation(name: str, file: Path, dataset: dict[str, Any], guess: Guess) ->
         "#",
         "# The coordinator's file: what is learned and how. The site stands in it too, at the end,",
         "# so that it can be simulated at once; add more sites, each with labels of its own.",
-        f"name: {_flow(name)}",
+        f"name: {yaml_line(name)}",
         "seed: 0",
         "model:",
         "  backbone: resnet18   # any timm model; tf_efficientnet_lite0 has weights: offline",
@@ -140,7 +142,7 @@ def _federation(name: str, file: Path, dataset: dict[str, Any], guess: Guess) ->
         "  norm_layers: average # local (FedBN), or frozen",
         "references: [constant, local]  # what the federation is compared with",
         "sites:",
-        f"  {_flow(name)}:",
+        f"  {yaml_line(name)}:",
         "    dataset:",
         *_dataset_lines(dataset, "      "),
         "    tasks:",
@@ -151,7 +153,7 @@ def _federation(name: str, file: Path, dataset: dict[str, Any], guess: Guess) ->
 
 def _dataset_lines(dataset: dict[str, Any], indent: str) -> list[str]:
     return [
-        f"{indent}{key}: {_flow(value)}"
+        f"{indent}{key}: {yaml_line(value)}"
         + (f"  # {_DATASET_COMMENTS[key]}" if key in _DATASET_COMMENTS else "")
         for key, value in dataset.items()
     ]
@@ -162,23 +164,15 @@ def _space_lines(task: GuessedTask, indent: str) -> list[str]:
     lines = [f"{indent}kind: {task.kind}"]
     if task.kind == "classification":
         note = "  # the second is the positive one" if len(task.classes) == 2 else ""
-        lines.append(f"{indent}classes: {_flow(list(task.classes))}{note}")
+        lines.append(f"{indent}classes: {yaml_line(list(task.classes))}{note}")
     elif task.kind == "multilabel":
-        lines.append(f"{indent}labels: {_flow(list(task.columns))}")
+        lines.append(f"{indent}labels: {yaml_line(list(task.columns))}")
     else:
         lines[0] += f"  # or ordinal, with levels: {task.range[1] + 1} in place of the range"
-        lines.append(f"{indent}outputs: {_flow(list(task.columns))}")
-        lines.append(f"{indent}range: {_flow(list(task.range))}")
+        lines.append(f"{indent}outputs: {yaml_line(list(task.columns))}")
+        lines.append(f"{indent}range: {yaml_line(list(task.range))}")
     return lines
 
 
 def _columns(task: GuessedTask) -> str:
-    return f"columns: {_flow(list(task.columns))}"
-
-
-def _flow(value: Any) -> str:
-    """Write `value` as YAML on one line, quoted where needed."""
-    import yaml
-
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=1_000_000, allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...")
+    return f"columns: {yaml_line(list(task.columns))}"

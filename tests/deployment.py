@@ -1,0 +1,119 @@
+"""A server's kit at work on the loopback, for tests: free ports, a stand-in for the SuperLink."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import ClassVar
+
+import pytest
+
+from mdmt.config import find_config, load_federation
+from mdmt.kits import ServerKit, open_server_kit, split_address
+from server.provision import provision
+
+
+def free_ports(count: int = 3) -> int:
+    """The first of `count` ports in a row that nobody listens on."""
+    for first in range(20000, 30000, 7):
+        with suppress(OSError):
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+            return first
+    raise RuntimeError("no free ports")
+
+
+def make_kits(folder: Path, *sites: str, host: str = "localhost", port: int = 0) -> ServerKit:
+    """Kits of the demo federation for a server on this machine."""
+    source = find_config("demo")
+    address = f"{host}:{port or free_ports()}"
+    provision(load_federation(source), source, address, folder, sites or ("clinic",))
+    return open_server_kit(folder / "server")
+
+
+class Upstream(BaseHTTPRequestHandler):
+    """Answers everything with 200 and notes what came."""
+
+    paths: ClassVar[list[str]] = []
+    received: ClassVar[list[int]] = []
+    headers_sent: ClassVar[dict[str, str]] = {}
+    """Sent in place of the usual ones."""
+    status: ClassVar[int] = 200
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        left = size = int(self.headers.get("Content-Length", 0))
+        while left:
+            left -= len(self.rfile.read(min(left, 1 << 20)))
+        self.paths.append(self.path)
+        self.received.append(size)
+        self.send_response_only(self.status)
+        for name, value in ({"Date": self.date_time_string()} | self.headers_sent).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serve(
+    port: int, certificate: Path, key: Path, **attributes: object
+) -> Iterator[type[Upstream]]:
+    """Answer on https://127.0.0.1:`port` with that certificate."""
+    handler = type("Handler", (Upstream,), {"paths": [], "received": []} | attributes)
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # refused handshakes
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield handler
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def proxy(kit: ServerKit) -> Iterator[None]:
+    """Run nginx from a server's kit; skip the test where it is not installed."""
+    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if nginx is None:
+        pytest.skip("nginx is not installed: apt install nginx-light")
+    command = [nginx, "-p", str(kit.folder), "-c", str(kit.proxy_file), "-e", "stderr"]
+    subprocess.run([*command, "-t"], check=True, capture_output=True)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    try:
+        wait_for(split_address(kit.facts.server)[1], process)
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 20) -> None:
+    """Wait until something listens on the loopback."""
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.02)
+    raise RuntimeError(f"nothing listens on {port}")
