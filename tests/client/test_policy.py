@@ -5,16 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from builders import federation_dict
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 
 from client.app import app
 from client.disclosure import site_card, told_metrics, train_report
-from client.policy import check_app, check_data, check_order, check_upload
+from client.policy import cap_memory, check_app, check_data, check_order, check_upload
 from mdmt.config import Policy, SiteConfig, load_site
 from mdmt.data.cohort import Cohort
 from mdmt.data.manifest import Manifest
@@ -223,14 +225,27 @@ def test_memory_is_capped():
         "from client.policy import cap_memory\n"
         "from mdmt.config import Policy\n"
         "cap_memory(Policy(), 'cpu')\n"
-        "np.ones(2 * 10**9, np.uint8)\n"
+        "np.empty(2 * 10**9, np.uint8)\n"
         "cap_memory(Policy(max_memory=1.5), 'cpu')\n"
-        "np.ones(5 * 10**7, np.uint8)\n"
-        "try:\n    np.ones(2 * 10**9, np.uint8)\n"
+        "np.empty(5 * 10**7, np.uint8)\n"
+        "try:\n    np.empty(2 * 10**9, np.uint8)\n"
         "except MemoryError:\n    print('capped')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "capped\n", done.stderr
+
+
+def test_on_a_gpu_the_cap_is_a_share_of_its_memory(monkeypatch):
+    set_to = []
+    facts = SimpleNamespace(total_memory=8 * 10**9)
+    monkeypatch.setattr("mdmt.training.resolve_device", lambda name: torch.device("cuda:1"))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: facts)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda *to: set_to.append(to)
+    )
+    cap_memory(Policy(max_memory=2), "cuda:1")
+    cap_memory(Policy(max_memory=16), "cuda:1")
+    assert set_to == [(0.25, 1), (1.0, 1)]
 
 
 def test_the_launcher_can_ask_the_policy_without_loading_torch():
