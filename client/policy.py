@@ -100,10 +100,10 @@ def check_upload(policy: Policy, content: RecordDict) -> None:
     ------
     PolicyError
     """
-    megabytes = content_bytes(content) / 1e6
-    if policy.max_upload is not None and megabytes > policy.max_upload:
+    size = content_bytes(content)
+    if policy.max_upload is not None and size > policy.max_upload * 1e6:
         raise PolicyError(
-            f"policy: max_upload allows {policy.max_upload:g} MB, the reply has {megabytes:.6g} MB"
+            f"policy: max_upload allows {policy.max_upload:g} MB, the reply has {size} bytes"
         )
 
 

@@ -155,6 +155,22 @@ def test_a_metric_that_no_site_could_measure_is_none() -> None:
     assert weighted_mean_metrics({}) == {}
 
 
+def test_where_a_site_does_not_tell_its_examples_all_count_alike() -> None:
+    sites = {
+        "a": {"t/mae": 1.0, "t/examples": 90},
+        "b": {"t/mae": 2.0, "t/examples": None},
+        "c": {"t/mae": None, "t/examples": 0},
+    }
+    assert weighted_mean_metrics(sites) == {"t/mae": 1.5, "t/examples": None}
+    # A site that tells neither does not count, and changes no other site's weight.
+    sites = {
+        "a": {"t/mae": 1.0, "t/examples": 3},
+        "b": {"t/mae": 2.0, "t/examples": 1},
+        "c": {"t/mae": None, "t/examples": None},
+    }
+    assert weighted_mean_metrics(sites) == {"t/mae": 1.25, "t/examples": None}
+
+
 def test_the_mean_does_not_depend_on_the_order_of_sites() -> None:
     generator = np.random.default_rng(0)
     sites = {

@@ -64,3 +64,15 @@ def test_loss_coefficients_split_a_site_between_its_tasks(config, cards):
 def test_a_site_without_labels_has_no_coefficients(config, make_card):
     with pytest.raises(RollCallError, match="site a has no labelled"):
         loss_coefficients(config, {"a": make_card(config, "a", prognosis=0)})
+
+
+def test_hidden_counts_need_uniform_weighting(make_config, make_card):
+    uniform = make_config(aggregation={"weighting": "uniform"})
+    known = make_card(uniform, "a", prognosis=10)
+    hidden = known.model_copy(update={"name": "b", "counts": {"prognosis": {"train": None}}})
+    assert site_weights(uniform, [known, hidden]) == {"a": 0.5, "b": 0.5}
+    assert loss_coefficients(uniform, {"b": hidden}) == {"b": {"prognosis": 1.0}}
+    for weighting in ("tasks", "examples"):
+        config = make_config(aggregation={"weighting": weighting})
+        with pytest.raises(RollCallError, match="site b does not tell how many labels"):
+            site_weights(config, [known, hidden])

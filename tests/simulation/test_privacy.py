@@ -6,6 +6,7 @@ every message, in the server's files and log, and in the text of every error.
 
 from __future__ import annotations
 
+import json
 import logging
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from flwr.app import MessageType
 from PIL import Image
 
 from client.site import Site
-from mdmt.config import FederationConfig
+from mdmt.config import FederationConfig, Policy
 from mdmt.data.cohort import open_cohort
 from mdmt.errors import RollCallError
 
@@ -102,6 +103,44 @@ def test_no_message_file_or_log_of_a_whole_run_holds_a_sentinel(planted, federat
     for file in server_files(out):
         assert_clean(file.read_bytes(), secrets, file.name)
     assert_clean(server_log(caplog), secrets, "the log")
+
+
+def numbers(value):
+    """Every number in a report, but for its round and seconds."""
+    if isinstance(value, dict):
+        return [n for k, v in value.items() if k not in ("round", "seconds") for n in numbers(v)]
+    return [value] if isinstance(value, int | float) else []
+
+
+def test_no_message_of_a_whole_run_tells_a_small_count(planted, federate):
+    """The ward has 8 training images, 4 of each class, and 4 for validation and for the test."""
+    config, _ = planted
+
+    def run(minimum):
+        policy = Policy(min_examples_per_metric=minimum)
+        ward = config.sites["ward"].model_copy(update={"policy": policy})
+        changed = config.model_copy(update={"sites": config.sites | {"ward": ward}})
+        told = []
+
+        def record(number, message, reply):
+            if number == 1:  # sites are numbered by name: clinic, ward
+                told.append(json.loads(reply.content.config_records["report"]["json"]))
+            return reply
+
+        federate(changed, record)
+        return told
+
+    assert sum(numbers(report).count(4) for report in run(4)) >= 8  # the search finds them
+    reports = run(5)
+    assert len(reports) >= 7  # roll call, 2 rounds, test, and the same alone
+    for report in reports:
+        assert 4 not in numbers(report)
+        for metrics in (report.get("validation"), *report.get("metrics", {}).values()):
+            assert set((metrics or {}).values()) <= {None}
+    card, first = reports[:2]
+    assert card["counts"]["prognosis"] == {"train": 8, "val": None, "test": None}
+    assert card["histogram"]["prognosis"] == {"": None}
+    assert first["losses"]["prognosis"] is not None
 
 
 @pytest.mark.parametrize("phase", [MessageType.QUERY, MessageType.TRAIN, MessageType.EVALUATE])
