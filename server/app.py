@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def federate(
     grid: Grid, config: FederationConfig, run: RunDirectory, expected: list[str], *, resume: bool
 ) -> None:
     """A federation, step by step."""
-    run.event("roll call", sites=expected or sorted(config.sites), process=os.getpid())
+    run.event("roll call", sites=expected or sorted(config.sites))
     roster = roll_call(grid, config, run.event, expected)
     run.write_sites(config, roster.sites)
     federation = begin(config, roster)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import time
@@ -13,11 +14,19 @@ from typing import Any
 
 from mdmt.checkpoints import RoundFiles
 from mdmt.config import FederationConfig, load_federation, save_config
-from mdmt.errors import BadInput
+from mdmt.errors import BadInput, RunError
 from mdmt.files import read_json, write_json, write_text
 from mdmt.messages import SiteCard
 
-__all__ = ["RunDirectory", "find_run", "new_run_folder", "versions"]
+__all__ = [
+    "RunDirectory",
+    "find_run",
+    "last_event",
+    "new_run_folder",
+    "raise_unless_done",
+    "read_events",
+    "versions",
+]
 
 
 def new_run_folder(out: Path | None, name: str, root: Path = Path("runs")) -> Path:
@@ -88,6 +97,35 @@ def find_run(out: Path | None, config: FederationConfig, root: Path = Path("runs
     return folder.resolve()
 
 
+def last_event(folder: Path, earlier: int = 0) -> dict[str, Any]:
+    """Give the last event of a run beyond the first `earlier` ones; empty if there is none."""
+    lines = read_events(folder)[earlier:]
+    return json.loads(lines[-1]) if lines else {}
+
+
+def read_events(folder: Path) -> list[str]:
+    """Complete lines of a run's ``events.jsonl``."""
+    file = folder / "events.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines(True) if file.exists() else []
+    return [line for line in lines if line.endswith("\n")]
+
+
+def raise_unless_done(event: Mapping[str, Any], otherwise: str) -> None:
+    """Judge a run by the ServerApp's last event: `flwr run` exits 0 on failures too.
+
+    Raises
+    ------
+    BadInput
+        The ServerApp ended with exit code 2: the sites cannot form this federation.
+    RunError
+        The run ended in any other way but ``done``; `otherwise` says so if it did not say itself.
+    """
+    if event.get("event") == "failed":
+        raise (BadInput if event["exit_code"] == BadInput.exit_code else RunError)(event["message"])
+    if event.get("event") != "done":
+        raise RunError(otherwise)
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides a result."""
     packages = ("mdmt", "torch", "torchvision", "timm", "flwr", "numpy", "pydicom", "scikit-learn")
@@ -134,7 +172,8 @@ class RunDirectory:
 
     def event(self, kind: str, **data: Any) -> None:
         """Tell whoever watches: one line of ``events.jsonl``."""
-        self._append("events.jsonl", {"event": kind, "time": round(time.time(), 3), **data})
+        facts = {"event": kind, "time": round(time.time(), 3), "process": os.getpid(), **data}
+        self._append("events.jsonl", facts)
 
     def history(self, line: Mapping[str, Any]) -> None:
         """Book one round: one line of ``history.jsonl``."""

@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mdmt.errors import BadInput, RunError
+from mdmt.errors import RunError
 from mdmt.processes import flower_environment, free_port, last_words, plain_text
 from server.bundle import write_app, write_run_config
+from server.run import last_event, raise_unless_done, read_events
 
 __all__ = ["run_ray"]
 
@@ -66,9 +67,9 @@ def run_ray(
         The run ended in any other way but ``done``.
     """
     out.mkdir(parents=True, exist_ok=True)
-    log_path, events_path = out / "flwr.log", out / "events.jsonl"
+    log_path = out / "flwr.log"
     log_path.write_bytes(b"")
-    earlier = _version(events_path)
+    earlier = len(read_events(out))
     with _superlink(threads, log_path) as (home, environment):
         write_app(home / "app")
         write_run_config(home / "run.toml", federation=config_path, out=out, resume=resume)
@@ -77,8 +78,10 @@ def run_ray(
             f" init-args-num-cpus={max(threads, os.cpu_count() or 1)}"
         )
         code = _flwr_run(resources, home, environment, log_path, on_line)
-    events = _read_lines(events_path) if _version(events_path) != earlier else []
-    _raise_unless_done(events, code, log_path)
+    broke_off = f"the run broke off: {last_words(log_path)}; see {log_path}"
+    raise_unless_done(last_event(out, earlier), broke_off)
+    if code:
+        raise RunError(broke_off)
 
 
 def _flwr_run(
@@ -169,24 +172,6 @@ def _wait_until_listening(keeper: subprocess.Popen[bytes], port: int, log_path: 
             return
         time.sleep(0.05)
     raise RunError(f"Flower's SuperLink did not start: {last_words(log_path)}; see {log_path}")
-
-
-def _raise_unless_done(events: list[str], code: int, log_path: Path) -> None:
-    """Judge a run by the ServerApp's last event: `flwr run` exits 0 on failures too."""
-    event = json.loads(events[-1]) if events else {}
-    if event.get("event") == "failed":
-        raise (BadInput if event["exit_code"] == BadInput.exit_code else RunError)(event["message"])
-    if event.get("event") != "done" or code:
-        raise RunError(f"the run broke off: {last_words(log_path)}; see {log_path}")
-
-
-def _version(path: Path) -> tuple[int, int] | None:
-    """Tell one content of a file from the next."""
-    return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
-
-
-def _read_lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
 
 
 def _keep(port: str) -> None:

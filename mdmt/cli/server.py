@@ -1,0 +1,126 @@
+"""``mdmt server``: what the coordinator of a real federation does with the server's kit."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["server"]
+
+server = typer.Typer(
+    name="server", no_args_is_help=True, help="The server of a real federation: start, run, watch."
+)
+Kit = Annotated[Path, typer.Argument(help="The server's folder that mdmt provision wrote.")]
+KitOption = Annotated[
+    Path, typer.Option("--kit", envvar="MDMT_KIT", help="The server's folder.", show_default=True)
+]
+DEFAULT_KIT = Path("kits/server")
+
+
+@server.command()
+def start(kit: Kit = DEFAULT_KIT) -> None:
+    """Run Flower's SuperLink and the proxy in front of it until interrupted."""
+    from mdmt.cli.console import log_to_stderr
+    from mdmt.kits import open_server_kit
+    from mdmt.processes import only_one, stopped_by_signal
+
+    opened = open_server_kit(kit)
+    log_to_stderr()
+    stopped_by_signal()
+    from server.superlink import serve_federation
+
+    with only_one(opened.folder / "server.lock", "this server"):
+        serve_federation(opened)
+
+
+@server.command()
+def run(
+    config: Annotated[str, typer.Argument(help="The federation's YAML.")],
+    kit: KitOption = DEFAULT_KIT,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run in --out, or the newest, stopped.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run directory: new or empty.  [default: runs/NAME]", show_default=False),
+    ] = None,
+) -> None:
+    """Train a federation with the sites that are connected, and show the results.
+
+    Exits with 0 only if it came to its end. Ctrl-C stops watching; the run goes on.
+    """
+    from mdmt.cli.console import progress_console, result_console
+    from mdmt.cli.progress import watching
+    from mdmt.cli.tables import result_tables
+    from mdmt.config import find_config, load_federation
+    from mdmt.kits import open_server_kit
+    from server.run import find_run, new_run_folder, read_events
+    from server.submission import follow_run, submit
+
+    opened = open_server_kit(kit)
+    loaded = load_federation(find_config(config)).model_copy(update={"sites": {}})
+    folder = find_run(out, loaded) if resume else new_run_folder(out, loaded.name)
+    console = progress_console()
+    earlier = len(read_events(folder))
+    with watching(folder, loaded):
+        submitted = submit(opened, loaded, folder, resume=resume)
+        console.print(f"running in {folder}, as Flower's run {submitted}")
+        try:
+            follow_run(opened, submitted, folder, earlier)
+        except KeyboardInterrupt:
+            console.print(f"the run goes on: mdmt server status {kit}, or mdmt server stop {kit}")
+            raise
+    from mdmt.runs import read_run
+
+    for table in result_tables(read_run(folder)):
+        result_console().print(table)
+    typer.echo(f"Run directory: {folder}")
+
+
+@server.command()
+def status(
+    kit: Kit = DEFAULT_KIT,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Wait for the SuperLink to be healthy.")
+    ] = 0.0,
+) -> None:
+    """Show whether the server is healthy, which sites are connected, and what runs."""
+    from mdmt.cli.console import new_table, result_console
+    from mdmt.errors import RunError
+    from mdmt.kits import open_server_kit
+    from server.control import healthy, list_nodes, list_runs
+    from server.submission import describe_run
+
+    opened = open_server_kit(kit)
+    deadline = time.monotonic() + wait
+    while not healthy(opened):
+        if time.monotonic() >= deadline:
+            raise RunError(f"no SuperLink is running: start it with mdmt server start {kit}")
+        time.sleep(0.5)
+    sites = new_table(f"{opened.facts.federation}: sites", "site", "status", "since")
+    for node in list_nodes(opened):
+        sites.add_row(node.name, node.status, node.since[:19].replace("T", " "))
+    runs = new_table("runs", "run", "status", "round", "folder")
+    for found in list_runs(opened):
+        runs.add_row(found.id, found.status, *describe_run(opened, found.id))
+    typer.echo(f"healthy; sites connect to {opened.facts.server}")
+    for table in (sites, runs):
+        result_console().print(table)
+
+
+@server.command()
+def stop(kit: Kit = DEFAULT_KIT) -> None:
+    """End the run that is under way; `mdmt server run --resume` goes on with it later."""
+    from mdmt.kits import open_server_kit
+    from server.control import list_runs, stop_run
+
+    opened = open_server_kit(kit)
+    active = [found for found in list_runs(opened) if not found.finished]
+    for found in active:
+        stop_run(opened, found.id)
+        typer.echo(f"run {found.id} is stopped")
+    if not active:
+        typer.echo("no run is under way")

@@ -1,0 +1,141 @@
+"""What `mdmt server run` does: submit a federation to the SuperLink and follow it to its end."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from mdmt.config import FederationConfig, save_config
+from mdmt.errors import BadInput, RunError
+from mdmt.files import read_json, write_json
+from mdmt.kits import ServerKit
+from server.bundle import write_app, write_run_config
+from server.control import healthy, list_runs, start_run, stop_run
+from server.run import last_event, raise_unless_done
+
+__all__ = ["follow_run", "submit"]
+
+_PAUSE = 0.5
+_CHECK = 10.0
+"""Seconds between two looks at what Flower says of a run that tells nothing."""
+_STOP_TIMEOUT = 120.0
+
+
+def submit(kit: ServerKit, config: FederationConfig, folder: Path, *, resume: bool) -> str:
+    """Submit a federation; give the id Flower runs it under.
+
+    Parameters
+    ----------
+    kit : ServerKit
+    config : FederationConfig
+    folder : Path
+        The run directory.
+    resume : bool
+        Go on after the last complete round of the run in `folder`; what is left of it is stopped.
+
+    Raises
+    ------
+    BadInput
+        The configuration is not this kit's federation.
+    RunError
+        There is no SuperLink, or another run is under way.
+    """
+    if config.name != kit.facts.federation:
+        raise BadInput(
+            f"{config.name}: this kit serves the federation {kit.facts.federation};"
+            " give another --kit, or provision one"
+        )
+    if not healthy(kit):
+        raise RunError(f"no SuperLink is running: start it with mdmt server start {kit.folder}")
+    submission = folder / "submission.json"
+    former = read_json(submission)["run"] if resume and submission.exists() else None
+    _make_way(kit, former)
+    if not resume:
+        save_config(config, folder / "federation.yaml")
+    write_app(kit.run_folder / "app")
+    write_run_config(
+        kit.run_folder / "run.toml",
+        federation=folder / "federation.yaml",
+        out=folder,
+        resume=resume,
+        expected=" ".join(kit.facts.sites),
+    )
+    run = start_run(kit, kit.run_folder / "app", kit.run_folder / "run.toml")
+    write_json(submission, {"run": run})
+    return run
+
+
+def follow_run(kit: ServerKit, run: str, folder: Path, earlier: int) -> None:
+    """Wait for the end of a run.
+
+    Parameters
+    ----------
+    kit : ServerKit
+    run : str
+        Its id.
+    folder : Path
+        Its directory.
+    earlier : int
+        How many events it had before it was submitted.
+
+    Raises
+    ------
+    BadInput, RunError
+        What the ServerApp raised, or that it broke off.
+    """
+    next_check = time.monotonic() + _CHECK
+    while True:
+        event = last_event(folder, earlier)
+        if event.get("event") in ("done", "failed"):
+            return raise_unless_done(event, f"the run in {folder} broke off")
+        process = event.get("process")
+        broken = process is not None and not _exists(process)
+        if not broken and time.monotonic() > next_check:
+            next_check = time.monotonic() + _CHECK
+            broken = _is_over(kit, run)
+        if broken and last_event(folder, earlier) == event:
+            raise RunError(
+                f"the run in {folder} broke off; see {kit.run_folder / 'superlink.log'},"
+                " then go on with --resume"
+            )
+        time.sleep(_PAUSE)
+
+
+def _is_over(kit: ServerKit, run: str) -> bool:
+    """Whether Flower has given up a run; while no SuperLink answers, it may come back."""
+    try:
+        return all(found.finished for found in list_runs(kit) if found.id == run)
+    except RunError:
+        return False
+
+
+def _make_way(kit: ServerKit, former: str | None) -> None:
+    """Stop what is left of `former`; refuse to run beside anything else.
+
+    Sites answer one message at a time, so two runs would only delay each other.
+    """
+    active = [run for run in list_runs(kit) if not run.finished]
+    if former in {run.id for run in active}:
+        stop_run(kit, str(former))
+    elif active:
+        raise RunError(
+            f"run {active[0].id} is under way: see mdmt server status, or end it with"
+            " mdmt server stop"
+        )
+    deadline = time.monotonic() + _STOP_TIMEOUT
+    while any(not run.finished for run in list_runs(kit)):
+        if time.monotonic() > deadline:
+            raise RunError(f"run {former} cannot be stopped; start the server again")
+        time.sleep(_PAUSE)
+
+
+def _exists(pid: int) -> bool:
+    """Whether a process of this machine is alive; the ServerApp runs where its SuperLink does."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

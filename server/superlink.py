@@ -1,0 +1,112 @@
+"""What `mdmt server start` runs: Flower's SuperLink on the loopback, and nginx in front of it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mdmt.errors import BadInput, RunError
+from mdmt.kits import ServerKit
+from mdmt.processes import Service, flower_environment
+from server.control import healthy, register_sites
+from server.kit_files import write_flwr_config, write_proxy_config
+
+__all__ = ["serve_federation"]
+
+log = logging.getLogger(__name__)
+
+_PAUSE = 0.5
+_START_TIMEOUT = 120.0
+"""Seconds a SuperLink may take to be healthy."""
+_CHECK = 15.0
+"""Seconds between two looks at its health."""
+_FAILED_CHECKS = 4
+"""After which a SuperLink that runs but does not answer is ended, to be started again."""
+
+
+def serve_federation(kit: ServerKit, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Run the SuperLink and its proxy, register the kit's sites, until interrupted.
+
+    Parameters
+    ----------
+    kit : ServerKit
+    on_ready : callable
+        Called once sites can connect.
+
+    Raises
+    ------
+    BadInput
+        nginx is not installed.
+    RunError
+        The SuperLink does not start.
+    """
+    # The kit may have been moved since it was made.
+    write_flwr_config(kit)
+    write_proxy_config(kit)
+    with _services(kit) as (superlink, proxy):
+        _wait_until_healthy(kit, superlink)
+        for site in register_sites(kit):
+            log.info("%s is registered", site)
+        proxy.tend()
+        log.info("sites can connect to %s", kit.facts.server)
+        on_ready()
+        failed, next_check = 0, time.monotonic() + _CHECK
+        while True:
+            time.sleep(_PAUSE)
+            superlink.tend()
+            proxy.tend()
+            if time.monotonic() < next_check:
+                continue
+            failed = 0 if healthy(kit) else failed + 1
+            next_check = time.monotonic() + _CHECK
+            if failed >= _FAILED_CHECKS and superlink.pid is not None:
+                log.error("the SuperLink does not answer and is started again")
+                superlink.stop()
+                failed = 0
+
+
+@contextmanager
+def _services(kit: ServerKit) -> Iterator[tuple[Service, Service]]:
+    nginx, logs = _nginx(), kit.run_folder
+    superlink = [
+        "flower-superlink",
+        *("--host", "127.0.0.1", "--port", str(kit.facts.superlink_port)),
+        *("--ssl-ca-certfile", str(kit.ca_certificate)),
+        *("--ssl-certfile", str(kit.certificate), "--ssl-keyfile", str(kit.private_key)),
+        "--enable-supernode-auth",
+        *("--database", str(kit.database)),
+        *("--health-server-address", f"127.0.0.1:{kit.facts.health_port}"),
+        "--disable-runtime-dependency-installation",
+    ]
+    proxy = [nginx, "-p", str(kit.folder), "-c", str(kit.proxy_file), "-e", "stderr"]
+    environment = flower_environment(kit.flwr_home)
+    services = (
+        Service("SuperLink", lambda: superlink, environment, logs / "superlink.log"),
+        Service("proxy", lambda: proxy, environment, logs / "nginx.log"),
+    )
+    try:
+        yield services
+    finally:
+        for service in reversed(services):
+            service.stop()
+
+
+def _nginx() -> str:
+    """Where nginx is: Debian keeps it out of an ordinary user's PATH."""
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise BadInput("nginx is not installed; install it, on Debian: apt install nginx-light")
+    return str(Path(found))
+
+
+def _wait_until_healthy(kit: ServerKit, superlink: Service) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT
+    while not healthy(kit):
+        if time.monotonic() > deadline:
+            raise RunError(f"the SuperLink did not start; see {kit.run_folder / 'superlink.log'}")
+        superlink.tend()
+        time.sleep(_PAUSE)
