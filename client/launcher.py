@@ -7,15 +7,11 @@ of it ever runs: messages are answered by the ClientApp that the hospital instal
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -28,7 +24,7 @@ from client.worker import Worker
 from mdmt.config import SiteConfig
 from mdmt.errors import PolicyError, RunError, StateError
 from mdmt.kits import SiteKit
-from mdmt.processes import Service, flower_environment, free_port
+from mdmt.processes import Service, flower_environment, free_port, only_one
 
 __all__ = ["serve_site"]
 
@@ -56,7 +52,8 @@ def serve_site(kit: SiteKit, site: SiteConfig) -> None:
     StateError
         The site runs already.
     """
-    with _only_one(site.state_root), tempfile.TemporaryDirectory(prefix="mdmt-site-") as home:
+    lock = only_one(site.state_root / "site.lock", f"the site {site.name}")
+    with lock, tempfile.TemporaryDirectory(prefix="mdmt-site-") as home:
         launcher = _Launcher(kit, site, Path(home))
         try:
             launcher.run()
@@ -153,21 +150,3 @@ class _Launcher:
             return self._worker.answer(task.message, task.context, give_up)
         except (PolicyError, RunError) as error:
             return Message(Error(_SITE_FAILED, str(error)), reply_to=task.message)
-
-
-@contextmanager
-def _only_one(state_root: Path) -> Iterator[None]:
-    """Hold the site's lock: two launchers would mix their heads."""
-    state_root.mkdir(parents=True, exist_ok=True)
-    with (state_root / "site.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            raise StateError(
-                f"{state_root}: this site runs already, as process {lock.read().strip()}"
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield

@@ -140,6 +140,11 @@ class ServerKit:
         return self.folder / "superlink.db"
 
     @property
+    def submissions(self) -> Path:
+        """Which run directory belongs to which of Flower's runs."""
+        return self.folder / "runs.json"
+
+    @property
     def run_folder(self) -> Path:
         """What the running proxy writes: its pid, what it refused, temporary files."""
         return self.folder / "run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
@@ -10,14 +11,18 @@ import socket
 import subprocess
 import sysconfig
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from mdmt.errors import StateError
 
 __all__ = [
     "Service",
     "flower_environment",
     "free_port",
     "last_words",
+    "only_one",
     "plain_text",
     "stopped_by_signal",
 ]
@@ -154,6 +159,28 @@ class Service:
 def _ending(code: int) -> str:
     """Say how a process ended."""
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+@contextmanager
+def only_one(lock_file: Path, what: str) -> Iterator[None]:
+    """Hold a lock while the block runs, so that nobody starts the same thing beside it.
+
+    Raises
+    ------
+    StateError
+        Somebody holds it.
+    """
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise StateError(f"{what} runs already, as process {lock.read().strip()}") from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 def stopped_by_signal() -> None:

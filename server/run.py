@@ -17,6 +17,7 @@ from mdmt.config import FederationConfig, load_federation, save_config
 from mdmt.errors import BadInput, RunError
 from mdmt.files import read_json, write_json, write_text
 from mdmt.messages import SiteCard
+from mdmt.runs import read_lines
 
 __all__ = [
     "RunDirectory",
@@ -24,7 +25,6 @@ __all__ = [
     "last_event",
     "new_run_folder",
     "raise_unless_done",
-    "read_events",
     "versions",
 ]
 
@@ -99,15 +99,8 @@ def find_run(out: Path | None, config: FederationConfig, root: Path = Path("runs
 
 def last_event(folder: Path, earlier: int = 0) -> dict[str, Any]:
     """Give the last event of a run beyond the first `earlier` ones; empty if there is none."""
-    lines = read_events(folder)[earlier:]
-    return json.loads(lines[-1]) if lines else {}
-
-
-def read_events(folder: Path) -> list[str]:
-    """Complete lines of a run's ``events.jsonl``."""
-    file = folder / "events.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines(True) if file.exists() else []
-    return [line for line in lines if line.endswith("\n")]
+    events = read_lines(folder / "events.jsonl")[earlier:]
+    return events[-1] if events else {}
 
 
 def raise_unless_done(event: Mapping[str, Any], otherwise: str) -> None:

@@ -10,16 +10,16 @@ from mdmt.config import FederationConfig, save_config
 from mdmt.errors import BadInput, RunError
 from mdmt.files import read_json, write_json
 from mdmt.kits import ServerKit
+from mdmt.runs import read_lines
 from server.bundle import write_app, write_run_config
 from server.control import healthy, list_runs, start_run, stop_run
 from server.run import last_event, raise_unless_done
 
-__all__ = ["follow_run", "submit"]
+__all__ = ["describe_run", "follow_run", "submit"]
 
 _PAUSE = 0.5
 _CHECK = 10.0
 """Seconds between two looks at what Flower says of a run that tells nothing."""
-_STOP_TIMEOUT = 120.0
 
 
 def submit(kit: ServerKit, config: FederationConfig, folder: Path, *, resume: bool) -> str:
@@ -48,9 +48,8 @@ def submit(kit: ServerKit, config: FederationConfig, folder: Path, *, resume: bo
         )
     if not healthy(kit):
         raise RunError(f"no SuperLink is running: start it with mdmt server start {kit.folder}")
-    submission = folder / "submission.json"
-    former = read_json(submission)["run"] if resume and submission.exists() else None
-    _make_way(kit, former)
+    submitted = _submitted(kit)
+    _make_way(kit, {run for run, of in submitted.items() if resume and of == str(folder)})
     if not resume:
         save_config(config, folder / "federation.yaml")
     write_app(kit.run_folder / "app")
@@ -62,7 +61,7 @@ def submit(kit: ServerKit, config: FederationConfig, folder: Path, *, resume: bo
         expected=" ".join(kit.facts.sites),
     )
     run = start_run(kit, kit.run_folder / "app", kit.run_folder / "run.toml")
-    write_json(submission, {"run": run})
+    write_json(kit.submissions, submitted | {run: str(folder)})
     return run
 
 
@@ -102,6 +101,22 @@ def follow_run(kit: ServerKit, run: str, folder: Path, earlier: int) -> None:
         time.sleep(_PAUSE)
 
 
+def describe_run(kit: ServerKit, run: str) -> tuple[str, str]:
+    """Say how far a run is, and where its directory is, if this kit submitted it."""
+    folder = _submitted(kit).get(run)
+    if folder is None:
+        return "", ""
+    events = read_lines(Path(folder) / "events.jsonl")
+    rounds = [event for event in events if event["event"] == "round"]
+    reached = f"{rounds[-1]['round']} of {rounds[-1]['rounds']}" if rounds else "none yet"
+    return reached, folder
+
+
+def _submitted(kit: ServerKit) -> dict[str, str]:
+    """Run directories by Flower's run id."""
+    return read_json(kit.submissions) if kit.submissions.exists() else {}
+
+
 def _is_over(kit: ServerKit, run: str) -> bool:
     """Whether Flower has given up a run; while no SuperLink answers, it may come back."""
     try:
@@ -110,24 +125,19 @@ def _is_over(kit: ServerKit, run: str) -> bool:
         return False
 
 
-def _make_way(kit: ServerKit, former: str | None) -> None:
-    """Stop what is left of `former`; refuse to run beside anything else.
+def _make_way(kit: ServerKit, former: set[str]) -> None:
+    """Stop what is left of `former` runs; refuse to run beside anything else.
 
     Sites answer one message at a time, so two runs would only delay each other.
     """
-    active = [run for run in list_runs(kit) if not run.finished]
-    if former in {run.id for run in active}:
-        stop_run(kit, str(former))
-    elif active:
+    active = [run.id for run in list_runs(kit) if not run.finished]
+    if strangers := set(active) - former:
         raise RunError(
-            f"run {active[0].id} is under way: see mdmt server status, or end it with"
+            f"run {min(strangers)} is under way: see mdmt server status, or end it with"
             " mdmt server stop"
         )
-    deadline = time.monotonic() + _STOP_TIMEOUT
-    while any(not run.finished for run in list_runs(kit)):
-        if time.monotonic() > deadline:
-            raise RunError(f"run {former} cannot be stopped; start the server again")
-        time.sleep(_PAUSE)
+    for run in active:
+        stop_run(kit, run)
 
 
 def _exists(pid: int) -> bool:

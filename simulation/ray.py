@@ -8,7 +8,6 @@ the run, or the process that asked for it, is gone.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import shutil
@@ -24,8 +23,9 @@ from pathlib import Path
 
 from mdmt.errors import RunError
 from mdmt.processes import flower_environment, free_port, last_words, plain_text
+from mdmt.runs import read_lines
 from server.bundle import write_app, write_run_config
-from server.run import last_event, raise_unless_done, read_events
+from server.run import last_event, raise_unless_done
 
 __all__ = ["run_ray"]
 
@@ -69,7 +69,7 @@ def run_ray(
     out.mkdir(parents=True, exist_ok=True)
     log_path = out / "flwr.log"
     log_path.write_bytes(b"")
-    earlier = len(read_events(out))
+    earlier = len(read_lines(out / "events.jsonl"))
     with _superlink(threads, log_path) as (home, environment):
         write_app(home / "app")
         write_run_config(home / "run.toml", federation=config_path, out=out, resume=resume)

@@ -12,6 +12,7 @@ from mdmt.cli.init import init
 from mdmt.cli.predict import predict
 from mdmt.cli.provision import provision
 from mdmt.cli.run import demo, simulate
+from mdmt.cli.server import server
 from mdmt.cli.show import show
 from mdmt.cli.site import site
 from mdmt.cli.validate import validate
@@ -28,6 +29,7 @@ app = typer.Typer(
 for command in (demo, simulate, show, validate, init, predict, provision):
     app.command()(command)
 app.add_typer(site)
+app.add_typer(server)
 
 
 def _print_version(wanted: bool) -> None:

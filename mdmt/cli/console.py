@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["new_table", "progress_console", "result_console"]
+__all__ = ["log_to_stderr", "new_table", "progress_console", "result_console"]
 
 _LOG_WIDTH = 160
 """Columns where no terminal says how many: a table in a log is not cut."""
@@ -22,6 +22,18 @@ def result_console() -> Console:
 def progress_console() -> Console:
     """Console of progress; plain lines when standard error is not a terminal."""
     return _console(stderr=True)
+
+
+def log_to_stderr() -> None:
+    """Show what a service logs, a line each; Flower's own loggers write to their files."""
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    for room in ("mdmt", "client", "server"):
+        logger = logging.getLogger(room)
+        logger.setLevel(logging.INFO)
+        logger.handlers, logger.propagate = [handler], False
 
 
 def _console(*, stderr: bool) -> Console:

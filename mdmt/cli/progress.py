@@ -116,9 +116,14 @@ class Progress:
         return f"{_duration(now - self.started)} elapsed{estimate}"
 
 
-def follow(path: Path, on_event: Callable[[dict[str, Any]], None], stop: threading.Event) -> None:
-    """Hand over every line that is added to a JSON-lines file until `stop` is set."""
-    position, last = (path.stat().st_size if path.exists() else 0), False
+def follow(
+    path: Path,
+    on_event: Callable[[dict[str, Any]], None],
+    stop: threading.Event,
+    position: int = 0,
+) -> None:
+    """Hand over every line of a JSON-lines file beyond byte `position`, until `stop` is set."""
+    last = False
     while not last:
         last = stop.wait(_POLL_SECONDS)
         if not path.exists():
@@ -146,9 +151,9 @@ def watching(folder: Path, config: FederationConfig) -> Iterator[None]:
         for line in progress.update(event):
             console.print(line)
 
-    follower = threading.Thread(
-        target=follow, args=(folder / "events.jsonl", on_event, stop), daemon=True
-    )
+    events = folder / "events.jsonl"
+    told = events.stat().st_size if events.exists() else 0  # by a run that is resumed now
+    follower = threading.Thread(target=follow, args=(events, on_event, stop, told), daemon=True)
     live = Live(
         get_renderable=lambda: Text(progress.status(time.time())),
         console=console,

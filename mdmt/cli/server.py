@@ -57,14 +57,15 @@ def run(
     from mdmt.cli.tables import result_tables
     from mdmt.config import find_config, load_federation
     from mdmt.kits import open_server_kit
-    from server.run import find_run, new_run_folder, read_events
+    from mdmt.runs import read_lines, read_run
+    from server.run import find_run, new_run_folder
     from server.submission import follow_run, submit
 
     opened = open_server_kit(kit)
     loaded = load_federation(find_config(config)).model_copy(update={"sites": {}})
     folder = find_run(out, loaded) if resume else new_run_folder(out, loaded.name)
     console = progress_console()
-    earlier = len(read_events(folder))
+    earlier = len(read_lines(folder / "events.jsonl"))
     with watching(folder, loaded):
         submitted = submit(opened, loaded, folder, resume=resume)
         console.print(f"running in {folder}, as Flower's run {submitted}")
@@ -73,8 +74,6 @@ def run(
         except KeyboardInterrupt:
             console.print(f"the run goes on: mdmt server status {kit}, or mdmt server stop {kit}")
             raise
-    from mdmt.runs import read_run
-
     for table in result_tables(read_run(folder)):
         result_console().print(table)
     typer.echo(f"Run directory: {folder}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from mdmt.cli.audit import audit
@@ -10,3 +13,28 @@ __all__ = ["site"]
 
 site = typer.Typer(name="site", no_args_is_help=True, help="A site of a real federation.")
 site.command()(audit)
+
+
+@site.command()
+def start(
+    kit: Annotated[Path, typer.Argument(help="The site's folder.")] = Path(),
+) -> None:
+    """Connect this site to its federation and answer the server until interrupted."""
+    from mdmt.cli.console import log_to_stderr
+    from mdmt.config import load_site
+    from mdmt.errors import ConfigError
+    from mdmt.kits import open_site_kit
+    from mdmt.processes import stopped_by_signal
+
+    opened = open_site_kit(kit)
+    config = load_site(opened.site_file)
+    if config.name != opened.facts.name:
+        raise ConfigError(
+            f"{opened.site_file}: name: expected {opened.facts.name}, as the key of this kit is"
+            f" registered (it is {config.name!r})"
+        )
+    log_to_stderr()
+    stopped_by_signal()
+    from client.launcher import serve_site
+
+    serve_site(opened, config)
