@@ -13,6 +13,7 @@ from mdmt.cli.predict import predict
 from mdmt.cli.provision import provision
 from mdmt.cli.run import demo, simulate
 from mdmt.cli.show import show
+from mdmt.cli.site import site
 from mdmt.cli.validate import validate
 
 __all__ = ["app", "main"]
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 for command in (demo, simulate, show, validate, init, predict, provision):
     app.command()(command)
+app.add_typer(site, name="site")
 
 
 def _print_version(wanted: bool) -> None:
