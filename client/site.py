@@ -103,11 +103,6 @@ class Site:
         return tuple(self.config.tasks)
 
     @property
-    def state_folder(self) -> Path:
-        """Where this site keeps its heads, and its log."""
-        return _state_root(self.config)
-
-    @property
     def log_file(self) -> Path:
         """Where this site writes what went wrong; it is never sent."""
         return _state_root(self.config) / "site.log"

@@ -32,7 +32,6 @@ def check_site(kit: SiteKit, progress: Callable[[int, int], None] | None = None)
     """
     from client.check.data import check_dataset
     from client.check.registered import check_registered
-    from client.site import Site
     from mdmt.data.cohort import default_cache_dir
 
     written, site = check_site_file(kit)
@@ -50,6 +49,6 @@ def check_site(kit: SiteKit, progress: Callable[[int, int], None] | None = None)
             yield Check(name, "fail", "not checked", "correct site.yaml first")
         return
     yield check_device(site)
-    yield check_folder("state_dir", Site(site).state_folder)
+    yield check_folder("state_dir", site.state_root)
     yield check_folder("cache_dir", site.cache_dir or default_cache_dir())
     yield check_dataset(site, progress)

@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 for command in (demo, simulate, show, validate, init, predict, provision):
     app.command()(command)
-app.add_typer(site, name="site")
+app.add_typer(site)
 
 
 def _print_version(wanted: bool) -> None:

@@ -119,3 +119,8 @@ class SiteConfig(Strict):
     """Preprocessed images; ``~/.cache/mdmt`` unless given."""
     state_dir: Path | None = None
     """The site's heads between rounds; ``~/.local/state/mdmt/<name>`` unless given."""
+
+    @property
+    def state_root(self) -> Path:
+        """Where the site keeps its state, its log and its audit log."""
+        return self.state_dir or Path(f"~/.local/state/mdmt/{self.name}").expanduser()
