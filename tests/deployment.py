@@ -41,13 +41,14 @@ def make_kits(folder: Path, *sites: str, host: str = "localhost", port: int = 0)
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """Answers everything with 200 and notes what came."""
+    """Notes what comes and answers 200, unless `answers` says otherwise."""
 
     paths: ClassVar[list[str]] = []
     received: ClassVar[list[int]] = []
-    headers_sent: ClassVar[dict[str, str]] = {}
-    """Sent in place of the usual ones."""
-    status: ClassVar[int] = 200
+    answers: ClassVar[dict[str, tuple[int, bytes]]] = {}
+    """Status and body by path."""
+    date: ClassVar[str | None] = None
+    """Told in place of the time; nothing is told if it is empty."""
 
     def do_GET(self) -> None:
         self._answer()
@@ -61,11 +62,13 @@ class Upstream(BaseHTTPRequestHandler):
             left -= len(self.rfile.read(min(left, 1 << 20)))
         self.paths.append(self.path)
         self.received.append(size)
-        self.send_response_only(self.status)
-        for name, value in ({"Date": self.date_time_string()} | self.headers_sent).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", "0")
+        status, body = self.answers.get(self.path, (200, b""))
+        self.send_response_only(status)
+        if date := self.date_time_string() if self.date is None else self.date:
+            self.send_header("Date", date)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -81,7 +84,7 @@ def serve(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # refused handshakes
+    server.handle_error = lambda *_: None  # a refused handshake is what tests want
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from mdmt.cli.audit import audit
+from mdmt.cli.check import check
 
 __all__ = ["site"]
 
 site = typer.Typer(name="site", no_args_is_help=True, help="A site of a real federation.")
+site.command()(check)
 site.command()(audit)
 
 

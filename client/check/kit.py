@@ -1,0 +1,47 @@
+"""Checks of a kit's own files."""
+
+from __future__ import annotations
+
+import stat
+
+from client.check.base import Check
+from mdmt.config import SiteConfig, load_site
+from mdmt.errors import ConfigError
+from mdmt.kits import SiteKit
+
+__all__ = ["check_key", "check_site_file"]
+
+
+def check_site_file(kit: SiteKit) -> tuple[Check, SiteConfig | None]:
+    """Read ``site.yaml``, which must be of the site that the kit was made for."""
+    name, file = "site.yaml", kit.site_file
+    try:
+        site = load_site(file)
+    except ConfigError as error:
+        return Check(name, "fail", str(error), "correct it"), None
+    if site.name != kit.facts.name:
+        found = f"{file}: name is {site.name}, but this kit is {kit.facts.name}'s"
+        return Check(name, "fail", found, f"write name: {kit.facts.name}"), site
+    return Check(name, "pass", f"site {site.name}, tasks {', '.join(site.tasks)}"), site
+
+
+def check_key(kit: SiteKit) -> Check:
+    """Check that the private key is one, and its owner's alone."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+    name, file = "private key", kit.private_key
+    anew = "unpack the kit again, or ask the coordinator for a new one"
+    try:
+        mode = stat.S_IMODE(file.stat().st_mode)
+        key = load_ssh_private_key(file.read_bytes(), None)
+    except OSError as error:
+        return Check(name, "fail", f"{file}: {error.strerror}", anew)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return Check(name, "fail", f"{file}: not a private key in OpenSSH format", anew)
+    if not isinstance(key, EllipticCurvePrivateKey):
+        return Check(name, "fail", f"{file}: not an ECDSA key", anew)
+    if mode & 0o077:
+        return Check(name, "fail", f"{file}: others can read it", f"chmod 600 {file}")
+    return Check(name, "pass", "readable by its owner only")

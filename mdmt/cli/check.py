@@ -1,0 +1,36 @@
+"""``mdmt site check``: whether a site is fit to take part, and what to do if not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["check"]
+
+
+def check(
+    kit: Annotated[Path, typer.Argument(help="The site's folder.")] = Path(),
+) -> None:
+    """Check the line to the server, the key, the clock, the machine and every image.
+
+    Exits with 2 when something would keep the site from taking part.
+    """
+    from client.check import check_site
+    from mdmt.cli.console import new_table, progress_console, result_console
+    from mdmt.kits import open_site_kit
+
+    opened = open_site_kit(kit)
+    table = new_table(f"{opened.facts.name}: check", "check", "", "found", "remedy")
+    failed = []
+    with progress_console().status("checking") as status:
+        for item in check_site(opened, lambda done, n: status.update(f"image {done} of {n}")):
+            table.add_row(item.name, item.outcome, item.found, item.remedy)
+            if item.outcome == "fail":
+                failed.append(item)
+    result_console().print(table)
+    for item in failed:
+        typer.echo(f"error: {item.name}: {item.found}; {item.remedy}", err=True)
+    if failed:
+        raise typer.Exit(2)
