@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -23,7 +24,6 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.clientapp import ClientApp
-from numpy import float32
 from numpy.typing import NDArray
 
 from client.policy import check_upload
@@ -31,6 +31,7 @@ from client.site import Site
 from mdmt.config import FederationConfig, SiteConfig, find_config, load_federation, load_site
 from mdmt.errors import MDMTError, PolicyError
 from mdmt.messages import EvaluateOrder, Query, TrainOrder
+from mdmt.wire import BLOB, pack, unpack
 
 __all__ = ["app"]
 
@@ -69,9 +70,10 @@ def _train(site: Site, content: RecordDict) -> RecordDict:
     mu = content.config_records["config"].get("proximal-mu", 0.0)
     assert isinstance(mu, float), "Flower's FedProx sends a number"
     report, arrays = site.train(order, _arrays(content), mu)
+    blob = pack(arrays)
     return RecordDict(
         {
-            "arrays": ArrayRecord({name: Array(value) for name, value in arrays.items()}),
+            "arrays": ArrayRecord({BLOB: Array("uint8", (len(blob),), BLOB, blob)}),
             "report": ConfigRecord({"json": report.model_dump_json()}),
         }
     )
@@ -159,5 +161,5 @@ def _order(content: RecordDict) -> str:
     return str(content.config_records["config"]["order"])
 
 
-def _arrays(content: RecordDict) -> dict[str, NDArray[float32]]:
-    return {name: array.numpy() for name, array in content.array_records["arrays"].items()}
+def _arrays(content: RecordDict) -> dict[str, NDArray[np.floating]]:
+    return unpack(content.array_records["arrays"][BLOB].data)

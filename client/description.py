@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from mdmt import wire
 from mdmt.strict import Strict
 
 if TYPE_CHECKING:
-    from flwr.app import Message, RecordDict
+    from flwr.app import Array, Message, RecordDict
 
 __all__ = ["Entry", "content_bytes", "describe", "parse_object"]
 
+ArrayFacts = tuple[str, tuple[int, ...], int]
 _SHORT = 200
 """Longest text that is written down of what our own client does not send."""
 
@@ -32,7 +34,7 @@ class Entry(Strict):
     round: int | None = None
     error: str | None = None
     """What an error tells instead of a report."""
-    arrays: dict[str, tuple[str, tuple[int, ...], int]] = {}
+    arrays: dict[str, ArrayFacts] = {}
     """Name → dtype, shape, bytes."""
     report: dict[str, Any] | None = None
     """As sent (`mdmt.messages`)."""
@@ -75,13 +77,10 @@ def describe(message: Message, asked: Message | None, **facts: str) -> Entry:
     return Entry(
         **known,
         arrays={
-            name if record == "arrays" else f"{record}/{name}": (
-                array.dtype,
-                tuple(array.shape),
-                len(array.data),
-            )
+            name: facts
             for record, arrays in content.array_records.items()
             for name, array in arrays.items()
+            for name, facts in _describe_arrays(f"{record}/{name}", array)
         },
         report=report,
         other={
@@ -91,6 +90,14 @@ def describe(message: Message, asked: Message | None, **facts: str) -> Entry:
         },
         bytes=content_bytes(content),
     )
+
+
+def _describe_arrays(name: str, array: Array) -> Iterator[tuple[str, ArrayFacts]]:
+    """Yield the arrays of a blob, or the one array of another client."""
+    try:
+        yield from wire.describe(array.data).items()
+    except ValueError:
+        yield name, (array.dtype, tuple(array.shape), len(array.data))
 
 
 def content_bytes(content: RecordDict) -> int:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from numpy import float32
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ from mdmt.training import resolve_device, train
 
 __all__ = ["Site", "kept_tensors"]
 
-Arrays = Mapping[str, NDArray[float32]]
+Arrays = Mapping[str, NDArray[np.floating]]
 _MOMENTS = "moments."
 
 

@@ -136,15 +136,15 @@ def shown_metrics(space: Task) -> dict[str, str]:
     return {space.primary: space.primary_is_better_when} | _SECONDARY[space.kind]
 
 
-def count_labels(columns: dict[str, dict[str, int] | None]) -> dict[str, int | None]:
+def count_labels(columns: dict[str, dict[str, int] | None]) -> dict[str, int] | None:
     """Count each label over all columns of a task's histogram; None where one is not told."""
     total: dict[str, int] = {}
     for counts in columns.values():
         if counts is None:
-            return {"all": None}
+            return None
         for label, count in counts.items():
             total[label] = total.get(label, 0) + count
-    return dict(total)
+    return total
 
 
 def format_metric(metrics: dict[str, Any], key: str) -> str:

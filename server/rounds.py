@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -25,6 +25,7 @@ from server.strategy import (
     build_strategy,
     concerns,
     from_record,
+    pack_record,
     to_record,
 )
 from server.weighting import loss_coefficients
@@ -163,14 +164,13 @@ def evaluate_round(
     order = EvaluateOrder(
         run=federation.run_id, arm=federation.arm, round=number, recipe=federation.recipe
     )
-    record = to_record(arrays)
     timeout = federation.config.training.round_timeout
     absent = _gather(federation, run)
     messages = []
     for node, card in federation.roster.cards.items():
         if node in absent:
             continue
-        own = ArrayRecord({name: array for name, array in record.items() if concerns(card, name)})
+        own = pack_record({name: a for name, a in arrays.items() if concerns(card, name)})
         config = ConfigRecord({"order": order.model_dump_json()})
         content = RecordDict({"arrays": own, "config": config})
         messages.append(Message(content, node, MessageType.EVALUATE, ttl=timeout))

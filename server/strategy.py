@@ -25,6 +25,7 @@ from mdmt.errors import RunError
 from mdmt.messages import SiteCard, TrainReport
 from mdmt.models import head_task
 from mdmt.seeds import derive_seed
+from mdmt.wire import BLOB, pack, unpack
 from server.aggregation import Arrays, refusal, weighted_mean
 from server.exchange import reason
 from server.weighting import site_weights, task_shares
@@ -35,6 +36,7 @@ __all__ = [
     "build_strategy",
     "concerns",
     "from_record",
+    "pack_record",
     "to_record",
 ]
 
@@ -54,13 +56,19 @@ class Round:
 
 
 def to_record(arrays: Arrays) -> ArrayRecord:
-    """Put arrays into a Flower record."""
+    """Put arrays into a record for Flower's strategies."""
     return ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays.items()})
 
 
 def from_record(record: ArrayRecord) -> dict[str, NDArray[np.floating]]:
-    """Take arrays out of a Flower record."""
+    """Take arrays out of a record of Flower's strategies."""
     return {name: array.numpy() for name, array in record.items()}
+
+
+def pack_record(arrays: Arrays) -> ArrayRecord:
+    """Put arrays into a Flower record as they travel: one blob."""
+    blob = pack(arrays)
+    return ArrayRecord({BLOB: Array("uint8", (len(blob),), BLOB, blob)})
 
 
 class SiteAverage(strategy.FedAvg):
@@ -100,13 +108,16 @@ class SiteAverage(strategy.FedAvg):
         """Write one message per site drawn for this round."""
         self.round = Round()
         self._sent = from_record(arrays) | self.plain
-        everything = {**arrays, **to_record(self.plain)}
+        blobs: dict[frozenset[str], ArrayRecord] = {}
         self._asked: list[tuple[Message, SiteCard]] = []
         for node, card in self._draw(server_round).items():
             if node in self.absent:
                 self.round.refusals[card.name] = "not connected"
                 continue
-            record = ArrayRecord({k: v for k, v in everything.items() if concerns(card, k)})
+            names = frozenset(name for name in self._sent if concerns(card, name))
+            if names not in blobs:  # sites that are sent the same share it
+                blobs[names] = pack_record({name: self._sent[name] for name in sorted(names)})
+            record = blobs[names]
             order = {"order": self.write_order(card.name, server_round)} | dict(config)
             content = RecordDict({"arrays": record, "config": ConfigRecord(order)})
             timeout = self.config.training.round_timeout
@@ -186,13 +197,13 @@ class SiteAverage(strategy.FedAvg):
             k: v for k, v in self._sent.items() if k in self.travelling and concerns(card, k)
         }
         # Size first: what is too large is never decoded.
-        allowed = sum(array.nbytes + _SLACK for array in expected.values())
+        allowed = sum(array.nbytes + _SLACK for array in expected.values()) + _SLACK
         if (size := sum(len(array.data) for array in record.values())) > allowed:
             raise _Refused(f"the update has {size} bytes, at most {allowed} are expected")
         try:
-            received = from_record(record)
-        except (ValueError, TypeError, EOFError, OSError, SyntaxError) as error:
-            raise _Refused("an array cannot be decoded") from error
+            received = unpack(record[BLOB].data)
+        except (ValueError, KeyError) as error:
+            raise _Refused("the arrays cannot be decoded") from error
         if unfit := refusal(received, expected):
             raise _Refused(unfit)
         self.round.reports[card.name] = report

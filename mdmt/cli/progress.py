@@ -45,6 +45,8 @@ class Progress:
         """Take an event in and return the lines that deserve to stay on the screen."""
         self.now = event["time"]
         kind = event["event"]
+        if kind == "roll call" and event["sites"]:
+            self.sites = event["sites"]
         if kind == "joined":
             self.stage = "roll call"
             return [f"{event['site']} joined"]

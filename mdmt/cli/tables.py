@@ -32,7 +32,9 @@ def site_table(run: Run) -> Table | None:
         for task in card["tasks"]:
             labels = "/".join(_count(card["counts"][task].get(split, 0)) for split in splits)
             totals = count_labels(card["histogram"].get(task, {}))
-            counts = ", ".join(f"{label}: {_count(count)}" for label, count in totals.items())
+            counts = "-"
+            if totals is not None:
+                counts = ", ".join(f"{label}: {count}" for label, count in totals.items())
             table.add_row(name, task, images, labels, counts)
     return table
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from numpy import float32
 
+from server.strategy import pack_record
 from simulation.engine import task_identity
 
 
@@ -18,7 +19,7 @@ def ask() -> Any:
 
     def build(kind: str, order: str, **arrays: list[float]) -> Message:
         content = RecordDict({"config": ConfigRecord({"order": order, "proximal-mu": 0.0})})
-        content["arrays"] = ArrayRecord({k: Array(float32(v)) for k, v in arrays.items()})
+        content["arrays"] = pack_record({k: float32(v) for k, v in arrays.items()})
         message = Message(content, 2, kind)
         message.metadata.__dict__["_message_id"] = "asked"
         return message
@@ -33,7 +34,7 @@ def reply(ask: Callable[..., Message]) -> Callable[..., Message]:
 
     def build(kind: str, report: str, **arrays: list[float]) -> Message:
         content = RecordDict({"report": ConfigRecord({"json": report})})
-        content["arrays"] = ArrayRecord({k: Array(float32(v)) for k, v in arrays.items()})
+        content["arrays"] = pack_record({k: float32(v) for k, v in arrays.items()})
         return Message(content, reply_to=ask(kind, "{}"))
 
     return build

@@ -43,7 +43,7 @@ def test_a_line_names_what_left_and_no_value_of_an_array(log, ask, reply):
         "kind": "train",
     }
     dtype, shape, size = entry["arrays"]["backbone.w"]
-    assert (dtype, shape) == ("float32", [2])
+    assert (dtype, shape) == ("F32", [2])
     assert size > 8  # two float32 as NumPy serialises them
     assert entry["report"] == report
     assert entry["bytes"] == size + len(json.dumps(report))

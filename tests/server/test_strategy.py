@@ -6,14 +6,15 @@ import math
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from numpy import float32
 
 from mdmt.errors import RunError
 from mdmt.messages import TrainReport
 from mdmt.metrics import weighted_mean_metrics
+from mdmt.wire import BLOB, unpack
 from server.optimiser import load_optimiser_arrays, optimiser_arrays
-from server.strategy import build_strategy, from_record, to_record
+from server.strategy import build_strategy, from_record, pack_record, to_record
 from simulation.engine import task_identity
 
 W, RUNNING, HEAD = "backbone.w", "backbone.running_mean", "heads.severity.weight"
@@ -46,12 +47,21 @@ def federation(make_config, make_card):
     return build
 
 
+def sent(message):
+    return unpack(message.content.array_records["arrays"][BLOB].data)
+
+
+def numbers(values):
+    """float32, unless they are told to be something else."""
+    return values if isinstance(values, np.ndarray) else float32(values)
+
+
 def answer(message, site, number, arrays, **changes):
     report = {"site": site, "round": number, "validation": {}, "losses": {}, "images": 1}
     report |= {"steps": 1, "seconds": 0.0} | changes
     content = RecordDict(
         {
-            "arrays": ArrayRecord({k: Array(float32(v)) for k, v in arrays.items()}),
+            "arrays": pack_record({k: numbers(v) for k, v in arrays.items()}),
             "report": ConfigRecord({"json": TrainReport.model_validate(report).model_dump_json()}),
         }
     )
@@ -155,7 +165,7 @@ def test_a_shared_head_is_averaged_over_the_sites_of_its_task_only(make_config, 
         write_order=lambda site, number: "",
     )
     messages = list(strategy.configure_train(1, to_record({W: float32([0])}), ConfigRecord(), None))
-    assert [HEAD in m.content.array_records["arrays"] for m in messages] == [True, True, False]
+    assert [HEAD in sent(m) for m in messages] == [True, True, False]
     updates = {"a": {W: [0], HEAD: [4]}, "b": {W: [0], HEAD: [8]}, "c": {W: [8]}}
     for i, message in enumerate(messages):
         message.metadata.__dict__["_message_id"] = str(i)
@@ -178,17 +188,17 @@ def reply_of_b(kind, message):
         "extra key": good | {"heads.prognosis.weight": [1]},
         "missing key": {W: [4]},
         "shape": good | {W: [4, 4]},
+        "dtype": good | {W: np.float64([4])},
         "huge": good | {W: np.zeros(100_000)},
     }.get(kind, good)
     site = "a" if kind == "wrong name" else "b"
     number = 7 if kind == "wrong round" else 1
     reply = answer(message, site, number, arrays)
-    if kind == "dtype":
-        record = reply.content.array_records["arrays"]
-        record[W] = Array(np.float64([4]))
     if kind == "garbage":
-        array = reply.content.array_records["arrays"][W]
-        array.data = b"not an array"
+        reply.content.array_records["arrays"][BLOB].data = b"not an array"
+    if kind == "unnamed":
+        record = reply.content.array_records["arrays"]
+        record["pickle"] = record.pop(BLOB)
     return [reply]
 
 
@@ -203,6 +213,7 @@ REASONS = {
     "dtype": f"array {W} is float64 [1]",
     "huge": "bytes, at most",
     "garbage": "cannot be decoded",
+    "unnamed": "cannot be decoded",
     "wrong name": "the report is of site a",
     "wrong round": "round 7",
 }

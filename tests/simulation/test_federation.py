@@ -8,11 +8,13 @@ import time
 import numpy as np
 import pytest
 from builders import PROGNOSIS, SEVERITY, rows, site
-from flwr.app import Array, Context, MessageType, RecordDict
+from flwr.app import Context, MessageType, RecordDict
 from safetensors.numpy import load_file
 
 from client.app import app as client_app
 from mdmt.errors import RollCallError, RunError
+from mdmt.wire import BLOB, unpack
+from server.strategy import pack_record
 
 
 def lines(path):
@@ -88,7 +90,8 @@ def test_a_site_never_holds_or_sends_anything_of_anothers_task(make_config, two_
     out = federate(make_config(sites=two_sites), record)
     for number, foreign in ((0, "prognosis"), (1, "severity")):
         for message in seen[number][2:]:
-            names = [n for r in message.content.array_records.values() for n in r]
+            records = message.content.array_records.values()
+            names = [n for record in records for n in unpack(record[BLOB].data)]
             assert names == [] or all(name.startswith("backbone.") for name in names)
         for reply in seen[number][1::2]:
             for record_ in reply.content.config_records.values():
@@ -174,8 +177,10 @@ def test_awkward_splits_work(make_config, write_table, federate):
 
 def poison(reply):
     record = reply.content.array_records["arrays"]
-    name = next(iter(record))
-    record[name] = Array(np.full_like(record[name].numpy(), np.nan))
+    arrays = unpack(record[BLOB].data)
+    name = next(iter(arrays))
+    poisoned = arrays | {name: np.full_like(arrays[name], np.nan)}
+    reply.content["arrays"] = pack_record(poisoned)
     return reply
 
 
@@ -214,8 +219,7 @@ def test_a_repeated_round_gives_the_same_bits(make_config, two_sites, federate, 
         context = Context(1, 2 + number, {"partition-id": number}, RecordDict(), run_config)
         again = client_app(message, context)
         first, second = (
-            {k: a.numpy() for k, a in r.content.array_records["arrays"].items()}
-            for r in (reply, again)
+            unpack(r.content.array_records["arrays"][BLOB].data) for r in (reply, again)
         )
         assert same_bits(first, second)
         rounds.append(json.loads(str(message.content.config_records["config"]["order"]))["round"])

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_builders import run_cli
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from numpy import float32
 
 from client.audit import open_audit_log
 from mdmt.config import load_site
 from mdmt.kits import open_site_kit
+from server.strategy import pack_record
 from simulation.engine import task_identity
 
 REPORT = {
@@ -44,7 +45,7 @@ def send(kit: Path) -> None:
     with task_identity():
         asked = Message(RecordDict({"config": ConfigRecord({"order": '{"round": 1}'})}), 2, "train")
         content = RecordDict({"report": ConfigRecord({"json": json.dumps(REPORT)})})
-        content["arrays"] = ArrayRecord({"backbone.w": Array(float32([[1, 2]]))})
+        content["arrays"] = pack_record({"backbone.w": float32([[1, 2]])})
         log.record(Message(content, reply_to=asked), asked)
         log.record(Message(Error(2, "policy: max_rounds allows 1"), reply_to=asked), asked)
 
@@ -67,7 +68,7 @@ def test_json_names_every_array_and_value(kit: Path) -> None:
     send(kit)
     result = run_cli("site", "audit", kit, "--json")
     first, second = map(json.loads, result.stdout.splitlines())
-    assert first["arrays"]["backbone.w"][:2] == ["float32", [1, 2]]
+    assert first["arrays"]["backbone.w"][:2] == ["F32", [1, 2]]
     assert first["report"] == REPORT
     assert second["error"] == "policy: max_rounds allows 1"
     assert "intact: 2 messages" in result.stderr
