@@ -24,7 +24,7 @@ __all__ = [
     "last_words",
     "only_one",
     "plain_text",
-    "stopped_by_signal",
+    "until_stopped",
 ]
 
 log = logging.getLogger(__name__)
@@ -183,10 +183,17 @@ def only_one(lock_file: Path, what: str) -> Iterator[None]:
         yield
 
 
-def stopped_by_signal() -> None:
-    """Let SIGTERM (what systemd sends) end this process as Ctrl-C does: orderly."""
+@contextmanager
+def until_stopped() -> Iterator[None]:
+    """Let SIGTERM (what systemd sends) and Ctrl-C end the block, orderly and without an error."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.info("stopped")
+    finally:
+        signal.signal(signal.SIGTERM, before)

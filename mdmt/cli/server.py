@@ -25,14 +25,13 @@ def start(kit: Kit = DEFAULT_KIT) -> None:
     """Run Flower's SuperLink and the proxy in front of it until interrupted."""
     from mdmt.cli.console import log_to_stderr
     from mdmt.kits import open_server_kit
-    from mdmt.processes import only_one, stopped_by_signal
+    from mdmt.processes import only_one, until_stopped
 
     opened = open_server_kit(kit)
     log_to_stderr()
-    stopped_by_signal()
     from server.superlink import serve_federation
 
-    with only_one(opened.folder / "server.lock", "this server"):
+    with until_stopped(), only_one(opened.folder / "server.lock", "this server"):
         serve_federation(opened)
 
 

@@ -26,7 +26,7 @@ def start(
     from mdmt.config import load_site
     from mdmt.errors import ConfigError
     from mdmt.kits import open_site_kit
-    from mdmt.processes import stopped_by_signal
+    from mdmt.processes import until_stopped
 
     opened = open_site_kit(kit)
     config = load_site(opened.site_file)
@@ -36,7 +36,7 @@ def start(
             f" registered (it is {config.name!r})"
         )
     log_to_stderr()
-    stopped_by_signal()
     from client.launcher import serve_site
 
-    serve_site(opened, config)
+    with until_stopped():
+        serve_site(opened, config)
