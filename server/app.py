@@ -44,6 +44,10 @@ def main(grid: Grid, context: Context) -> None:
     except MDMTError as error:
         run.event("failed", exit_code=error.exit_code, message=str(error))
         raise
+    except (KeyboardInterrupt, SystemExit):  # how Flower ends a ServerApp
+        why = "the run was stopped, or its SuperLink ended; go on with --resume"
+        run.event("failed", exit_code=1, message=why)
+        raise
     except BaseException as error:
         run.event("failed", exit_code=1, message=f"{type(error).__name__}: {error}")
         raise

@@ -1,0 +1,60 @@
+"""What may go wrong at a site while it trains. The file in MDMT_TEST_FAULT says what and when.
+
+It holds ``KIND ROUND``, and is read at every order, so that a test can change its mind.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdmt.messages import TrainReport
+
+
+def apply(module: Any) -> None:
+    """Wrap `Site.train` of the module ``client.site``."""
+    honest = module.Site.train
+
+    def train(self: Any, order: Any, arrays: Any, mu: float) -> Any:
+        file = Path(os.environ["MDMT_TEST_FAULT"])
+        kind, _, number = (file.read_text() if file.exists() else "").partition(" ")
+        if not kind or int(number) != order.round:
+            return honest(self, order, arrays, mu)
+        if kind == "exception":
+            raise ValueError(f"{self.config.dataset} cannot be read")
+        if kind == "pause":  # until somebody kills this process
+            file.with_suffix(".pid").write_text(str(os.getpid()))
+            time.sleep(600)
+        if kind.startswith("slow"):
+            time.sleep(float(kind.removeprefix("slow")))
+        report, updated = honest(self, order, arrays, mu)
+        return BROKEN.get(kind, lambda r, a: (r, a))(report, updated)
+
+    module.Site.train = train
+
+
+def _first(arrays: dict[str, Any], value: Any) -> dict[str, Any]:
+    name = min(arrays)
+    return arrays | {name: value(arrays[name])}
+
+
+def _rename(report: TrainReport) -> TrainReport:
+    facts = report.model_dump() | {"validation": {"../../etc/passwd": 1.0, "\x1b[2J": 2.0}}
+    return TrainReport.model_construct(**facts)
+
+
+BROKEN = {
+    "nan": lambda r, a: (r, _first(a, lambda x: np.full_like(x, np.nan))),
+    "absurd": lambda r, a: (r, _first(a, lambda x: np.full_like(x, 1e30))),
+    "shape": lambda r, a: (r, _first(a, lambda x: np.zeros((3, *x.shape), np.float32))),
+    "extra": lambda r, a: (r, a | {"heads.prognosis.weight": np.zeros(2, np.float32)}),
+    "large": lambda r, a: (
+        r,
+        a | {f"{name}.{i}": x for name, x in a.items() for i in range(99)},
+    ),
+    "odd": lambda r, a: (_rename(r), a),
+}

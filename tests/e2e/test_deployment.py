@@ -1,0 +1,92 @@
+"""A real federation: TLS, keys, a proxy, three sites; and two of the faults it survives.
+
+The whole matrix of faults is in ``matrix_of_faults.py`` (`make e2e`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from real_federation import SITES, RealFederation, assert_same_result, expected
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    federation = RealFederation(tmp_path_factory.mktemp("real"))
+    try:
+        federation.start_server()
+        for site in SITES:
+            federation.start_site(site, faulty=True)
+        yield federation
+    finally:
+        federation.close()
+
+
+def test_a_healthy_run_gives_the_bits_of_the_simulation(real, tmp_path):
+    done = real.run("healthy")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_result(real.folder / "healthy", expected(real, tmp_path / "simulated"))
+    for text in ("severity at clinic", "prognosis at hospital", "refused: none"):
+        assert text in done.stdout
+    history = real.lines("healthy", "history")
+    assert [line["round"] for line in history] == [0, 1, 2, 3]
+    assert all(line["refusals"] == {} for line in history)
+
+
+def test_what_left_a_site_is_in_its_audit_log(real):
+    done = real.mdmt("site", "audit", real.site_kit("hospital"))
+    assert "intact: 6 messages" in done.stdout  # card, three rounds, last and best tested
+    log = real.state("hospital") / "audit.jsonl"
+    log.write_text("".join(log.read_text().splitlines(True)[:-1]))
+    done = real.mdmt("site", "audit", real.site_kit("hospital"), check=False)
+    assert done.returncode == 1
+    (real.site_kit("hospital") / "audit-head.json").unlink()
+    log.unlink()
+
+
+def test_status_tells_sites_and_runs(real):
+    done = real.mdmt("server", "status", "kits/server")
+    for site in SITES:
+        assert any(f"{site}" in line and "online" in line for line in done.stdout.splitlines())
+    assert "finished:completed" in done.stdout
+    assert "3 of 3" in done.stdout
+
+
+def test_a_site_whose_training_is_killed_misses_a_round_and_comes_back(real, tmp_path):
+    pid_file = real.fault_file("ward").with_suffix(".pid")
+    real.fault_file("ward").write_text("pause 2")
+    real.start_run("killed-worker")
+    real.wait(pid_file.exists, "the worker to train")
+    os.kill(int(pid_file.read_text()), signal.SIGKILL)
+    assert real.end_of_run() == 0, real.log("run")
+    real.fault_file("ward").unlink()
+    refusals = [line["refusals"] for line in real.lines("killed-worker", "history")]
+    assert refusals == [{}, {}, {"ward": "the training process ended (signal SIGKILL)"}, {}]
+    simulated = expected(real, tmp_path / "simulated", absent=[("ward", 2)])
+    assert_same_result(real.folder / "killed-worker", simulated)
+
+
+def test_a_superlink_that_is_killed_costs_a_resume_and_no_round(real, tmp_path):
+    real.start_run("killed-superlink")
+    real.wait_for_event("killed-superlink", "reply", round=2)
+    os.kill(real.pid("server", "SuperLink"), signal.SIGKILL)
+    assert real.end_of_run() == 1
+    assert "go on with --resume" in real.log("run")
+    booked = real.lines("killed-superlink", "history")
+    real.mdmt("server", "status", "kits/server", "--wait", "60")
+    done = real.run("killed-superlink", "--resume")
+    assert done.returncode == 0, done.stdout + done.stderr
+    history = real.lines("killed-superlink", "history")
+    assert history[: len(booked)] == booked, "what was told as done stays"
+    assert [line["round"] for line in history] == [0, 1, 2, 3]
+    assert_same_result(real.folder / "killed-superlink", expected(real, tmp_path / "simulated"))
+
+
+def test_everything_ends_when_it_is_told_to(real):
+    for name in [*SITES, "server"]:
+        assert real.stop(name) == 0, real.log(name)
+    real.wait(lambda: not real.left_behind(), f"processes {real.left_behind()} to end", 15)

@@ -1,0 +1,262 @@
+"""A real federation on the loopback: SuperLink, nginx and sites in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+import yaml
+from builders import federation_dict
+from deployment import free_ports
+from flwr.app import Context, Error, Message, MessageType, RecordDict
+from safetensors.numpy import load_file
+
+from client.app import app as client_app
+from mdmt.config import FederationConfig, save_config
+from mdmt.kits import ServerKit, open_server_kit
+from server.app import app as server_app
+from simulation.engine import InProcessGrid, task_identity
+
+MDMT = str(Path(sysconfig.get_path("scripts")) / "mdmt")
+FAULTS = Path(__file__).parent / "e2e" / "faults"
+SITES = {"clinic": "severity", "hospital": "prognosis", "ward": "severity"}
+TRAINING = {"rounds": 3, "local_steps": 2, "batch_size": 4, "optimizer": "adam"}
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    """A federation of the three sites, quick enough for tests."""
+    aggregation = {"min_sites": 2, "join_timeout": 40} | changes.pop("aggregation", {})
+    training = TRAINING | {"round_timeout": 60} | changes.pop("training", {})
+    return federation_dict(training=training, aggregation=aggregation, **changes)
+
+
+def dataset(site: str) -> dict[str, Any]:
+    """Drawn radiographs; every site has its own number of patients."""
+    patients = 10 + 2 * sorted(SITES).index(site)
+    return {"kind": "synthetic", "patients": patients, "size": 48, "images_per_patient": 1}
+
+
+class RealFederation:
+    """Kits of the three sites and their processes; `close` ends all of them, by pid."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        if shutil.which("nginx") is None and shutil.which("nginx", path="/usr/sbin") is None:
+            pytest.skip("nginx is not installed: apt install nginx-light")
+        self.folder = folder
+        self.mark = f"MDMT_TEST_MARK={uuid4().hex}"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.config_file = self.write_config(**changes)
+        address = f"localhost:{free_ports()}"
+        sites = [f"--site={site}" for site in SITES]
+        self.mdmt("provision", self.config_file, "--server", address, "--out", "kits", *sites)
+        for site, task in SITES.items():
+            self.fill_in(site, dataset=dataset(site), tasks=[task], device="cpu", workers=0)
+
+    @property
+    def server_kit(self) -> ServerKit:
+        return open_server_kit(self.folder / "kits" / "server")
+
+    def site_kit(self, site: str) -> Path:
+        return self.folder / "kits" / "sites" / site
+
+    def state(self, site: str) -> Path:
+        return self.site_kit(site) / "state"
+
+    def fault_file(self, site: str) -> Path:
+        """Hold ``KIND ROUND`` to make the site misbehave; see `site_faults`."""
+        return self.folder / f"fault-{site}"
+
+    def write_config(self, **changes: Any) -> Path:
+        file = self.folder / "federation.yaml"
+        file.write_text(yaml.safe_dump(settings(**changes)))
+        return file
+
+    def fill_in(self, site: str, **changes: Any) -> None:
+        """Change keys of a site's file, as its engineer would."""
+        file = self.site_kit(site) / "site.yaml"
+        found = yaml.safe_load(file.read_text())
+        tasks = changes.pop("tasks", None)
+        if tasks is not None:
+            found["tasks"] = {task: found["tasks"][task] for task in tasks}
+        file.write_text(yaml.safe_dump(found | changes))
+
+    def mdmt(self, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        done = subprocess.run(
+            [MDMT, *map(str, arguments)],
+            cwd=self.folder,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def start(self, name: str, *arguments: object, faulty: bool = False) -> None:
+        """Start a command that stays; its output is in ``NAME.log``."""
+        environment = self._environment()
+        if faulty:
+            environment["PYTHONPATH"] = str(FAULTS)
+            environment["MDMT_TEST_FAULT"] = str(self.fault_file(name))
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [MDMT, *map(str, arguments)],
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def start_server(self) -> None:
+        self.start("server", "server", "start", "kits/server")
+        self.mdmt("server", "status", "kits/server", "--wait", "60")
+        self.wait(lambda: "sites can connect" in self.log("server"), "the server")
+
+    def start_site(self, site: str, *, faulty: bool = False) -> None:
+        self.start(site, "site", "start", self.site_kit(site), faulty=faulty)
+
+    def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> int:
+        process = self.processes.pop(name)
+        process.send_signal(number)
+        return process.wait(30)
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def pid(self, name: str, service: str) -> int:
+        """Process id of the latest start of a service that a command keeps running."""
+        return int(re.findall(rf"{service} runs as process (\d+)", self.log(name))[-1])
+
+    def run(self, out: str, *options: object) -> subprocess.CompletedProcess[str]:
+        """Run the federation and wait for its end, whatever it is."""
+        return self.mdmt("server", "run", self.config_file, "--out", out, *options, check=False)
+
+    def start_run(self, out: str, *options: object) -> None:
+        self.start("run", "server", "run", self.config_file, "--out", out, *options)
+
+    def end_of_run(self) -> int:
+        return self.processes.pop("run").wait(240)
+
+    def lines(self, out: str, name: str) -> list[dict[str, Any]]:
+        file = self.folder / out / f"{name}.jsonl"
+        lines = file.read_text().splitlines(True) if file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def wait_for_event(self, out: str, kind: str, count: int = 1, **facts: Any) -> dict[str, Any]:
+        """Wait for the `count`-th event of a kind with these facts."""
+
+        def found() -> list[dict[str, Any]]:
+            wanted = {"event": kind} | facts
+            return [e for e in self.lines(out, "events") if wanted.items() <= e.items()]
+
+        self.wait(lambda: len(found()) >= count, f"{kind} {facts}")
+        return found()[count - 1]
+
+    def wait(self, condition: Callable[[], object], what: str, seconds: float = 150) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                logs = "\n".join(self.log(name)[-1500:] for name in self.processes)
+                raise AssertionError(f"waited {seconds} s for {what}\n{logs}")
+            time.sleep(0.1)
+
+    def left_behind(self) -> list[int]:
+        """Processes that descend from this federation."""
+        found = []
+        for file in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if self.mark.encode() in file.read_bytes():
+                    found.append(int(file.parent.name))
+        return found
+
+    def close(self) -> None:
+        for name in list(self.processes):
+            with suppress(subprocess.TimeoutExpired):
+                self.stop(name)
+        for pid in self.left_behind():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _environment(self) -> dict[str, str]:
+        key, _, value = self.mark.partition("=")
+        environment = {k: v for k, v in os.environ.items() if k != "MDMT_KIT"}
+        return environment | {key: value, "OMP_NUM_THREADS": "1"}
+
+
+def expected(
+    real: RealFederation,
+    out: Path,
+    absent: Iterable[tuple[str, int]] = (),
+    unheard: Iterable[tuple[str, int]] = (),
+) -> Path:
+    """The same federation in this process.
+
+    `absent` are sites that do not train in a round; `unheard` train, but their answer is lost.
+    """
+    settings_ = yaml.safe_load(real.config_file.read_text())
+    sites = {
+        site: {
+            "dataset": dataset(site),
+            "tasks": {task: {}},
+            "device": "cpu",
+            "workers": 0,
+            "cache_dir": str(out.parent / "cache"),
+            "state_dir": str(out / "sites" / site),
+        }
+        for site, task in SITES.items()
+    }
+    config = FederationConfig.model_validate(settings_ | {"sites": sites})
+    out.mkdir(parents=True)
+    save_config(config, out / "federation.yaml")
+    run_config = {"federation": str(out / "federation.yaml"), "overrides": "", "out": str(out)}
+    absent, unheard = set(absent), set(unheard)
+
+    def app(message: Message, context: Context) -> Message:
+        site = sorted(SITES)[int(context.node_config["partition-id"])]
+        if message.metadata.message_type != MessageType.TRAIN:
+            return client_app(message, context)
+        order = json.loads(str(message.content.config_records["config"]["order"]))
+        if (site, order["round"]) not in absent:
+            reply = client_app(message, context)
+            if (site, order["round"]) not in unheard:
+                return reply
+        return Message(Error(2, "lost"), reply_to=message)
+
+    with task_identity():
+        server_app(
+            InProcessGrid(app, run_config, len(SITES)),  # type: ignore[arg-type]
+            Context(1, 1, {}, RecordDict(), run_config),
+        )
+    return out
+
+
+def backbone(out: Path) -> dict[str, np.ndarray]:
+    """The newest checkpoint."""
+    return load_file(max((out / "checkpoints").glob("round-*.safetensors")))
+
+
+def assert_same_result(real: Path, simulated: Path) -> None:
+    """Backbone and metrics are equal to the bit."""
+    ours, theirs = backbone(real), backbone(simulated)
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not np.array_equal(ours[name], theirs[name])]
+    assert different == []
+    metrics = [json.loads((out / "metrics.json").read_text()) for out in (real, simulated)]
+    assert metrics[0] == metrics[1]
