@@ -11,6 +11,7 @@ import json
 import logging
 import secrets
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from flwr.app import Error, Message
 
 from client.audit import AuditLog, open_audit_log
 from client.policy import check_app
-from client.runtime import Assignment, Runtime
+from client.runtime import Assignment, ObjectPullError, Runtime
 from client.worker import Worker
 from mdmt.config import SiteConfig
 from mdmt.errors import PolicyError, RunError, StateError
@@ -71,6 +72,7 @@ class _Launcher:
         self._secret_file.write_bytes(self._secret)
         self._runtime: Runtime | None = None
         self._worker = Worker(kit.site_file)
+        self._training = threading.Lock()
         self._supernode = Service(
             "SuperNode",
             self._command,
@@ -80,16 +82,22 @@ class _Launcher:
         )
 
     def run(self) -> None:
-        """Tend the SuperNode and answer its messages, one after the other."""
+        """Tend both processes and answer messages.
+
+        Each in a thread of its own, as the half of a message that a run left behind may be waited
+        for while the next run is on; the worker takes one at a time.
+        """
         log.info("%s serves %s", self._site.name, self._kit.facts.server)
         while True:
             self._supernode.tend()
-            self._worker.start()
+            if self._training.acquire(blocking=False):
+                self._worker.start()  # so that it has imported torch before it is asked
+                self._training.release()
             token = self._runtime.acquire() if self._runtime and self._supernode.pid else None
             if token is None:
                 time.sleep(_PAUSE)
             else:
-                self._serve(token)
+                threading.Thread(target=self._serve, args=(token,), daemon=True).start()
 
     def stop(self) -> None:
         """End both processes."""
@@ -125,8 +133,8 @@ class _Launcher:
                 replies.append(reply)
         except (StateError, OSError) as error:
             log.error("nothing was sent, as the audit log cannot be kept: %s", error)
-        except httpx.HTTPError as error:
-            log.error("the SuperNode did not take the reply: %s", type(error).__name__)
+        except (httpx.HTTPError, ObjectPullError) as error:
+            log.warning("a message was lost at the SuperNode: %s", type(error).__name__)
         else:
             what = f"refused: {reply.error.reason}" if reply.has_error() else "answered"
             kind, seconds = task.message.metadata.message_type, time.monotonic() - started
@@ -138,7 +146,6 @@ class _Launcher:
         supernode = self._supernode.pid
 
         def give_up() -> str | None:
-            self._supernode.tend()
             if task.cancelled.is_set():
                 return "the run was stopped"
             if self._supernode.pid != supernode:
@@ -147,6 +154,8 @@ class _Launcher:
 
         try:
             check_app(self._site.policy, task.app)
-            return self._worker.answer(task.message, task.context, give_up)
+            with self._training:
+                return self._worker.answer(task.message, task.context, give_up)
         except (PolicyError, RunError) as error:
+            task.identify()
             return Message(Error(_SITE_FAILED, str(error)), reply_to=task.message)

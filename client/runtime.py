@@ -6,18 +6,33 @@ look at it. All use of Flower's internals at a site is in this file.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 
 import httpx
 from flwr.app import Context, Message
 from flwr.common.constant import SubStatus
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+from flwr.common.serde import context_from_proto
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullAppMessagesRequest,
+    PullTaskInputRequest,
+    SendTaskHeartbeatRequest,
+)
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    pull_and_inflate_object_from_tree,
+)
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -25,9 +40,10 @@ from flwr.supercore.interceptors import (
 )
 from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 
-__all__ = ["Assignment", "Runtime"]
+__all__ = ["Assignment", "ObjectPullError", "Runtime", "identify"]
 
 _COMPONENT = "SuperExec"
 """What Flower calls a process that takes tasks."""
@@ -51,6 +67,16 @@ class Assignment:
     context: Context
     app: str
     cancelled: threading.Event
+
+    def identify(self) -> None:
+        """Let a reply be made in this process: Flower keeps its author in a private class."""
+        identify(self.context)
+
+
+def identify(context: Context) -> None:
+    """Make this process the author of messages that the node of `context` sends."""
+    TaskIdentity.task_id, TaskIdentity.run_id = 1, context.run_id
+    TaskIdentity.node_id = context.node_id
 
 
 class Runtime:
@@ -94,8 +120,9 @@ class Runtime:
 
         Raises
         ------
-        httpx.HTTPError
-            The SuperNode is gone: it will say itself that there is no reply.
+        httpx.HTTPError, ObjectPullError
+            The SuperNode is gone, or has only half the message: it says itself that there is no
+            reply.
         """
         client = RuntimeHttpClient.from_server_address(
             server_address=self._address,
@@ -123,8 +150,9 @@ class Runtime:
         status, context = SubStatus.FAILED, None
         replies: list[Message] = []
         try:
-            message, context, _, bundle = pull_task_input(client)
-            app = hashlib.sha256(bundle.content).hexdigest()
+            given = client.PullTaskInput(PullTaskInputRequest())
+            context, app = context_from_proto(given.context), sha256(given.fab.content).hexdigest()
+            message = _pull_message(client, context)
             yield Assignment(message, context, app, cancelled), replies
             for reply in replies:
                 push_message(client, reply, context)
@@ -137,3 +165,28 @@ class Runtime:
     def close(self) -> None:
         """End the connection."""
         self._client.close()
+
+
+def _pull_message(client: RuntimeHttpClient, context: Context) -> Message:
+    """Pull the message of a claimed task, for as long as somebody waits for its answer.
+
+    The SuperNode names a message before it has all of it, and may never get the rest: a run that
+    ends in between leaves half a message behind.
+    """
+    pulled = client.PullMessages(PullAppMessagesRequest())
+    if not pulled.messages_list:
+        raise ObjectPullError("", "the message is gone")
+    tree, node = pulled.message_object_trees[0], Node(node_id=context.node_id)
+    message = pull_and_inflate_object_from_tree(
+        tree,
+        make_pull_object_fn_protobuf(client.PullObject, node, context.run_id),
+        make_confirm_message_received_fn_protobuf(
+            client.ConfirmMessageReceived, node, context.run_id
+        ),
+        return_type=Message,
+        max_time=pulled.messages_list[0].metadata.ttl,
+        initial_backoff=0.05,
+    )
+    # What is taken apart does not carry its own id.
+    message.metadata.__dict__["_message_id"] = tree.object_id
+    return message

@@ -26,8 +26,8 @@ from flwr.common.serde import (
 )
 from flwr.proto.message_pb2 import Context as ContextProto
 from flwr.proto.message_pb2 import Message as MessageProto
-from flwr.supercore.task_identity import TaskIdentity
 
+from client.runtime import identify
 from mdmt.errors import RunError
 
 __all__ = ["Worker"]
@@ -128,8 +128,7 @@ def _serve(connection: Connection, site_file: Path, parent: int) -> None:
         while True:
             context = context_from_proto(ContextProto.FromString(connection.recv_bytes()))
             message = message_from_proto(MessageProto.FromString(connection.recv_bytes()))
-            TaskIdentity.task_id, TaskIdentity.run_id = 1, context.run_id
-            TaskIdentity.node_id = context.node_id
+            identify(context)
             reply = app(message, context)
             connection.send_bytes(message_to_proto(reply).SerializeToString())
 
