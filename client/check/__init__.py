@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from client.check.base import Check
+from client.check.data import check_dataset, check_table
 from client.check.kit import check_key, check_site_file
 from client.check.machine import check_device, check_folder, check_versions
 from client.check.server import (
+    Answer,
     ask_server,
     check_address,
     check_certificate,
@@ -16,7 +18,7 @@ from client.check.server import (
 )
 from mdmt.kits import SiteKit
 
-__all__ = ["Check", "check_site"]
+__all__ = ["Check", "check_site", "check_start"]
 
 
 def check_site(kit: SiteKit, progress: Callable[[int, int], None] | None = None) -> Iterator[Check]:
@@ -30,7 +32,6 @@ def check_site(kit: SiteKit, progress: Callable[[int, int], None] | None = None)
     progress : callable, optional
         Called with (done, total) images.
     """
-    from client.check.data import check_dataset
     from client.check.registered import check_registered
     from mdmt.data.cohort import default_cache_dir
 
@@ -52,3 +53,25 @@ def check_site(kit: SiteKit, progress: Callable[[int, int], None] | None = None)
     yield check_folder("state_dir", site.state_root)
     yield check_folder("cache_dir", site.cache_dir or default_cache_dir())
     yield check_dataset(site, progress)
+
+
+def check_start(kit: SiteKit) -> Iterator[Check]:
+    """Yield the checks that a site makes at every start: those that take no time and no server.
+
+    Images are not read again, and a server that is away may come later; but a clock that is known
+    to be wrong, a missing table, GPU or disk would fail every round.
+    """
+    from mdmt.data.cohort import default_cache_dir
+
+    written, site = check_site_file(kit)
+    yield written
+    yield check_key(kit)
+    if isinstance(answer := ask_server(kit), Answer):
+        yield check_clock(answer)
+    if site is None:
+        return
+    if site.device.startswith("cuda"):  # else there is nothing to miss, and torch is slow to load
+        yield check_device(site)
+    yield check_folder("state_dir", site.state_root)
+    yield check_folder("cache_dir", site.cache_dir or default_cache_dir())
+    yield check_table(site)

@@ -6,9 +6,20 @@ from collections.abc import Callable
 
 from client.check.base import Check
 from mdmt.config import SiteConfig
-from mdmt.data.validation import validate_dataset
+from mdmt.errors import DataError
 
-__all__ = ["check_dataset"]
+__all__ = ["check_dataset", "check_table"]
+
+
+def check_table(site: SiteConfig) -> Check:
+    """Read the table alone."""
+    from mdmt.data.readers import read_manifest
+
+    try:
+        manifest = read_manifest(site, 0)
+    except (DataError, OSError) as error:
+        return Check("dataset", "fail", str(error), "correct dataset in site.yaml")
+    return Check("dataset", "pass", f"{len(manifest)} images")
 
 
 def check_dataset(site: SiteConfig, progress: Callable[[int, int], None] | None = None) -> Check:
@@ -17,6 +28,8 @@ def check_dataset(site: SiteConfig, progress: Callable[[int, int], None] | None 
     The splits that the table does not give are drawn with seed 0: the federation's is not known
     before the roll call.
     """
+    from mdmt.data.validation import validate_dataset
+
     remedy = "mdmt validate site.yaml lists all"
     try:
         report = validate_dataset(site, 0, progress=progress)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-__all__ = ["check"]
+if TYPE_CHECKING:
+    from client.check import Check
+
+__all__ = ["check", "say_failures"]
 
 
 def check(
@@ -23,13 +27,18 @@ def check(
 
     opened = open_site_kit(kit)
     table = new_table(f"{opened.facts.name}: check", "check", "", "found", "remedy")
-    failed = []
+    done = []
     with progress_console().status("checking") as status:
         for item in check_site(opened, lambda done, n: status.update(f"image {done} of {n}")):
             table.add_row(item.name, item.outcome, item.found, item.remedy)
-            if item.outcome == "fail":
-                failed.append(item)
+            done.append(item)
     result_console().print(table)
+    say_failures(done)
+
+
+def say_failures(checks: Iterable[Check]) -> None:
+    """Write a line for every check that failed, and end the command if there is one."""
+    failed = [item for item in checks if item.outcome == "fail"]
     for item in failed:
         typer.echo(f"error: {item.name}: {item.found}; {item.remedy}", err=True)
     if failed:

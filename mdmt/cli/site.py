@@ -21,22 +21,21 @@ site.command()(audit)
 def start(
     kit: Annotated[Path, typer.Argument(help="The site's folder.")] = Path(),
 ) -> None:
-    """Connect this site to its federation and answer the server until interrupted."""
+    """Connect this site to its federation and answer the server until interrupted.
+
+    Exits with 2 when something on this machine would fail every round.
+    """
+    from client.check import check_start
+    from mdmt.cli.check import say_failures
     from mdmt.cli.console import log_to_stderr
     from mdmt.config import load_site
-    from mdmt.errors import ConfigError
     from mdmt.kits import open_site_kit
     from mdmt.processes import until_stopped
 
     opened = open_site_kit(kit)
-    config = load_site(opened.site_file)
-    if config.name != opened.facts.name:
-        raise ConfigError(
-            f"{opened.site_file}: name: expected {opened.facts.name}, as the key of this kit is"
-            f" registered (it is {config.name!r})"
-        )
+    say_failures(check_start(opened))
     log_to_stderr()
     from client.launcher import serve_site
 
     with until_stopped():
-        serve_site(opened, config)
+        serve_site(opened, load_site(opened.site_file))
