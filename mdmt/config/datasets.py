@@ -60,58 +60,55 @@ class Table(_Fractions):
         return self
 
 
-class AIforCOVID(_Fractions):
-    """AIforCOVID (Soda et al. 2021): outcomes at six hospitals, in up to three releases."""
+class _Published(_Fractions):
+    """What the paper's two datasets have in common."""
 
-    kind: Literal["aiforcovid"]
     root: Path
-    """Folder that holds the spreadsheets and the image folders."""
-    tables: dict[Path, Path] = {}
-    """Spreadsheet: folder of its images, both under `root`; else those releases that are there."""
+    """Folder that holds the tables and the image folders."""
     patient: str | None = None
-    """Column of patient ids; without it every image is a patient's only one."""
+    """Column of patient ids, if not the usual one."""
     split_files: Path | None = None
-    """Folder of ``train.txt``, ``val.txt`` and ``test.txt``, such as ``folds/5/0``."""
+    """Folder of ``train.txt``, ``val.txt`` and ``test.txt``, relative to `root`."""
     metadata: tuple[str, ...] = ()
     """Columns that a study's `metadata` arm may use, such as ``[Age, Sex]``."""
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of patients for validation, without split files."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of patients for the test, without split files."""
     on_bad_image: Literal["error", "skip"] = "error"
 
 
-class Brixia(_Fractions):
+class AIforCOVID(_Published):
+    """AIforCOVID (Soda et al. 2021): outcomes at six hospitals, in up to three releases."""
+
+    kind: Literal["aiforcovid"]
+    tables: dict[Path, Path] = {}
+    """Folder of images by spreadsheet, relative to `root`; the releases that are there if empty."""
+
+
+class Brixia(_Published):
     """BRIXIA (Signoroni et al. 2021): radiographs with six zone scores each."""
 
     kind: Literal["brixia"]
-    root: Path
-    """Folder that holds the table and the images."""
     table: Path = Path("metadata_global_v2.csv")
+    """Relative to `root`."""
     images: Path = Path("dicom_clean")
     """Folder of the images, relative to `root`."""
     structure: Literal["zones", "lungs", "global"] = "zones"
-    """What the labels are: scores A to F; a level per lung, right and left; one level."""
+    """Labels: scores of A to F; a level of the right and the left lung; one level."""
     test: Literal["patients", "consensus"] = "patients"
     """The test split: `test_fraction` of the patients, or the consensus test set."""
     consensus: Path | None = None
-    """Table of five radiologists' scores, whose modes are the consensus test set's labels."""
-    patient: str | None = None
-    """Column of patient ids; ``Subject`` unless given, or else ``StudyId``."""
+    """Table of five radiologists' scores, whose modes are then the labels of the test set."""
     manufacturers: dict[str, str] = {}
-    """Centre of manufacturers beyond those known, such as ``{PHILIPS: SIEMENS}``."""
-    split_files: Path | None = None
-    """Folder of ``train.txt``, ``val.txt`` and ``test.txt``, such as ``folds/5/0``."""
-    metadata: tuple[str, ...] = ()
-    """Columns that a study's `metadata` arm may use, such as ``[Sex, Modality]``."""
-    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    on_bad_image: Literal["error", "skip"] = "error"
+    """Centres of manufacturers that the paper does not name, such as ``{PHILIPS: SIEMENS}``."""
 
     @model_validator(mode="after")
-    def _one_source_of_splits(self) -> Self:
+    def _one_source_of_the_test(self) -> Self:
         if self.split_files is not None and self.test == "consensus":
             raise ValueError("test: consensus contradicts split_files: keep one of them")
         if self.consensus is not None and self.test != "consensus":
-            raise ValueError("consensus: needs test: consensus, whose images it labels")
+            raise ValueError("consensus: is for test: consensus, whose images it labels")
         return self
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from mdmt.config.datasets import Table
 from mdmt.config.site import SiteConfig, SiteTask
 from mdmt.data.manifest import CENTRE, SPLITS, Manifest
-from mdmt.data.sheet import Finding, Row, Sheet, read_sheet
+from mdmt.data.sheet import Finding, Row, Sheet, need_columns, read_sheet
 from mdmt.data.splits import carve_validation, split_patients
 from mdmt.errors import DataError
 
@@ -126,15 +125,7 @@ def _need_columns(sheet: Sheet, dataset: Table, labels: dict[str, tuple[str, ...
     wanted |= dict.fromkeys(dataset.where, "dataset.where")
     wanted |= dict.fromkeys(dataset.metadata, "dataset.metadata")
     wanted |= {name: f"tasks.{task}" for task, names in labels.items() for name in names}
-    missing = []
-    for name, key in wanted.items():
-        if name not in sheet.columns:
-            close = difflib.get_close_matches(name, sheet.columns, n=1)
-            hint = f", did you mean {close[0]}?" if close else ""
-            missing.append(f"no column {name} (for {key}{hint})")
-    if missing:
-        present = ", ".join(column for column in sheet.columns if column)
-        raise DataError(f"{sheet.path}: {'; '.join(missing)}; its columns are {present}")
+    need_columns(sheet, wanted)
 
 
 def _is_wanted(row: Row, dataset: Table) -> bool:
