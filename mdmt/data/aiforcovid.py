@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from mdmt.config.datasets import AIforCOVID, Table
+from mdmt.config.datasets import AIforCOVID
 from mdmt.config.site import SiteConfig, SiteTask
 from mdmt.data.manifest import Manifest
-from mdmt.data.published import Cells, divided, image_file, read_published
+from mdmt.data.published import Cells, divided, image_file, read_published, table_of
 from mdmt.data.sheet import Finding, Row, Sheet, need_columns, read_sheet
 from mdmt.data.split_files import image_id
 from mdmt.errors import DataError
@@ -61,16 +61,12 @@ def read_aiforcovid(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding
     if dataset.split_files is not None:
         folder = dataset.root / dataset.split_files
         sheet = divided(sheet, folder, "ImageFile", ("label", OUTCOME), str)
-    table = Table(
-        root=dataset.root,
+    table = table_of(
+        dataset,
         image="ImageFile",
         patient=dataset.patient or "patient",
-        split="split" if dataset.split_files is not None else None,
         centre="Hospital",
-        metadata=dataset.metadata,
-        val_fraction=dataset.val_fraction,
-        test_fraction=dataset.test_fraction,
-        on_bad_image=dataset.on_bad_image,
+        split=dataset.split_files is not None,
     )
     return read_published(sheet, site, table, seed, (), _check_hospital)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mdmt.config.datasets import Table
+from mdmt.config.datasets import AIforCOVID, Brixia, Table
 from mdmt.config.site import SiteConfig
 from mdmt.data.manifest import Manifest
 from mdmt.data.sheet import Finding, Sheet
@@ -14,7 +14,7 @@ from mdmt.data.split_files import image_id, read_split_files
 from mdmt.data.splits import absent_classes
 from mdmt.data.table import read_rows
 
-__all__ = ["Cells", "divided", "image_file", "read_published"]
+__all__ = ["Cells", "divided", "image_file", "read_published", "table_of"]
 
 Cells = dict[str, str]
 """A row's text by column."""
@@ -82,6 +82,23 @@ def divided(
         findings.append(Finding("error", str(folder), f"{message}: is a release missing?"))
     columns = dict.fromkeys((*sheet.columns, "split"))
     return replace(sheet, columns=tuple(columns), rows=tuple(rows), findings=tuple(findings))
+
+
+def table_of(
+    dataset: AIforCOVID | Brixia, *, image: str, patient: str, centre: str, split: bool
+) -> Table:
+    """Describe a sheet with these columns, and ``split`` if it says so, to the table reader."""
+    return Table(
+        root=dataset.root,
+        image=image,
+        patient=patient,
+        split="split" if split else None,
+        centre=centre,
+        metadata=dataset.metadata,
+        val_fraction=dataset.val_fraction,
+        test_fraction=dataset.test_fraction,
+        on_bad_image=dataset.on_bad_image,
+    )
 
 
 def read_published(
