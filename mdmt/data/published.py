@@ -127,7 +127,7 @@ def read_published(
     -------
     Manifest
     list of Finding
-        With a split column, also the classes that a split lacks.
+        With split files, also the classes that a split lacks.
     """
     rows, findings = [], list(sheet.findings)
     for row in sheet.rows:
@@ -140,8 +140,10 @@ def read_published(
     columns = tuple(dict.fromkeys((*sheet.columns, *adds)))
     sheet = Sheet(sheet.path, columns, tuple(rows), tuple(findings))
     manifest, findings = read_rows(sheet, site, table, seed)
-    if table.split is not None and not any(finding.severity == "error" for finding in findings):
+    assert isinstance(site.dataset, AIforCOVID | Brixia)
+    folder = site.dataset.split_files
+    if folder is not None and not any(finding.severity == "error" for finding in findings):
         for task, entry in site.tasks.items():
             problems = absent_classes(manifest, task, entry.space)
-            findings += [Finding("error", str(sheet.path), f"{task}: {p}") for p in problems]
+            findings += [Finding("error", str(folder), f"task {task}: {p}") for p in problems]
     return manifest, findings
