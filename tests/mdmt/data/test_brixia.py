@@ -15,6 +15,9 @@ from published_builders import (
     write_brixia,
     write_split_files,
 )
+from pydicom import dcmread
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless
 
 from mdmt.config import SiteConfig
 from mdmt.data.brixia_score import centre_of, labels_of, parse_score
@@ -232,6 +235,21 @@ def test_an_image_in_two_split_files_is_refused(tmp_path: Path) -> None:
     write_split_files(root / "0", SCORES, train=lines(1, 2), test=lines(2))
     with pytest.raises(DataError, match=r"test.txt:2: image 2 stands in train.txt:3 \(train\)"):
         read(root, split_files="0")
+
+
+@pytest.mark.parametrize("number", [1, 2])  # MONOCHROME2, MONOCHROME1
+def test_jpeg_2000_files_show_what_they_showed_uncompressed(tmp_path: Path, number: int) -> None:
+    openjpeg = pytest.importorskip("openjpeg.utils", reason="no dicom extra installed")
+    root = write_brixia(tmp_path / "bx")
+    path = root / "dicom_clean" / f"{number}.dcm"
+    before = read_radiograph(path)
+    dataset = dcmread(path)
+    dataset.PixelData = encapsulate([openjpeg.encode_array(dataset.pixel_array, bits_stored=12)])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    dataset.save_as(path, enforce_file_format=True)
+    assert validate_dataset(SiteConfig.model_validate(brixia_site(root)), 0).errors == ()
+    np.testing.assert_array_equal(read_radiograph(path), before)
 
 
 @pytest.fixture(scope="module")
