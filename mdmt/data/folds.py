@@ -59,6 +59,7 @@ def make_folds(config: FoldsConfig, sites: Sites, manifests: Manifests, seed: in
             tested = {site: len(folds) // len(_centres(site, manifests)) for site in config.sites}
         case SplitFiles():
             folds = _from_files(config, sites, manifests)
+            tested = tested if len(folds) > 1 else {}  # one fold is a hold-out
         case _:
             folds, tested = [Fold("own", {name: m.splits for name, m in manifests.items()})], {}
     check_folds(folds, sites, manifests, tested)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from mdmt.config.datasets import Table
 from mdmt.config.site import SiteConfig, SiteTask
 from mdmt.data.manifest import CENTRE, SPLITS, Manifest
+from mdmt.data.samples import Sample, patients_in_two_splits, repeated_images
 from mdmt.data.sheet import Finding, Row, Sheet, need_columns, read_sheet
 from mdmt.data.splits import carve_validation, split_patients
 from mdmt.errors import DataError
@@ -87,9 +87,9 @@ def read_rows(
     reader = _RowReader(dataset, site.tasks, columns, list(sheet.findings))
     wanted = [row for row in sheet.rows if _is_wanted(row, dataset)]
     samples = [sample for row in wanted if (sample := reader.read(row))]
-    findings = reader.findings + _repeated_images(samples)
+    findings = reader.findings + repeated_images(samples)
     if dataset.split is not None:
-        findings += _patients_in_two_splits(samples)
+        findings += patients_in_two_splits(samples)
     if not samples and not any(finding.severity == "error" for finding in findings):
         counts = f"{len(sheet.rows)} rows, {len(wanted)} of them chosen by dataset.where"
         findings.append(Finding("error", str(sheet.path), f"no row is left: {counts}, none usable"))
@@ -135,18 +135,6 @@ def _is_wanted(row: Row, dataset: Table) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class _Sample:
-    where: str
-    image: Path
-    mask: Path | None
-    patient: str
-    split: str
-    """Empty where the table has no split column."""
-    targets: dict[str, list[float]]
-    columns: dict[str, str]
-
-
 @dataclass
 class _RowReader:
     dataset: Table
@@ -155,7 +143,7 @@ class _RowReader:
     findings: list[Finding]
     unlabelled: int = 0
 
-    def read(self, row: Row) -> _Sample | None:
+    def read(self, row: Row) -> Sample | None:
         """Read a row; None if it has no label or something is wrong with it."""
         before = len(self.findings)
         targets = {task: self._labels(row, task) for task in self.tasks}
@@ -167,7 +155,7 @@ class _RowReader:
         patient, split = self._patient(row), self._split(row)
         if image is None or len(self.findings) > before:
             return None
-        return _Sample(row.where, image, mask, patient, split, targets, self._columns(row))
+        return Sample(row.where, image, mask, patient, split, targets, self._columns(row))
 
     def _labels(self, row: Row, task: str) -> list[float]:
         entry, targets = self.tasks[task], []
@@ -227,33 +215,7 @@ class _RowReader:
         self.findings.append(Finding("error", row.where, f"column {column}: {message}"))
 
 
-def _repeated_images(samples: Sequence[_Sample]) -> list[Finding]:
-    first: dict[Path, str] = {}
-    findings = []
-    for sample in samples:
-        other = first.setdefault(sample.image, sample.where)
-        if other != sample.where:
-            message = f"image {sample.image} stands in {other} already: keep one row per image"
-            findings.append(Finding("error", sample.where, message))
-    return findings
-
-
-def _patients_in_two_splits(samples: Sequence[_Sample]) -> list[Finding]:
-    rows: dict[str, dict[str, str]] = defaultdict(dict)
-    findings = []
-    for sample in samples:
-        seen = rows[sample.patient]
-        if seen and sample.split not in seen:
-            split, row = next(iter(seen.items()))
-            message = f"patient {sample.patient} is in {sample.split} here and in {split} in {row}"
-            findings.append(
-                Finding("error", sample.where, f"{message}: keep a patient in one split")
-            )
-        seen.setdefault(sample.split, sample.where)
-    return findings
-
-
-def _splits(samples: Sequence[_Sample], dataset: Table, seed: int) -> list[str]:
+def _splits(samples: Sequence[Sample], dataset: Table, seed: int) -> list[str]:
     patients, splits = [s.patient for s in samples], [s.split for s in samples]
     if dataset.split is None:
         return split_patients(patients, seed, dataset.val_fraction, dataset.test_fraction)
@@ -263,7 +225,7 @@ def _splits(samples: Sequence[_Sample], dataset: Table, seed: int) -> list[str]:
 
 
 def _manifest(
-    samples: Sequence[_Sample], tasks: dict[str, SiteTask], splits: Sequence[str]
+    samples: Sequence[Sample], tasks: dict[str, SiteTask], splits: Sequence[str]
 ) -> Manifest:
     return Manifest(
         images=tuple(s.image for s in samples),

@@ -300,6 +300,16 @@ def test_authors_split_files_make_folds(tmp_path: Path) -> None:
             make_folds(config_of(kind="files", folders=folders), sites, manifests, 0)
 
 
+def test_authors_folds_that_never_test_an_image_are_refused(tmp_path: Path) -> None:
+    manifests = {"a": manifest_of([f"p{i}" for i in range(9)], [0, 1, 0, 1, 0, 1, 0, 1, 0])}
+    sites = {"a": site_of("a", root=str(tmp_path))}
+    files(tmp_path / "folds", range(9))
+    for name in ("train", "val", "test"):
+        (tmp_path / "folds" / "2" / f"{name}.txt").unlink()
+    with pytest.raises(DataError, match="is tested in 0 of 2 folds where 1 are expected"):
+        make_folds(config_of(kind="files", folders={"a": "folds"}), sites, manifests, 0)
+
+
 def test_loco_18_on_the_original_layouts(covid_cxr: Path) -> None:
     layouts = covid_cxr / "original-layouts"
     sites = {
@@ -317,6 +327,14 @@ def test_loco_18_on_the_original_layouts(covid_cxr: Path) -> None:
     for fold in folds:
         assert_patients_are_whole(fold, manifests)
     assert any("unused" in fold.splits["bx"] for fold in folds)  # patients of two vendors
+
+
+def test_a_single_authors_fold_is_a_hold_out(covid_cxr: Path) -> None:
+    root = covid_cxr / "original-layouts" / "BRIXIA"
+    site = SiteConfig.model_validate(brixia_site(root))
+    config = config_of(kind="files", folders={"bx": "folds/5"})
+    (fold,) = make_folds(config, {"bx": site}, {"bx": read_manifest(site, 0)}, 0)
+    assert Counter(fold.splits["bx"].tolist()) == {"train": 32, "val": 9, "test": 9}
 
 
 def test_five_folds_of_the_original_layouts_pass_every_check(covid_cxr: Path) -> None:
