@@ -94,11 +94,11 @@ def test_the_site_in_the_readme_is_a_valid_site(tmp_path):
 
 
 def test_every_configuration_key_is_documented():
-    from mdmt.config import aggregation, federation, policy, site, training
+    from mdmt.config import aggregation, datasets, federation, folds, policy, site, training
     from mdmt.strict import Strict
 
     text = (ROOT / "docs" / "configuration.md").read_text()
-    for module in (aggregation, federation, policy, site, training):
+    for module in (aggregation, datasets, federation, folds, policy, site, training):
         for model in vars(module).values():
             if isinstance(model, type) and issubclass(model, Strict):
                 for key in set(model.model_fields) - {"space", "kind"}:

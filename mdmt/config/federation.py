@@ -25,11 +25,21 @@ __all__ = [
 ]
 
 
+CHEST_XRAY = {
+    "densenet121_CXR": "densenet121",
+    "resnet50_ChestX-ray14": "resnet50",
+    "resnet50_ChexPert": "resnet50",
+    "resnet50_ImageNet_ChestX-ray14": "resnet50",
+    "resnet50_ImageNet_ChexPert": "resnet50",
+}
+"""The paper's names of backbones that start from chest radiographs, and what they are built as."""
+
+
 class ModelConfig(Strict):
     """The shared backbone."""
 
     backbone: str
-    """A timm name, or torchvision's googlenet, shufflenet_v2_x0_5, shufflenet_v2_x1_0."""
+    """A timm name; googlenet, mobilenet_v2, shufflenet_v2_x0_5 or _x1_0; or one of `CHEST_XRAY`."""
     weights: str = "none"
     """``none``, ``timm`` (model hub), ``offline`` (pip package), or a .safetensors/.pth path."""
     in_channels: Annotated[int, Field(ge=1, le=3)] = 1
@@ -42,6 +52,15 @@ class ModelConfig(Strict):
         if value not in ("none", "timm", "offline") and not value.endswith(suffixes):
             raise ValueError("expected none, timm, offline or a .safetensors, .pth or .pt file")
         return value
+
+    @model_validator(mode="after")
+    def _chest_xray_weights(self) -> Self:
+        if self.backbone in CHEST_XRAY and self.weights in ("none", "timm", "offline"):
+            raise ValueError(
+                f"{self.backbone} is {CHEST_XRAY[self.backbone]} with weights from chest"
+                " radiographs: give their file as model.weights"
+            )
+        return self
 
 
 class HeadConfig(Strict):

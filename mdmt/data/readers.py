@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 
 from mdmt.config.site import SiteConfig
+from mdmt.data.aiforcovid import read_aiforcovid
+from mdmt.data.brixia import read_brixia
 from mdmt.data.manifest import SPLITS, Manifest
 from mdmt.data.sheet import Finding
 from mdmt.data.synthetic import read_synthetic
@@ -16,7 +18,12 @@ __all__ = ["READERS", "inspect_manifest", "read_manifest"]
 
 Reader = Callable[[SiteConfig, int], tuple[Manifest, list[Finding]]]
 
-READERS: dict[str, Reader] = {"table": read_table, "synthetic": read_synthetic}
+READERS: dict[str, Reader] = {
+    "table": read_table,
+    "aiforcovid": read_aiforcovid,
+    "brixia": read_brixia,
+    "synthetic": read_synthetic,
+}
 
 _log = logging.getLogger(__name__)
 

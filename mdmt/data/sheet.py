@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from mdmt.errors import DataError
 
-__all__ = ["Finding", "Row", "Severity", "Sheet", "read_sheet"]
+__all__ = ["Finding", "Row", "Severity", "Sheet", "need_columns", "read_sheet"]
 
 Severity = Literal["error", "warning"]
 
@@ -78,6 +80,31 @@ def read_sheet(path: Path) -> Sheet:
         else:
             rows.append(Row(where, dict(zip(columns, cells, strict=True))))
     return Sheet(path, columns, tuple(rows), tuple(findings))
+
+
+def need_columns(sheet: Sheet, wanted: Mapping[str, str]) -> None:
+    """Refuse a sheet that lacks a column.
+
+    Parameters
+    ----------
+    sheet : Sheet
+    wanted : mapping of str to str
+        What each column is needed for.
+
+    Raises
+    ------
+    DataError
+        Names every column that is missing, and the closest there is.
+    """
+    missing = []
+    for name, key in wanted.items():
+        if name not in sheet.columns:
+            close = difflib.get_close_matches(name, sheet.columns, n=1)
+            hint = f", did you mean {close[0]}?" if close else ""
+            missing.append(f"no column {name} (for {key}{hint})")
+    if missing:
+        present = ", ".join(column for column in sheet.columns if column)
+        raise DataError(f"{sheet.path}: {'; '.join(missing)}; its columns are {present}")
 
 
 def _csv_lines(path: Path) -> list[tuple[int, list[str]]]:

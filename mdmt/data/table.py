@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mdmt.config.site import SiteConfig, SiteTask, Table
-from mdmt.data.manifest import SPLITS, Manifest
-from mdmt.data.sheet import Finding, Row, Sheet, read_sheet
+from mdmt.config.datasets import Table
+from mdmt.config.site import SiteConfig, SiteTask
+from mdmt.data.manifest import CENTRE, SPLITS, Manifest
+from mdmt.data.samples import Sample, patients_in_two_splits, repeated_images
+from mdmt.data.sheet import Finding, Row, Sheet, need_columns, read_sheet
 from mdmt.data.splits import carve_validation, split_patients
 from mdmt.errors import DataError
 
-__all__ = ["label_columns", "read_table"]
+__all__ = ["label_columns", "read_rows", "read_table"]
 
 _MISSING = {"", "na", "nan"}
 _log = logging.getLogger(__name__)
@@ -52,15 +52,44 @@ def read_table(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding]]:
     """
     dataset = site.dataset
     assert isinstance(dataset, Table)
-    sheet = read_sheet(dataset.root / dataset.table)
+    return read_rows(read_sheet(dataset.root / dataset.table), site, dataset, seed)
+
+
+def read_rows(
+    sheet: Sheet, site: SiteConfig, dataset: Table, seed: int
+) -> tuple[Manifest, list[Finding]]:
+    """Read a sheet as `dataset` describes it, wherever it comes from.
+
+    Readers of other layouts bring them into a sheet; the site's own `dataset` is not looked at.
+
+    Parameters
+    ----------
+    sheet : Sheet
+    site : SiteConfig
+        Its name and tasks.
+    dataset : Table
+        What the sheet's columns mean.
+    seed : int
+
+    Returns
+    -------
+    Manifest
+    list of Finding
+        Those of the sheet, and those of its rows.
+
+    Raises
+    ------
+    DataError
+        Columns are missing.
+    """
     columns = {task: label_columns(task, entry) for task, entry in site.tasks.items()}
     _need_columns(sheet, dataset, columns)
     reader = _RowReader(dataset, site.tasks, columns, list(sheet.findings))
     wanted = [row for row in sheet.rows if _is_wanted(row, dataset)]
     samples = [sample for row in wanted if (sample := reader.read(row))]
-    findings = reader.findings + _repeated_images(samples)
+    findings = reader.findings + repeated_images(samples)
     if dataset.split is not None:
-        findings += _patients_in_two_splits(samples)
+        findings += patients_in_two_splits(samples)
     if not samples and not any(finding.severity == "error" for finding in findings):
         counts = f"{len(sheet.rows)} rows, {len(wanted)} of them chosen by dataset.where"
         findings.append(Finding("error", str(sheet.path), f"no row is left: {counts}, none usable"))
@@ -90,20 +119,13 @@ def label_columns(task: str, entry: SiteTask) -> tuple[str, ...]:
 
 def _need_columns(sheet: Sheet, dataset: Table, labels: dict[str, tuple[str, ...]]) -> None:
     wanted = {dataset.image: "dataset.image"}
-    for key in ("patient", "split", "mask"):
+    for key in ("patient", "split", "mask", "centre"):
         if getattr(dataset, key) is not None:
             wanted[getattr(dataset, key)] = f"dataset.{key}"
     wanted |= dict.fromkeys(dataset.where, "dataset.where")
+    wanted |= dict.fromkeys(dataset.metadata, "dataset.metadata")
     wanted |= {name: f"tasks.{task}" for task, names in labels.items() for name in names}
-    missing = []
-    for name, key in wanted.items():
-        if name not in sheet.columns:
-            close = difflib.get_close_matches(name, sheet.columns, n=1)
-            hint = f", did you mean {close[0]}?" if close else ""
-            missing.append(f"no column {name} (for {key}{hint})")
-    if missing:
-        present = ", ".join(column for column in sheet.columns if column)
-        raise DataError(f"{sheet.path}: {'; '.join(missing)}; its columns are {present}")
+    need_columns(sheet, wanted)
 
 
 def _is_wanted(row: Row, dataset: Table) -> bool:
@@ -111,17 +133,6 @@ def _is_wanted(row: Row, dataset: Table) -> bool:
         row.cells[column] in ((values,) if isinstance(values, str) else values)
         for column, values in dataset.where.items()
     )
-
-
-@dataclass(frozen=True)
-class _Sample:
-    where: str
-    image: Path
-    mask: Path | None
-    patient: str
-    split: str
-    """Empty where the table has no split column."""
-    targets: dict[str, list[float]]
 
 
 @dataclass
@@ -132,7 +143,7 @@ class _RowReader:
     findings: list[Finding]
     unlabelled: int = 0
 
-    def read(self, row: Row) -> _Sample | None:
+    def read(self, row: Row) -> Sample | None:
         """Read a row; None if it has no label or something is wrong with it."""
         before = len(self.findings)
         targets = {task: self._labels(row, task) for task in self.tasks}
@@ -144,7 +155,7 @@ class _RowReader:
         patient, split = self._patient(row), self._split(row)
         if image is None or len(self.findings) > before:
             return None
-        return _Sample(row.where, image, mask, patient, split, targets)
+        return Sample(row.where, image, mask, patient, split, targets, self._columns(row))
 
     def _labels(self, row: Row, task: str) -> list[float]:
         entry, targets = self.tasks[task], []
@@ -194,37 +205,17 @@ class _RowReader:
             self._wrong(row, column, f"{text!r} is not a split: {expected}")
         return names.get(text, "")
 
+    def _columns(self, row: Row) -> dict[str, str]:
+        columns = {name: row.cells[name] for name in self.dataset.metadata}
+        if self.dataset.centre is not None:
+            columns[CENTRE] = row.cells[self.dataset.centre]
+        return columns
+
     def _wrong(self, row: Row, column: str, message: str) -> None:
         self.findings.append(Finding("error", row.where, f"column {column}: {message}"))
 
 
-def _repeated_images(samples: Sequence[_Sample]) -> list[Finding]:
-    first: dict[Path, str] = {}
-    findings = []
-    for sample in samples:
-        other = first.setdefault(sample.image, sample.where)
-        if other != sample.where:
-            message = f"image {sample.image} stands in {other} already: keep one row per image"
-            findings.append(Finding("error", sample.where, message))
-    return findings
-
-
-def _patients_in_two_splits(samples: Sequence[_Sample]) -> list[Finding]:
-    rows: dict[str, dict[str, str]] = defaultdict(dict)
-    findings = []
-    for sample in samples:
-        seen = rows[sample.patient]
-        if seen and sample.split not in seen:
-            split, row = next(iter(seen.items()))
-            message = f"patient {sample.patient} is in {sample.split} here and in {split} in {row}"
-            findings.append(
-                Finding("error", sample.where, f"{message}: keep a patient in one split")
-            )
-        seen.setdefault(sample.split, sample.where)
-    return findings
-
-
-def _splits(samples: Sequence[_Sample], dataset: Table, seed: int) -> list[str]:
+def _splits(samples: Sequence[Sample], dataset: Table, seed: int) -> list[str]:
     patients, splits = [s.patient for s in samples], [s.split for s in samples]
     if dataset.split is None:
         return split_patients(patients, seed, dataset.val_fraction, dataset.test_fraction)
@@ -234,7 +225,7 @@ def _splits(samples: Sequence[_Sample], dataset: Table, seed: int) -> list[str]:
 
 
 def _manifest(
-    samples: Sequence[_Sample], tasks: dict[str, SiteTask], splits: Sequence[str]
+    samples: Sequence[Sample], tasks: dict[str, SiteTask], splits: Sequence[str]
 ) -> Manifest:
     return Manifest(
         images=tuple(s.image for s in samples),
@@ -248,4 +239,8 @@ def _manifest(
             for task, entry in tasks.items()
         },
         masks=tuple(s.mask for s in samples),
+        columns={
+            name: np.array([s.columns[name] for s in samples], dtype=np.str_)
+            for name in (samples[0].columns if samples else ())
+        },
     )

@@ -1,4 +1,4 @@
-"""Backbones by name: anything of timm, and three of torchvision that timm lacks."""
+"""Backbones by name: anything of timm, four of torchvision, and the paper's names."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from mdmt.config import ModelConfig
+from mdmt.config.federation import CHEST_XRAY
 from mdmt.errors import ConfigError
 
 __all__ = [
@@ -59,21 +60,35 @@ def _timm(config: ModelConfig, pretrained: bool) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-@_family("googlenet", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0")
+@_family(*CHEST_XRAY)
+def _chest_xray(config: ModelConfig, pretrained: bool) -> nn.Module:
+    return _timm(config.model_copy(update={"backbone": CHEST_XRAY[config.backbone]}), pretrained)
+
+
+_FIRST_AND_LAST = {
+    "googlenet": ("conv1.conv", "fc"),
+    "mobilenet_v2": ("features.0.0", "classifier"),
+    "shufflenet_v2_x0_5": ("conv1.0", "fc"),
+    "shufflenet_v2_x1_0": ("conv1.0", "fc"),
+}
+"""torchvision's first convolution and classifier."""
+
+
+@_family(*_FIRST_AND_LAST)
 def _torchvision(config: ModelConfig, pretrained: bool) -> nn.Module:
     google = config.backbone == "googlenet"
     # GoogLeNet's own initialisation is slow, and its dropout belongs to the classifier.
     options = {"aux_logits": False, "init_weights": False, "dropout": 0.0} if google else {}
     model: nn.Module = torchvision.models.get_model(config.backbone, weights=None, **options)
-    model.fc = nn.Identity()
-    first = "conv1.conv" if google else "conv1.0"
+    first, last = _FIRST_AND_LAST[config.backbone]
+    setattr(model, last, nn.Identity())
     conv = model.get_submodule(first)
     assert isinstance(conv, nn.Conv2d)
     if config.in_channels != conv.in_channels:
         conv.in_channels = config.in_channels
         conv.weight = nn.Parameter(torch.empty_like(conv.weight[:, : config.in_channels]))
         conv.reset_parameters()
-    classifier = ("fc", "aux1", "aux2") if google else "fc"
+    classifier = (last, "aux1", "aux2") if google else last
     cfg = {"first_conv": first, "classifier": classifier}
     model.pretrained_cfg = cfg  # type: ignore[assignment]
     if pretrained:

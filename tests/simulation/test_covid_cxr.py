@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from published_builders import OUTCOME_TASK, ZONE_TASK, aiforcovid_site, brixia_site
 
 from mdmt.config import find_config, load_federation
 from mdmt.data.readers import read_manifest
@@ -53,3 +54,17 @@ def test_a_patient_on_two_sites_is_on_one_side_on_both(config, covid_cxr):
 def test_every_real_site_is_valid(config):
     for site in config.sites.values():
         assert not validate_dataset(site, config.seed).errors
+
+
+def test_the_papers_two_layouts_train_together(covid_cxr, tmp_path, make_config, federate):
+    layouts = covid_cxr / "original-layouts"
+    sites = {
+        "afc": aiforcovid_site(layouts / "AIforCOVID", split_files="folds/5/0"),
+        "bx": brixia_site(layouts / "BRIXIA", split_files="folds/5/0"),
+    }
+    tasks = {"prognosis": OUTCOME_TASK, "severity": ZONE_TASK}
+    own = {"cache_dir": tmp_path / "cache", "device": "cpu"}
+    out = federate(make_config(tasks=tasks, sites={n: s | own for n, s in sites.items()}))
+    metrics = json.loads((out / "metrics.json").read_text())["checkpoints"]["last"]["sites"]
+    assert metrics["afc"]["test"]["prognosis/examples"] == 12
+    assert metrics["bx"]["test"]["severity/examples"] == 9

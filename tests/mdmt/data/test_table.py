@@ -9,6 +9,7 @@ import openpyxl
 import pytest
 
 from mdmt.config.site import SiteConfig
+from mdmt.data.cohort import Cohort, pool
 from mdmt.data.manifest import Manifest
 from mdmt.data.readers import inspect_manifest, read_manifest
 from mdmt.errors import DataError
@@ -282,3 +283,37 @@ def test_the_real_sites_keep_shared_patients_on_one_side(covid_cxr: Path) -> Non
             seen[patient] = seen.get(patient, 0) + 1
     assert sum(n > 1 for n in seen.values()) > 5
     assert all(len(splits) == 1 for splits in sides.values())
+
+
+def test_centre_and_metadata_columns_come_along(write: Any) -> None:
+    header = HEADER + ",hospital,view"
+    root = write(ROWS[0] + ",A,PA", ROWS[1] + ",B,", ROWS[2] + ",A,AP", header=header)
+    manifest = read_manifest(site_of(root, centre="hospital", metadata=["view"]), 0)
+    assert {name: column.tolist() for name, column in manifest.columns.items()} == {
+        "centre": ["A", "B", "A"],
+        "view": ["PA", "", "AP"],
+    }
+    chosen = manifest.select(np.array([2, 1]))
+    assert chosen.columns["view"].tolist() == ["AP", ""]
+    assert read_manifest(site_of(root), 0).columns == {}
+
+
+def test_metadata_columns_must_be_there(write: Any) -> None:
+    with pytest.raises(DataError, match=r"no column hospital \(for dataset.centre"):
+        read_manifest(site_of(write(*ROWS), centre="hospital"), 0)
+    with pytest.raises(DataError, match=r"no column view \(for dataset.metadata"):
+        read_manifest(site_of(write(*ROWS), metadata=["view"]), 0)
+
+
+def test_the_name_centre_has_one_meaning(write: Any) -> None:
+    with pytest.raises(ValueError, match="the column centre is not the centre, hospital"):
+        site_of(write(*ROWS), centre="hospital", metadata=["centre"])
+
+
+def test_pooling_fills_columns_a_site_lacks_with_empty_text(write: Any) -> None:
+    root = write(*(row + ",A" for row in ROWS), header=HEADER + ",hospital")
+    pixels = np.zeros((3, 4, 4), np.uint8)
+    with_centre = Cohort(read_manifest(site_of(root, centre="hospital"), 0), pixels)
+    without = Cohort(read_manifest(site_of(root), 0), pixels)
+    pooled = pool([without, with_centre]).manifest
+    assert pooled.columns["centre"].tolist() == ["", "", "", "A", "A", "A"]
