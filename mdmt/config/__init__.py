@@ -1,6 +1,7 @@
 """Typed configuration: two YAML files, the coordinator's and the hospital's."""
 
 from mdmt.config.aggregation import AggregationConfig
+from mdmt.config.datasets import AIforCOVID, Brixia, Synthetic, Table
 from mdmt.config.federation import (
     AugmentationConfig,
     FederationConfig,
@@ -9,14 +10,18 @@ from mdmt.config.federation import (
     PreprocessingConfig,
     TaskConfig,
 )
+from mdmt.config.folds import FoldsConfig
 from mdmt.config.loading import find_config, load_federation, load_site, parse_recipe, save_config
-from mdmt.config.site import SiteConfig, SiteTask, Synthetic, Table
+from mdmt.config.site import SiteConfig, SiteTask
 from mdmt.config.training import TrainingConfig
 
 __all__ = [
+    "AIforCOVID",
     "AggregationConfig",
     "AugmentationConfig",
+    "Brixia",
     "FederationConfig",
+    "FoldsConfig",
     "HeadConfig",
     "ModelConfig",
     "PreprocessingConfig",

@@ -168,7 +168,9 @@ def _explain(error: ValidationError) -> str:
     """Key, value and expectation of the first problem, and how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    inner = {"space", "classification", "regression", "ordinal", "multilabel", "table", "synthetic"}
+    kinds = {"classification", "regression", "ordinal", "multilabel"}
+    kinds |= {"table", "aiforcovid", "brixia", "synthetic"}
+    inner = {"space", *kinds}
     key = ".".join(str(part) for part in first["loc"] if part not in inner)
     value, context = first["input"], first.get("ctx", {})
     message = first["msg"].removeprefix("Value error, ")

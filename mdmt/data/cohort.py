@@ -93,7 +93,7 @@ def open_cohort(
 def pool(cohorts: Sequence[Cohort]) -> Cohort:
     """Join cohorts into one, as if their sites had pooled their data.
 
-    Tasks a cohort does not have are missing labels there.
+    Tasks a cohort does not have are missing labels there, and its columns are empty text.
     """
     manifests = [cohort.manifest for cohort in cohorts]
     widths = {task: v.shape[1] for manifest in manifests for task, v in manifest.targets.items()}
@@ -102,6 +102,9 @@ def pool(cohorts: Sequence[Cohort]) -> Cohort:
         missing = np.full((len(manifest), widths[task]), np.nan, np.float32)
         return manifest.targets.get(task, missing)
 
+    def text(manifest: Manifest, name: str) -> NDArray[np.str_]:
+        return manifest.columns.get(name, np.full(len(manifest), ""))
+
     manifest = Manifest(
         images=tuple(image for m in manifests for image in m.images),
         rows=tuple(row for m in manifests for row in m.rows),
@@ -109,5 +112,9 @@ def pool(cohorts: Sequence[Cohort]) -> Cohort:
         splits=np.concatenate([m.splits for m in manifests]),
         targets={task: np.concatenate([column(m, task) for m in manifests]) for task in widths},
         masks=tuple(mask for m in manifests for mask in m.masks),
+        columns={
+            name: np.concatenate([text(m, name) for m in manifests])
+            for name in sorted({name for m in manifests for name in m.columns})
+        },
     )
     return Cohort(manifest, np.concatenate([cohort.pixels for cohort in cohorts]))

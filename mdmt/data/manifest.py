@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Manifest", "Split"]
+__all__ = ["CENTRE", "SPLITS", "Manifest", "Split"]
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+CENTRE = "centre"
+"""The one of `Manifest.columns` that folds are made by."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,14 @@ class Manifest:
         Where each image stands, for messages: ``labels.csv:17``.
     patients : ndarray of str, (N,)
     splits : ndarray of str, (N,)
-        Each ``train``, ``val`` or ``test``.
+        Each ``train``, ``val`` or ``test``; a fold may leave an image ``unused``.
     targets : mapping of str to ndarray, float32, (N, width of the task)
         By task; NaN where a label is missing.
     masks : tuple of Path or None, length N
         Lung masks.
+    columns : mapping of str to ndarray of str, (N,)
+        What else the dataset tells of an image and a study may ask for, by column: `CENTRE`, age,
+        view; empty text where it is not known.
     """
 
     images: tuple[Path, ...]
@@ -40,6 +45,7 @@ class Manifest:
     splits: NDArray[np.str_]
     targets: Mapping[str, NDArray[np.float32]]
     masks: tuple[Path | None, ...]
+    columns: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,6 +59,7 @@ class Manifest:
             splits=self.splits[indices],
             targets={task: values[indices] for task, values in self.targets.items()},
             masks=tuple(self.masks[i] for i in indices),
+            columns={name: values[indices] for name, values in self.columns.items()},
         )
 
     def indices(self, split: Split) -> NDArray[np.intp]:

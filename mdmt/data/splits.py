@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mdmt.data.manifest import SPLITS, Manifest
 from mdmt.seeds import derive_seed
+from mdmt.tasks import Classification, Task
 
-__all__ = ["carve_validation", "deal_patients", "split_patients"]
+__all__ = ["Fold", "absent_classes", "carve_validation", "deal_patients", "split_patients"]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One way to divide the images of all sites of a study.
+
+    Parameters
+    ----------
+    name : str
+        ``0`` … ``k-1``, or the centre that is left out, or two: ``A-SIEMENS``.
+    splits : mapping of str to ndarray of str, (N,)
+        By site, in its manifest's order: ``train``, ``val``, ``test``, or ``unused`` for the
+        other images of a patient whom this fold tests.
+    """
+
+    name: str
+    splits: Mapping[str, NDArray[np.str_]]
+
+    def apply(self, site: str, manifest: Manifest) -> Manifest:
+        """The manifest of `site` divided by this fold; images, and so their cache, are the same."""
+        return replace(manifest, splits=self.splits[site])
 
 
 def split_patients(
@@ -90,3 +114,23 @@ def deal_patients(
         steps = (np.arange(count) + 0.5) * len(left) / max(count, 1)
         splits[left[steps.astype(np.intp)]] = split
     return splits
+
+
+def absent_classes(manifest: Manifest, task: str, space: Task) -> list[str]:
+    """Say which splits lack what cannot be done without.
+
+    Train and test must have a label of the task; a split that has labels of a `Classification`
+    must have every class, or its AUROC is undefined.
+    """
+    problems = []
+    for split in SPLITS:
+        targets = manifest.targets[task][manifest.indices(split)]
+        if not np.isfinite(targets).any():
+            if split != "val":
+                problems.append(f"no label in the {split} split")
+        elif isinstance(space, Classification):
+            counts = space.histogram(targets)[""]
+            absent = [label for label, count in counts.items() if count == 0]
+            if absent:
+                problems.append(f"no {' and no '.join(absent)} in the {split} split")
+    return problems

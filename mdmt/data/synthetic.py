@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mdmt.config.site import SiteConfig, Synthetic, Table
+from mdmt.config.datasets import Synthetic, Table
+from mdmt.config.site import SiteConfig
 from mdmt.data.manifest import Manifest
 from mdmt.data.phantom import LEVELS, ZONES, draw_radiograph, write_dicom
 from mdmt.data.sheet import Finding

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mdmt.config.site import SiteConfig, SiteTask, Table
-from mdmt.data.manifest import SPLITS, Manifest
+from mdmt.config.datasets import Table
+from mdmt.config.site import SiteConfig, SiteTask
+from mdmt.data.manifest import CENTRE, SPLITS, Manifest
 from mdmt.data.sheet import Finding, Row, Sheet, read_sheet
 from mdmt.data.splits import carve_validation, split_patients
 from mdmt.errors import DataError
 
-__all__ = ["label_columns", "read_table"]
+__all__ = ["label_columns", "read_rows", "read_table"]
 
 _MISSING = {"", "na", "nan"}
 _log = logging.getLogger(__name__)
@@ -52,7 +53,36 @@ def read_table(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding]]:
     """
     dataset = site.dataset
     assert isinstance(dataset, Table)
-    sheet = read_sheet(dataset.root / dataset.table)
+    return read_rows(read_sheet(dataset.root / dataset.table), site, dataset, seed)
+
+
+def read_rows(
+    sheet: Sheet, site: SiteConfig, dataset: Table, seed: int
+) -> tuple[Manifest, list[Finding]]:
+    """Read a sheet as `dataset` describes it, wherever it comes from.
+
+    Readers of other layouts bring them into a sheet; the site's own `dataset` is not looked at.
+
+    Parameters
+    ----------
+    sheet : Sheet
+    site : SiteConfig
+        Its name and tasks.
+    dataset : Table
+        What the sheet's columns mean.
+    seed : int
+
+    Returns
+    -------
+    Manifest
+    list of Finding
+        Those of the sheet, and those of its rows.
+
+    Raises
+    ------
+    DataError
+        Columns are missing.
+    """
     columns = {task: label_columns(task, entry) for task, entry in site.tasks.items()}
     _need_columns(sheet, dataset, columns)
     reader = _RowReader(dataset, site.tasks, columns, list(sheet.findings))
@@ -90,10 +120,11 @@ def label_columns(task: str, entry: SiteTask) -> tuple[str, ...]:
 
 def _need_columns(sheet: Sheet, dataset: Table, labels: dict[str, tuple[str, ...]]) -> None:
     wanted = {dataset.image: "dataset.image"}
-    for key in ("patient", "split", "mask"):
+    for key in ("patient", "split", "mask", "centre"):
         if getattr(dataset, key) is not None:
             wanted[getattr(dataset, key)] = f"dataset.{key}"
     wanted |= dict.fromkeys(dataset.where, "dataset.where")
+    wanted |= dict.fromkeys(dataset.metadata, "dataset.metadata")
     wanted |= {name: f"tasks.{task}" for task, names in labels.items() for name in names}
     missing = []
     for name, key in wanted.items():
@@ -122,6 +153,7 @@ class _Sample:
     split: str
     """Empty where the table has no split column."""
     targets: dict[str, list[float]]
+    columns: dict[str, str]
 
 
 @dataclass
@@ -144,7 +176,7 @@ class _RowReader:
         patient, split = self._patient(row), self._split(row)
         if image is None or len(self.findings) > before:
             return None
-        return _Sample(row.where, image, mask, patient, split, targets)
+        return _Sample(row.where, image, mask, patient, split, targets, self._columns(row))
 
     def _labels(self, row: Row, task: str) -> list[float]:
         entry, targets = self.tasks[task], []
@@ -193,6 +225,12 @@ class _RowReader:
             expected = f"expected {', '.join(names)}; dataset.splits maps other names"
             self._wrong(row, column, f"{text!r} is not a split: {expected}")
         return names.get(text, "")
+
+    def _columns(self, row: Row) -> dict[str, str]:
+        columns = {name: row.cells[name] for name in self.dataset.metadata}
+        if self.dataset.centre is not None:
+            columns[CENTRE] = row.cells[self.dataset.centre]
+        return columns
 
     def _wrong(self, row: Row, column: str, message: str) -> None:
         self.findings.append(Finding("error", row.where, f"column {column}: {message}"))
@@ -248,4 +286,8 @@ def _manifest(
             for task, entry in tasks.items()
         },
         masks=tuple(s.mask for s in samples),
+        columns={
+            name: np.array([s.columns[name] for s in samples], dtype=np.str_)
+            for name in (samples[0].columns if samples else ())
+        },
     )

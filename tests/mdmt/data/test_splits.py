@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from mdmt.config.site import Synthetic, Table
+from mdmt.config.datasets import Synthetic, Table
 from mdmt.data.splits import carve_validation, deal_patients, split_patients
 
 PATIENTS = [f"p{n}" for n in range(3000)]

@@ -12,7 +12,8 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from mdmt.config.site import SiteConfig, Synthetic
+from mdmt.config.datasets import Synthetic
+from mdmt.config.site import SiteConfig
 from mdmt.data.images import read_radiograph
 from mdmt.data.phantom import ZONES, draw_radiograph, write_dicom
 from mdmt.data.readers import read_manifest

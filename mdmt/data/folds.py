@@ -1,0 +1,223 @@
+"""The folds of a study: the images of all sites divided anew, by whole patients."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdmt.config.folds import FoldsConfig, KFold, LeaveCentreOut, SplitFiles
+from mdmt.config.site import SiteConfig
+from mdmt.data.leakage import check_folds
+from mdmt.data.manifest import CENTRE, Manifest
+from mdmt.data.split_files import read_folds
+from mdmt.data.splits import Fold
+from mdmt.errors import DataError
+from mdmt.seeds import derive_seed
+from mdmt.tasks import Classification
+
+__all__ = ["k_folds", "leave_centres_out", "make_folds"]
+
+Manifests = Mapping[str, Manifest]
+Sites = Mapping[str, SiteConfig]
+
+PARTS = 5
+"""Parts of the patients where centres are left out: one validates, one tests at other sites."""
+QUARTERS = (0.25, 0.5, 0.75)
+"""Strata of a task without classes: quarters of its images, by the mean of their labels."""
+
+
+def make_folds(config: FoldsConfig, sites: Sites, manifests: Manifests, seed: int) -> list[Fold]:
+    """Divide the sites of a study, and check the folds for leaks.
+
+    Patient ids are taken to be global: the images of one id are on one side at every site.
+
+    Parameters
+    ----------
+    config : FoldsConfig
+    sites : mapping of str to SiteConfig
+        Their tasks, and the roots of their datasets.
+    manifests : mapping of str to Manifest
+        By site; the splits they have count for ``kind: own`` alone.
+    seed : int
+
+    Raises
+    ------
+    DataError
+        The sites cannot be divided so, or a fold leaks or lacks a class.
+    """
+    tested = dict.fromkeys(manifests, 1)
+    match config:
+        case KFold():
+            folds = k_folds(sites, manifests, config.k, seed)
+        case LeaveCentreOut():
+            folds = leave_centres_out(sites, manifests, config.sites, seed)
+            tested = {site: len(folds) // len(_centres(site, manifests)) for site in config.sites}
+        case SplitFiles():
+            folds = _from_files(config, sites, manifests)
+        case _:
+            folds, tested = [Fold("own", {name: m.splits for name, m in manifests.items()})], {}
+    check_folds(folds, sites, manifests, tested)
+    return folds
+
+
+def k_folds(sites: Sites, manifests: Manifests, k: int, seed: int) -> list[Fold]:
+    """Deal the patients to k parts, stratified by site, class and centre; each is tested once.
+
+    Part i is the test of fold i, part i + 1 validates, the rest is trained on: 3/1/1 for k = 5, as
+    in the paper.
+
+    Parameters
+    ----------
+    sites : mapping of str to SiteConfig
+    manifests : mapping of str to Manifest
+    k : int
+        At least 3.
+    seed : int
+
+    Returns
+    -------
+    list of Fold, length k
+
+    Raises
+    ------
+    DataError
+        There are fewer patients than parts.
+    """
+    parts = _deal(sites, manifests, k, seed)
+    return [
+        Fold(
+            str(fold),
+            {
+                site: np.select([part == fold, part == (fold + 1) % k], ["test", "val"], "train")
+                for site, part in parts.items()
+            },
+        )
+        for fold in range(k)
+    ]
+
+
+def leave_centres_out(
+    sites: Sites, manifests: Manifests, leave: Sequence[str], seed: int
+) -> list[Fold]:
+    """Test each centre of a site (LOCO-6), or each pair of centres of two (LOCO-18), in turn.
+
+    At the sites whose centres are not left out, the first of five stratified parts of the patients
+    is tested in every fold. Of the patients that a fold does not test, the second part validates.
+    Images of a tested patient elsewhere (of another centre, at another site) are ``unused``.
+
+    Parameters
+    ----------
+    sites : mapping of str to SiteConfig
+    manifests : mapping of str to Manifest
+    leave : sequence of str
+        Sites whose centres are left out.
+    seed : int
+
+    Raises
+    ------
+    DataError
+        A site has no centres, or only one.
+    """
+    parts = _deal(sites, manifests, PARTS, seed)
+    folds = []
+    for centres in itertools.product(*(_centres(site, manifests) for site in leave)):
+        out = dict(zip(leave, centres, strict=True))
+        tested = {
+            site: m.columns[CENTRE] == out[site] if site in out else parts[site] == 0
+            for site, m in manifests.items()
+        }
+        patients = np.concatenate([m.patients[tested[site]] for site, m in manifests.items()])
+        splits = {
+            site: np.select(
+                [tested[site], np.isin(m.patients, patients), parts[site] == 1],
+                ["test", "unused", "val"],
+                "train",
+            )
+            for site, m in manifests.items()
+        }
+        folds.append(Fold("-".join(centres), splits))
+    return folds
+
+
+def _centres(site: str, manifests: Manifests) -> list[str]:
+    manifest = manifests.get(site)
+    if manifest is None:
+        raise DataError(f"folds.sites: no site {site}; the sites are {', '.join(manifests)}")
+    if CENTRE not in manifest.columns:
+        raise DataError(f"site {site}: no centre to leave out: name its column, dataset.centre")
+    column = manifest.columns[CENTRE]
+    if "" in column:
+        row = manifest.rows[int(np.flatnonzero(column == "")[0])]
+        raise DataError(f"site {site}: {row}: no centre, and centres are to be left out")
+    centres = sorted(set(column.tolist()))
+    if len(centres) < 2:
+        raise DataError(f"site {site}: all images are of the centre {centres[0]}: none to train on")
+    return centres
+
+
+def _deal(sites: Sites, manifests: Manifests, k: int, seed: int) -> dict[str, NDArray[np.intp]]:
+    """Give every patient of all sites together one of k parts; by site, the part of each image."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    names = sorted(manifests)
+    patients = np.concatenate([manifests[name].patients for name in names])
+    strata = np.concatenate([_strata(sites[name], manifests[name], k) for name in names])
+    state = derive_seed(seed, "folds", k) % 2**32
+    parts = np.empty(len(patients), dtype=np.intp)
+    dealer = StratifiedGroupKFold(k, shuffle=True, random_state=state)
+    try:
+        with warnings.catch_warnings():
+            # A stratum of fewer images than parts cannot be in each; `check_folds` sees to classes.
+            warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+            for part, (_, chosen) in enumerate(dealer.split(patients, strata, patients)):
+                parts[chosen] = part
+    except ValueError as error:
+        raise DataError(f"folds: too few patients for {k} parts: {error}") from error
+    ends = np.cumsum([len(manifests[name]) for name in names])
+    return dict(zip(names, np.split(parts, ends[:-1]), strict=True))
+
+
+def _strata(site: SiteConfig, manifest: Manifest, k: int) -> NDArray[np.str_]:
+    """Site, class and centre of each image; without the centre where it has few of the class."""
+    levels = [
+        _levels(manifest.targets[task], isinstance(entry.space, Classification))
+        for task, entry in site.tasks.items()
+    ]
+    classes = [" ".join([site.name, *of_image]) for of_image in zip(*levels, strict=True)]
+    centres = manifest.columns.get(CENTRE, np.full(len(manifest), ""))
+    strata = [f"{of_class} @ {centre}" for of_class, centre in zip(classes, centres, strict=True)]
+    counts = Counter(strata)
+    return np.array([s if counts[s] >= k else c for s, c in zip(strata, classes, strict=True)])
+
+
+def _levels(targets: NDArray[np.float32], has_classes: bool) -> list[str]:
+    """Class, or quarter by the mean label, of each image; ``-`` where it has no label."""
+    labelled = np.isfinite(targets)
+    counts = labelled.sum(axis=1)
+    levels = np.where(labelled, targets, 0).sum(axis=1) / np.maximum(counts, 1)
+    if not has_classes and counts.any():
+        levels = np.digitize(levels, np.unique(np.quantile(levels[counts > 0], QUARTERS)))
+    return [f"{level:g}" if n else "-" for level, n in zip(levels, counts.tolist(), strict=True)]
+
+
+def _from_files(config: SplitFiles, sites: Sites, manifests: Manifests) -> list[Fold]:
+    missing = sorted(set(manifests) - set(config.folders))
+    unknown = sorted(set(config.folders) - set(manifests))
+    if missing or unknown:
+        problem = f"none for {missing[0]}" if missing else f"no site {unknown[0]}"
+        raise DataError(f"folds.folders: {problem}; each site of the study needs one")
+    by_site = {}
+    for site, folder in config.folders.items():
+        root = sites[site].dataset.root
+        by_site[site] = read_folds(folder if root is None else root / folder, manifests[site])
+    first, folds = next(iter(by_site.items()))
+    for site, others in by_site.items():
+        if others.keys() != folds.keys():
+            names = f"{', '.join(folds)} at {first} and {', '.join(others)} at {site}"
+            raise DataError(f"folds.folders: the sites have different folds, {names}")
+    return [Fold(name, {site: by_site[site][name] for site in by_site}) for name in folds]

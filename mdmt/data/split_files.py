@@ -1,0 +1,119 @@
+"""The split files of the paper's authors: ``<fold>/{train,val,test}.txt``, a line per image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdmt.data.manifest import SPLITS, Manifest, Split
+from mdmt.data.sheet import Row
+from mdmt.errors import DataError
+
+__all__ = ["Assignment", "image_id", "read_folds", "read_split_files"]
+
+_SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the split files say of one image."""
+
+    split: Split
+    row: Row
+    """Its line; the columns are ``img label center`` or ``img label_dim scores center``."""
+
+
+def image_id(name: str) -> str:
+    """Name of an image file without its folder and suffix: what the split files call it.
+
+    Examples
+    --------
+    >>> image_id("dicom_clean/5847644508433268177.dcm"), image_id("P_1_7")
+    ('5847644508433268177', 'P_1_7')
+    """
+    path = Path(name)
+    return path.stem if path.suffix.lower() in _SUFFIXES else path.name
+
+
+def read_split_files(folder: Path) -> dict[str, Assignment]:
+    """Read ``train.txt``, ``val.txt`` and ``test.txt``: columns divided by blanks, under a header.
+
+    Parameters
+    ----------
+    folder : Path
+        Of one fold.
+
+    Returns
+    -------
+    dict of str to Assignment
+        By `image_id`.
+
+    Raises
+    ------
+    DataError
+        A file is missing or is no split file, or an image is in two splits.
+    """
+    assignments: dict[str, Assignment] = {}
+    for split in SPLITS:
+        for row in _rows(folder / f"{split}.txt"):
+            name = image_id(row.cells["img"])
+            other = assignments.get(name)
+            if other is not None:
+                place = f"in {other.row.where} ({other.split})"
+                raise DataError(f"{folder}: {row.where}: image {name} stands {place} already")
+            assignments[name] = Assignment(split, row)
+    return assignments
+
+
+def _rows(path: Path) -> list[Row]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text") from error
+    columns = lines[0].split() if lines else []
+    if "img" not in columns:
+        raise DataError(f"{path}: not a split file: expected a header such as 'img label center'")
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        # Only the last column, the centre, may hold blanks itself.
+        cells = line.split(maxsplit=len(columns) - 1)
+        if cells and len(cells) != len(columns):
+            message = f"{len(cells)} cells under a header of {len(columns)}"
+            raise DataError(f"{path}:{number}: {message}")
+        if cells:
+            rows.append(Row(f"{path.name}:{number}", dict(zip(columns, cells, strict=True))))
+    return rows
+
+
+def read_folds(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.str_]]:
+    """Read the folds ``<folder>/<fold>/`` of a site.
+
+    Returns
+    -------
+    dict of str to ndarray of str, (N,)
+        By fold: the split of each image of `manifest`.
+
+    Raises
+    ------
+    DataError
+        There is no fold, or an image of the manifest is in none of its files.
+    """
+    names = sorted(path.parent.name for path in folder.glob("*/train.txt"))
+    if not names:
+        raise DataError(f"{folder}: no fold there: expected folders with train.txt, val.txt, ...")
+    folds = {}
+    for name in names:
+        assignments = read_split_files(folder / name)
+        splits = []
+        for row, image in zip(manifest.rows, manifest.images, strict=True):
+            assignment = assignments.get(image_id(image.name))
+            if assignment is None:
+                raise DataError(f"{folder / name}: no split file names the image of {row}")
+            splits.append(assignment.split)
+        folds[name] = np.array(splits, dtype=np.str_)
+    return folds
