@@ -59,3 +59,5 @@ class SiteConfig(Strict):
     """Preprocessed images; ``~/.cache/mdmt`` unless given."""
     state_dir: Path | None = None
     """The site's heads between rounds; ``~/.local/state/mdmt/<name>`` unless given."""
+    fold: Path | None = None
+    """CSV file (row, split) that divides the images instead of the dataset; a study writes it."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from mdmt.config.site import SiteConfig
+from mdmt.data.fold_files import divide
 from mdmt.data.manifest import SPLITS, Manifest
 from mdmt.data.sheet import Finding
 from mdmt.data.synthetic import read_synthetic
@@ -36,6 +37,8 @@ def read_manifest(site: SiteConfig, seed: int) -> Manifest:
         The first thing wrong with the dataset, and how many more there are.
     """
     manifest, findings = inspect_manifest(site, seed)
+    if site.fold is not None:
+        manifest = divide(manifest, site.fold)
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         more = f" [and {len(errors) - 1} more: mdmt validate lists them]" if errors[1:] else ""
