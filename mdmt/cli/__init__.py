@@ -12,6 +12,7 @@ from mdmt.cli.init import init
 from mdmt.cli.predict import predict
 from mdmt.cli.run import demo, simulate
 from mdmt.cli.show import show
+from mdmt.cli.study import study
 from mdmt.cli.validate import validate
 
 __all__ = ["app", "main"]
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, simulate, show, validate, init, predict):
+for command in (demo, simulate, study, show, validate, init, predict):
     app.command()(command)
 
 

@@ -167,7 +167,7 @@ class StudyConfig(Strict):
         for key, labels in (
             ("arms", [arm.label for arm in self.arms]),
             ("backbones", [backbone.label for backbone in self.grid_backbones]),
-            ("seeds", list(self.seeds)),
+            ("seeds", [str(seed) for seed in self.seeds]),
         ):
             for label in labels:
                 if labels.count(label) > 1:
