@@ -32,7 +32,7 @@ UNITS = {
     "summary": "cells: mean and standard error over folds and seeds; folds share training images,"
     " so the error is a lower bound",
     "paired": "cells: differences between two arms in the same backbone, fold and seed; two-sided;"
-    " Holm's correction over the pairs of arms of one backbone, site and task",
+    " Holm's correction over the pairs of trained arms of one backbone, site and task",
     "intervals": "patients: test predictions of all folds of one seed together; percentile"
     " bootstrap of 1000 resamples that draw patients with all their images",
     "delong": "patients: test predictions of all folds of one seed together; DeLong's test with"
@@ -62,10 +62,10 @@ def study_statistics(
     """
     predicted = list(pooled_predictions(study, cells))
     tables = {
-        "summary": _summary(study, results),
+        "summary": _summary(results),
         "paired": _paired(study, results),
         "intervals": [_interval(one) for one in predicted],
-        "delong": list(_delong(predicted)),
+        "delong": list(_delong([one for one in predicted if one.arm in _compared(study)])),
     }
     primary = {
         name: {"metric": task.space.primary, "better": task.space.primary_is_better_when}
@@ -94,7 +94,7 @@ def _with_all_sites(results: Iterable[Row]) -> list[dict[str, Any]]:
     return rows
 
 
-def _summary(study: StudyConfig, results: Sequence[Row]) -> list[dict[str, Any]]:
+def _summary(results: Sequence[Row]) -> list[dict[str, Any]]:
     keys = ("arm", "backbone", "site", "task", "metric")
     values: dict[tuple[Any, ...], list[float | None]] = defaultdict(list)
     for row in _with_all_sites(results):
@@ -126,7 +126,7 @@ def _paired(study: StudyConfig, results: Sequence[Row]) -> list[dict[str, Any]]:
     for (task, site), by_arm in values.items():
         for family in families:
             pairs = []
-            for a, b in itertools.combinations(_in_order(study, by_arm), 2):
+            for a, b in itertools.combinations(_compared(study), 2):
                 cells = [c for c in by_arm[a] if c in by_arm[b] and family in (c[0], ALL)]
                 if cells:
                     first, second = ([by_arm[arm][c] for c in cells] for arm in (a, b))
@@ -190,6 +190,6 @@ def _corrected(rows: list[dict[str, Any]], names: Sequence[str]) -> list[dict[st
     return rows
 
 
-def _in_order(study: StudyConfig, arms: Iterable[str]) -> list[str]:
-    present = set(arms)
-    return [arm.label for arm in study.arms if arm.label in present]
+def _compared(study: StudyConfig) -> list[str]:
+    """Arms that are tested against each other: a constant ranks nothing, it is the floor."""
+    return [arm.label for arm in study.arms if arm.kind != "constant"]
