@@ -11,7 +11,7 @@ import numpy as np
 from simulation.study.config import StudyConfig
 from simulation.study.data import StudyData
 
-__all__ = ["find_caveats"]
+__all__ = ["find_caveats", "shortcut_caveats"]
 
 FEW_PATIENTS = 100
 """Tested patients below which an interval of an AUROC is hardly narrower than ±0.1."""
@@ -33,7 +33,7 @@ def find_caveats(
         *_shared_patients(first),
         *_few_patients(study, first),
         *_several_images(first),
-        *_shortcut(study, statistics),
+        *shortcut_caveats(study, statistics),
     ]
     if len(study.seeds) > 1 and not study.redraw:
         found.append(
@@ -76,7 +76,7 @@ def _several_images(data: StudyData) -> Iterator[str]:
             )
 
 
-def _shortcut(study: StudyConfig, statistics: Mapping[str, Any]) -> Iterator[str]:
+def shortcut_caveats(study: StudyConfig, statistics: Mapping[str, Any]) -> Iterator[str]:
     """Say where columns of the table do about as well as the best arm that sees images."""
     blind = {arm.label for arm in study.arms if arm.kind in ("constant", "metadata")}
     shortcuts = [arm.label for arm in study.arms if arm.kind == "metadata"]
