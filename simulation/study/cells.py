@@ -101,12 +101,8 @@ class Finished:
 
 def in_cell(study: StudyConfig, backbone: Backbone, seed: int) -> FederationConfig:
     """The study's federation with the backbone and the seed of a cell."""
-    model = {"backbone": backbone.backbone}
-    if backbone.weights is not None:
-        model["weights"] = backbone.weights
-    federation = study.federation
-    changes = {"seed": seed, "model": federation.model.model_copy(update=model)}
-    return federation.model_copy(update=changes)
+    changes = {"seed": seed, "model": study.model(backbone)}
+    return study.federation.model_copy(update=changes)
 
 
 def run_cell(study: StudyConfig, cell: Cell, out: Path) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from mdmt.config import (
     AggregationConfig,
     FederationConfig,
     FoldsConfig,
+    ModelConfig,
     Synthetic,
     build_config,
     find_config,
@@ -153,6 +154,21 @@ class StudyConfig(Strict):
         """Backbones of the grid."""
         return self.backbones or (Backbone(backbone=self.federation.model.backbone),)
 
+    def model(self, backbone: Backbone) -> ModelConfig:
+        """The federation's model with this backbone.
+
+        Raises
+        ------
+        ValueError
+            The backbone cannot have these weights.
+        """
+        changes = backbone.model_dump(include={"backbone", "weights"}, exclude_none=True)
+        try:
+            return ModelConfig.model_validate(self.federation.model.model_dump() | changes)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"backbones: {backbone.label}: {problem}") from error
+
     def source(self, arm: Finetune | AverageInit) -> str:
         """The task that `arm` learns first."""
         others = [task for task in self.federation.tasks if task != self.target]
@@ -172,6 +188,8 @@ class StudyConfig(Strict):
             for label in labels:
                 if labels.count(label) > 1:
                     raise ValueError(f"{key}: {label} stands twice; give each its own name")
+        for backbone in self.grid_backbones:
+            self.model(backbone)
         return self
 
     @model_validator(mode="after")

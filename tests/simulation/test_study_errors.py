@@ -49,6 +49,10 @@ CASES = {
         {"backbones": ["resnet_18"]},
         "model.backbone: unknown backbone resnet_18",
     ),
+    "weights of another kind": (
+        {"backbones": [{"backbone": "resnet18", "weights": "ImageNet"}]},
+        "backbones: resnet18: expected none, timm, offline",
+    ),
     "a column that is not told": (
         {"arms": [METADATA]},
         "site clinic: no column view for the metadata",
