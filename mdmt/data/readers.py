@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 
 from mdmt.config.site import SiteConfig
-from mdmt.data.fold_files import divide
 from mdmt.data.manifest import SPLITS, Manifest
 from mdmt.data.sheet import Finding
+from mdmt.data.site_folds import divide
 from mdmt.data.synthetic import read_synthetic
 from mdmt.data.table import read_table
 from mdmt.errors import DataError

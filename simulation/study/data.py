@@ -12,10 +12,10 @@ import numpy as np
 
 from mdmt.config import FederationConfig, SiteConfig, Synthetic
 from mdmt.data.cohort import Cohort, open_cohort
-from mdmt.data.fold_files import write_division
 from mdmt.data.folds import make_folds
 from mdmt.data.leakage import check_pictures
 from mdmt.data.manifest import SPLITS, Manifest
+from mdmt.data.site_folds import write_division
 from mdmt.data.splits import Fold
 from simulation.study.config import StudyConfig
 
