@@ -19,7 +19,7 @@ from mdmt.training import resolve_device
 from simulation.study.central import Start, Trained, train_centrally
 from simulation.study.config import AverageInit, Finetune, Metadata, StudyConfig
 from simulation.study.federated import federated_models
-from simulation.study.metadata import predict_from_columns
+from simulation.study.metadata import has_columns, predict_from_columns
 
 __all__ = ["ARMS", "Bench", "Outcome"]
 
@@ -109,6 +109,8 @@ def _metadata(bench: Bench) -> Outcome:
     assert isinstance(bench.arm, Metadata)
     outcome = Outcome()
     for site, cohort in bench.cohorts.items():
+        if not has_columns(cohort.manifest, bench.arm.columns):
+            continue  # a site without the target; the others were checked
         for task in bench.tasks(site):
             outcome.predictions[site, task] = predict_from_columns(
                 cohort.manifest, task, bench.config.sites[site], bench.arm.columns

@@ -53,7 +53,7 @@ class Metadata(_Arm):
 
     kind: Literal["metadata"]
     columns: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Such as ``[view, age, sex]``; each stands in every site's `dataset.metadata`."""
+    """Such as ``[view, age, sex]``; each stands in `dataset.metadata` of every target site."""
 
 
 class Local(_Arm):

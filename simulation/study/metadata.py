@@ -16,7 +16,7 @@ from mdmt.errors import DataError
 from mdmt.tasks import Classification, Multilabel, Ordinal, Regression, Task
 from mdmt.tasks.base import FloatArray
 
-__all__ = ["check_columns", "predict_from_columns"]
+__all__ = ["check_columns", "has_columns", "predict_from_columns"]
 
 
 def predict_from_columns(
@@ -59,6 +59,11 @@ def predict_from_columns(
             model = _fitted(features[labelled], values, "scores")
             predictions[:, output] = np.clip(model.predict(features[test]), *_range(space))
     return predictions
+
+
+def has_columns(manifest: Manifest, columns: Sequence[str]) -> bool:
+    """Whether a site's dataset gives all columns."""
+    return all(name in manifest.columns for name in columns)
 
 
 def check_columns(manifest: Manifest, site: SiteConfig, columns: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from server.run import versions
 from simulation.study.cells import FORMAT, Cell, Finished, in_cell, read_cell
 from simulation.study.config import Arm, Backbone, Metadata, StudyConfig, load_study
 from simulation.study.data import StudyData, Watch, open_data
-from simulation.study.metadata import check_columns
+from simulation.study.metadata import check_columns, has_columns
 from simulation.study.tables import write_tables
 from simulation.study.workers import run_cells
 
@@ -140,7 +140,9 @@ def _check(study: StudyConfig, data: Mapping[int, StudyData]) -> None:
         if isinstance(arm, Metadata):
             for opened in data.values():
                 for name, site in opened.sites.items():
-                    check_columns(opened.manifests[name], site, arm.columns)
+                    manifest = opened.manifests[name]
+                    if study.target in site.tasks or has_columns(manifest, arm.columns):
+                        check_columns(manifest, site, arm.columns)
     for backbone in study.grid_backbones:
         build_model(in_cell(study, backbone, study.seeds[0]), (), weights=True)
 

@@ -57,6 +57,12 @@ def test_every_arm_runs_and_makes_equally_many_steps_on_the_target(load, tables,
     assert severity == {"constant", "metadata", "local", "mdmt_average", "pooled", "federated"}
 
 
+def test_metadata_needs_its_columns_where_the_target_is_and_nowhere_else(load, tables, tmp_path):
+    del tables["clinic"]["dataset"]["metadata"]
+    run_study(load(sites=tables, arms=[EVERY_ARM[1]]), tmp_path / "out", workers=0)
+    assert {row["site"] for row in read(tmp_path / "out" / "results.csv")} == {"hospital"}
+
+
 def test_all_arms_start_from_the_same_weights_with_the_same_recipe(
     load, tables, tmp_path, monkeypatch
 ):

@@ -55,11 +55,11 @@ CASES = {
     ),
     "a column that is not told": (
         {"arms": [METADATA]},
-        "site clinic: no column view for the metadata",
+        "site hospital: no column view for the metadata",
     ),
     "the label as a column": (
-        {"arms": [METADATA | {"columns": ["A"]}]},
-        "site clinic: the column A is the label of severity",
+        {"arms": [METADATA | {"columns": ["prognosis"]}]},
+        "site hospital: the column prognosis is the label of prognosis",
     ),
 }
 
@@ -70,7 +70,7 @@ def sites(tmp_path):
     for name, task in (("clinic", "severity"), ("hospital", "prognosis")):
         write_rows(tmp_path / name, patients(16))
         made[name] = table_site(tmp_path / name, task)
-    made["clinic"]["dataset"]["metadata"] = ["A"]
+    made["hospital"]["dataset"]["metadata"] = ["prognosis"]
     return made
 
 
