@@ -109,15 +109,12 @@ def test_the_site_in_the_readme_is_a_valid_site(tmp_path):
 
 def test_every_key_of_a_study_is_documented():
     from mdmt.strict import Strict
-    from simulation.study import config
+    from simulation.study import config, kinds
 
     text = (ROOT / "docs" / "paper.md").read_text()
-    for model in vars(config).values():
-        if (
-            isinstance(model, type)
-            and issubclass(model, Strict)
-            and model.__module__ == config.__name__
-        ):
+    models = [*vars(config).values(), *vars(kinds).values()]
+    for model in models:
+        if isinstance(model, type) and issubclass(model, Strict) and "study" in model.__module__:
             for key in model.model_fields:
                 assert f"`{key}`" in text, f"{model.__name__}.{key}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ def study(
         int | None,
         typer.Option(
             min=0,
-            help="Cells at a time; 0: in this process.  [default: one per core]",
+            help="Cells at a time; 0: in this process.  [default: one per GPU, or core]",
             show_default=False,
         ),
     ] = None,
@@ -44,12 +43,11 @@ def study(
     console = progress_console()
     with console.status("starting") as status:
         from simulation.study.config import load_study
-        from simulation.study.runner import run_study
+        from simulation.study.runner import default_workers, run_study
 
         loaded = load_study(find_config(config, "study"), set_ or ())
         folder = out or Path("studies") / loaded.name
-        if workers is None:
-            workers = max(1, (os.cpu_count() or 1) // loaded.federation.training.threads)
+        workers = default_workers(loaded) if workers is None else workers
         progress = StudyProgress(workers)
 
         def plan(finished: Sequence[Finished], cells: Sequence[Cell]) -> None:

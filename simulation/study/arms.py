@@ -17,8 +17,9 @@ from mdmt.models import MDMTModel
 from mdmt.tasks.base import FloatArray
 from mdmt.training import resolve_device
 from simulation.study.central import Start, Trained, train_centrally
-from simulation.study.config import AverageInit, Finetune, Metadata, StudyConfig
+from simulation.study.config import StudyConfig
 from simulation.study.federated import federated_models
+from simulation.study.kinds import AverageInit, Finetune, Metadata
 from simulation.study.metadata import has_columns, predict_from_columns
 
 __all__ = ["ARMS", "Bench", "Outcome"]
@@ -83,7 +84,8 @@ class Outcome:
         """Let `model` predict a site's test images."""
         cohort = bench.cohorts[site]
         test = cohort.manifest.indices("test")
-        outputs = predict_outputs(model, cohort, test, bench.config, [task], bench.device)[task]
+        model, device = model.to(bench.device), bench.device
+        outputs = predict_outputs(model, cohort, test, bench.config, [task], device)[task]
         self.predictions[site, task] = bench.config.space(task).decode(outputs.numpy())
 
     def take(self, bench: Bench, trained: Trained, site: str, tasks: list[str]) -> None:

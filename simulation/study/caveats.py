@@ -40,9 +40,10 @@ def find_caveats(
             f"the {len(study.seeds)} seeds share their images: the spread over seeds says nothing"
             " of other patients"
         )
-    undefined = sum(row["value"] is None for row in results)
-    if undefined:
-        found.append(f"{undefined} of {len(results)} results are undefined on their test images")
+    metric = study.federation.space(study.target).primary
+    compared = [row for row in results if (row["task"], row["metric"]) == (study.target, metric)]
+    if undefined := sum(row["value"] is None for row in compared):
+        found.append(f"{undefined} of {len(compared)} values of {metric} are undefined")
     return found
 
 

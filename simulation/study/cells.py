@@ -23,8 +23,9 @@ from mdmt.metrics import evaluate_task
 from mdmt.tasks import Classification, Task
 from mdmt.tasks.base import FloatArray
 from simulation.study.arms import ARMS, Bench, Outcome
-from simulation.study.config import Arm, Backbone, StudyConfig
+from simulation.study.config import StudyConfig
 from simulation.study.data import cohorts_in_fold, site_in_fold
+from simulation.study.kinds import Arm, Backbone
 
 __all__ = ["FORMAT", "PREDICTION_COLUMNS", "Cell", "Finished", "in_cell", "read_cell", "run_cell"]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mdmt.config import (
-    AggregationConfig,
     FederationConfig,
     FoldsConfig,
     ModelConfig,
@@ -20,114 +19,14 @@ from mdmt.config import (
     read_yaml,
 )
 from mdmt.config.folds import OwnSplits
-from mdmt.config.types import Name, Probability
+from mdmt.config.types import Name
 from mdmt.errors import ConfigError
 from mdmt.strict import Strict
+from simulation.study.kinds import Arm, AverageInit, Backbone, Finetune
 
-__all__ = ["Arm", "AverageInit", "Backbone", "Finetune", "Metadata", "StudyConfig", "load_study"]
+__all__ = ["StudyConfig", "load_study"]
 
 _FEDERATION = "federation."
-
-
-class _Arm(Strict):
-    """What all arms have."""
-
-    kind: str
-    name: Name | None = None
-    """In tables; the kind unless given. Two arms of one kind need it."""
-
-    @property
-    def label(self) -> str:
-        """Name in tables."""
-        return self.name or self.kind
-
-
-class Constant(_Arm):
-    """The best constant of a site's training labels."""
-
-    kind: Literal["constant"]
-
-
-class Metadata(_Arm):
-    """A linear model of columns of a site's table, and no image: the shortcut row."""
-
-    kind: Literal["metadata"]
-    columns: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Such as ``[view, age, sex]``; each stands in `dataset.metadata` of every target site."""
-
-
-class Local(_Arm):
-    """Each site alone with its own task."""
-
-    kind: Literal["local"]
-
-
-class _FromSource(_Arm):
-    source: Name | None = None
-    """Task learned first; the federation's only other task unless given."""
-
-
-class Finetune(_FromSource):
-    """The source task first, then each target site alone from that backbone."""
-
-    kind: Literal["finetune"]
-
-
-class AverageInit(_FromSource):
-    """From the average of two single-task backbones: β of the target's, 1 - β of the source's."""
-
-    kind: Literal["average_init"]
-    beta: Probability = 0.5
-    then: Literal["local", "pooled"] = "local"
-    """What starts from it: each target site alone, or all tasks on pooled data."""
-
-
-class Pooled(_Arm):
-    """All tasks on the pooled data of all sites: the paper's MDMT."""
-
-    kind: Literal["pooled"]
-
-
-class Federated(_Arm):
-    """All tasks at their sites, through the real server and client."""
-
-    kind: Literal["federated"]
-    aggregation: AggregationConfig | None = None
-    """The federation's unless given."""
-
-
-def _of_kind(value: Any) -> Any:
-    """Let ``local`` stand for ``{kind: local}``."""
-    return {"kind": value} if isinstance(value, str) else value
-
-
-Arm = Annotated[
-    Annotated[
-        Constant | Metadata | Local | Finetune | AverageInit | Pooled | Federated,
-        Field(discriminator="kind"),
-    ],
-    BeforeValidator(_of_kind),
-]
-
-
-class Backbone(Strict):
-    """A backbone of the grid."""
-
-    backbone: str
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] | None = None
-    """In tables; the backbone's own name unless given."""
-    weights: str | None = None
-    """As the federation's `model.weights`, which it replaces."""
-
-    @property
-    def label(self) -> str:
-        """Name in tables."""
-        return self.name or self.backbone
-
-
-def _backbone(value: Any) -> Any:
-    """Let ``resnet18`` stand for ``{backbone: resnet18}``."""
-    return {"backbone": value} if isinstance(value, str) else value
 
 
 class StudyConfig(Strict):
@@ -139,7 +38,7 @@ class StudyConfig(Strict):
     target: Name
     """The task that arms are compared on."""
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
-    backbones: tuple[Annotated[Backbone, BeforeValidator(_backbone)], ...] = ()
+    backbones: tuple[Backbone, ...] = ()
     """The federation's own unless given."""
     folds: FoldsConfig = OwnSplits(kind="own")
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)

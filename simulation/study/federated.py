@@ -20,7 +20,8 @@ from mdmt.files import read_json
 from mdmt.models import MDMTModel, build_model, head_task, load_staying, set_arrays
 from mdmt.releases import open_release
 from simulation.simulate import simulate
-from simulation.study.config import Federated, StudyConfig
+from simulation.study.config import StudyConfig
+from simulation.study.kinds import Federated
 
 __all__ = ["FederatedRun", "federated_models"]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mdmt.config import save_config
 from mdmt.data.splits import Fold
@@ -16,13 +19,14 @@ from mdmt.models import build_model
 from mdmt.training import resolve_device
 from server.run import versions
 from simulation.study.cells import FORMAT, Cell, Finished, in_cell, read_cell
-from simulation.study.config import Arm, Backbone, Metadata, StudyConfig, load_study
+from simulation.study.config import StudyConfig, load_study
 from simulation.study.data import StudyData, Watch, open_data
+from simulation.study.kinds import Arm, Backbone, Metadata
 from simulation.study.metadata import check_columns, has_columns
 from simulation.study.tables import write_tables
 from simulation.study.workers import run_cells
 
-__all__ = ["plan_cells", "run_study"]
+__all__ = ["default_workers", "plan_cells", "run_study"]
 
 
 def run_study(
@@ -67,10 +71,10 @@ def run_study(
     _check(study, data)
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
+        finished = {cell.path: found for cell in cells if (found := read_cell(out, cell))}
         save_config(study, out / "study.yaml")
         for seed, opened in data.items():
             opened.write_folds(study, out, seed)
-        finished = {cell.path: found for cell in cells if (found := read_cell(out, cell))}
         on_plan(list(finished.values()), cells)
         todo = [cell for cell in cells if cell.path not in finished]
         with closing(run_cells(study, todo, out, workers)) as running:
@@ -82,6 +86,13 @@ def run_study(
         ordered = [finished[cell.path] for cell in cells]
         write_tables(study, out, data, ordered)
     return ordered
+
+
+def default_workers(study: StudyConfig) -> int:
+    """One cell per GPU, or as many as the cores can run with the study's threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.device_count()
+    return max(1, (os.cpu_count() or 1) // study.federation.training.threads)
 
 
 def plan_cells(study: StudyConfig, data: Mapping[int, StudyData]) -> list[Cell]:
@@ -159,7 +170,7 @@ def _refuse_others(study: StudyConfig, out: Path) -> None:
         return
     file = out / "study.yaml"
     if not file.is_file():
-        if not out.is_dir() or any(out.iterdir()):
+        if not out.is_dir() or any(not entry.name.startswith(".") for entry in out.iterdir()):
             raise BadInput(f"{out}: already holds something; choose another --out")
         return
     other = load_study(file)
@@ -184,6 +195,8 @@ def _alone(out: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however
         except OSError as error:
             raise BadInput(f"{out}: another mdmt study is running in it") from error
-        for left in (out / "cells").glob(".work-*"):
-            shutil.rmtree(left)
+        for folder in (out / "cells").glob(".work-*"):
+            shutil.rmtree(folder)
+        for file in out.glob(".*.*.*"):  # tables half written: .results.csv.<random>
+            file.unlink()
         yield

@@ -16,6 +16,7 @@ from builders import study_dict
 from cli_builders import patients, table_site, write_rows
 
 import simulation.study.cells
+import simulation.study.runner
 import simulation.study.tables
 from mdmt.errors import BadInput, RunError, StateError
 from simulation.study.config import load_study
@@ -64,6 +65,7 @@ def cut(monkeypatch, module, name, when):
 
 
 POINTS = {
+    "before the study's own file": (simulation.study.runner, "save_config", 1),
     "before a cell's arm": (simulation.study.cells, "_bench", 2),
     "before a cell's files": (simulation.study.cells, "_write", 2),
     "between a cell's files": (simulation.study.cells, "write_json", 3),
@@ -85,7 +87,8 @@ def test_a_study_cut_off_anywhere_gives_the_same_tables(undisturbed, tmp_path, m
     ran = []
     run_study(study, out, workers=0, on_cell=lambda one: ran.append(one.cell.arm.label))
     assert tables_of(out) == expected
-    assert len(ran) < 3, "the first cell was finished and is not made again"
+    if point != "before the study's own file":
+        assert len(ran) < 3, "the first cell was finished and is not made again"
     assert not list((out / "cells").glob(".work-*"))
 
 
