@@ -50,6 +50,8 @@ class SiteConfig(Strict):
     name: Name
     dataset: DatasetConfig
     tasks: Annotated[dict[str, SiteTask], Field(min_length=1)]
+    fold: Path | None = None
+    """CSV file (row, split) that divides the images instead of the dataset; a study writes it."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: Annotated[int, Field(gt=0)] | None = None
     """CPU threads; the federation's `training.threads` unless given."""
@@ -59,5 +61,3 @@ class SiteConfig(Strict):
     """Preprocessed images; ``~/.cache/mdmt`` unless given."""
     state_dir: Path | None = None
     """The site's heads between rounds; ``~/.local/state/mdmt/<name>`` unless given."""
-    fold: Path | None = None
-    """CSV file (row, split) that divides the images instead of the dataset; a study writes it."""
