@@ -2,4 +2,5 @@
 
 from mdmt.cli import main
 
-main()
+if __name__ == "__main__":  # worker processes of a study import this file under another name
+    main()

@@ -16,10 +16,10 @@ from mdmt.config import FederationConfig, TrainingConfig
 from mdmt.data.augmentation import Augmentation
 from mdmt.data.batches import (
     batches_per_epoch,
+    joint_batches,
     load_images,
     load_targets,
     normalise,
-    training_batches,
 )
 from mdmt.data.cohort import Cohort
 from mdmt.errors import ConfigError, DataError
@@ -87,7 +87,7 @@ def learning_rate_factor(training: TrainingConfig, progress: float) -> float:
 
 
 def steps_per_round(training: TrainingConfig, images: int) -> int:
-    """Optimiser steps of one round over `images` training images."""
+    """Optimiser steps of one round over `images` training images of a site."""
     if training.local_steps is not None:
         return training.local_steps
     return (training.local_epochs or 1) * batches_per_epoch(images, training.batch_size)
@@ -111,7 +111,8 @@ def train(
     """Train `model` in place for one round on the training split of `cohort`.
 
     Minimises L = Σ_t c_t ℓ_t (+ μ/2·‖θ - θ_r‖² over the backbone), where ℓ_t is the
-    indicator-masked mean loss of task t over the labelled outputs of a batch.
+    indicator-masked mean loss of task t over the labelled outputs of a batch. On pooled cohorts a
+    batch has `batch_size` images per cohort, stratified by task.
 
     Parameters
     ----------
@@ -161,12 +162,11 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=config.training.amp == "fp16")
     amp = _AMP.get(config.training.amp)
     totals = {task: torch.zeros(2, device=device) for task in tasks}
-    steps = steps_per_round(config.training, len(indices))
+    strata = cohort.strata(indices)
+    steps = steps_per_round(config.training, max(-(-len(own) // n) for own, n in strata))
     images_seen = 0
 
-    order = training_batches(
-        indices, config.training.batch_size, steps, np.random.default_rng(seed)
-    )
+    order = joint_batches(strata, config.training.batch_size, steps, np.random.default_rng(seed))
     for step, batch in enumerate(order):
         targets = load_targets(cohort, batch, tasks, device)
         images, targets = augment(load_images(cohort, batch, device), targets, generator)

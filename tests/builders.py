@@ -48,3 +48,14 @@ def rows(n: int, split: str = "train", **labels: str | list[str]) -> list[dict[s
         | {k: v[i % len(v)] if isinstance(v, list) else v for k, v in labels.items()}
         for i in range(n)
     ]
+
+
+def study_dict(sites: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A small study of prognosis; `changes` replace its keys, ``federation`` those inside that."""
+    federation = federation_dict(sites=sites, **changes.pop("federation", {}))
+    return {
+        "name": "small",
+        "target": "prognosis",
+        "arms": ["local", "pooled", "federated"],
+        "federation": federation,
+    } | changes

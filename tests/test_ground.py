@@ -58,7 +58,22 @@ def test_every_configuration_loads_and_opens_with_the_command_that_runs_it(confi
     assert f"mdmt simulate {config.stem}" in "".join(config.open().readlines()[:2])
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["simulate", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "config", sorted((ROOT / "configs" / "study").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_study_loads_and_opens_with_the_command_that_runs_it(config, monkeypatch):
+    from mdmt.config import find_config
+    from simulation.study.config import load_study
+
+    monkeypatch.setenv("MDMT_DATA", "/data")
+    study = load_study(find_config(config.stem, "study"))
+    assert study.name == config.stem
+    assert f"mdmt study {config.stem}" in config.open().readline()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["simulate", "--help"], ["study", "--help"], ["--version"]]
+)
 def test_asking_for_help_imports_nothing_heavy(arguments):
     code = (
         "import sys\n"
@@ -91,6 +106,18 @@ def test_the_site_in_the_readme_is_a_valid_site(tmp_path):
     site = load_site(file)
     assert site.name == "my-hospital"
     assert site.tasks["prognosis"].values == {"0": "MILD", "1": "SEVERE"}
+
+
+def test_every_key_of_a_study_is_documented():
+    from mdmt.strict import Strict
+    from simulation.study import config, kinds
+
+    text = (ROOT / "docs" / "paper.md").read_text()
+    models = [*vars(config).values(), *vars(kinds).values()]
+    for model in models:
+        if isinstance(model, type) and issubclass(model, Strict) and "study" in model.__module__:
+            for key in model.model_fields:
+                assert f"`{key}`" in text, f"{model.__name__}.{key}"
 
 
 def test_every_configuration_key_is_documented():

@@ -15,6 +15,7 @@ from mdmt.cli.run import demo, simulate
 from mdmt.cli.server import server
 from mdmt.cli.show import show
 from mdmt.cli.site import site
+from mdmt.cli.study import study
 from mdmt.cli.validate import validate
 
 __all__ = ["app", "main"]
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, simulate, show, validate, init, predict, provision):
+for command in (demo, simulate, study, show, validate, init, predict, provision):
     app.command()(command)
 app.add_typer(site)
 app.add_typer(server)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mdmt.config import FederationConfig
 
-__all__ = ["Progress", "follow", "watching"]
+__all__ = ["Progress", "duration", "follow", "watching"]
 
 _POLL_SECONDS = 0.2
 
@@ -114,8 +114,8 @@ class Progress:
         if self.started is None:
             return "no round yet"
         left = self.seconds_left(now)
-        estimate = "" if left is None else f", about {_duration(left)} left"
-        return f"{_duration(now - self.started)} elapsed{estimate}"
+        estimate = "" if left is None else f", about {duration(left)} left"
+        return f"{duration(now - self.started)} elapsed{estimate}"
 
 
 def follow(
@@ -176,6 +176,7 @@ def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a time in minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -11,7 +11,15 @@ from mdmt.config.federation import (
     TaskConfig,
 )
 from mdmt.config.folds import FoldsConfig
-from mdmt.config.loading import find_config, load_federation, load_site, parse_recipe, save_config
+from mdmt.config.loading import (
+    build_config,
+    find_config,
+    load_federation,
+    load_site,
+    parse_recipe,
+    read_yaml,
+    save_config,
+)
 from mdmt.config.policy import Policy
 from mdmt.config.site import SiteConfig, SiteTask
 from mdmt.config.training import TrainingConfig
@@ -33,9 +41,11 @@ __all__ = [
     "Table",
     "TaskConfig",
     "TrainingConfig",
+    "build_config",
     "find_config",
     "load_federation",
     "load_site",
     "parse_recipe",
+    "read_yaml",
     "save_config",
 ]

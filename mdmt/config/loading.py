@@ -17,7 +17,15 @@ from mdmt.config.types import named
 from mdmt.errors import ConfigError
 from mdmt.files import write_text
 
-__all__ = ["find_config", "load_federation", "load_site", "parse_recipe", "save_config"]
+__all__ = [
+    "build_config",
+    "find_config",
+    "load_federation",
+    "load_site",
+    "parse_recipe",
+    "read_yaml",
+    "save_config",
+]
 
 M = TypeVar("M", bound=BaseModel)
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -44,8 +52,14 @@ def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def find_config(name: str | Path) -> Path:
+def find_config(name: str | Path, folder: str = "") -> Path:
     """Find a configuration file: a path, or the name of one that ships with the package.
+
+    Parameters
+    ----------
+    name : str or Path
+    folder : str
+        Where it ships, below ``configs``: ``study`` for studies.
 
     Raises
     ------
@@ -58,7 +72,8 @@ def find_config(name: str | Path) -> Path:
     package = Path(__file__).parents[1]
     folders = (package / "configs", package.parent / "configs")
     shipped = next((folder for folder in folders if folder.is_dir()), None)
-    names = {file.stem: file for file in sorted(shipped.glob("*.yaml"))} if shipped else {}
+    files = sorted((shipped / folder).glob("*.yaml")) if shipped else []
+    names = {file.stem: file for file in files}
     if str(name) in names:
         return names[str(name)]
     raise ConfigError(f"{name}: no such file; configurations that ship: {', '.join(names)}")
@@ -79,12 +94,12 @@ def load_federation(path: Path, overrides: Sequence[str] = ()) -> FederationConf
     ConfigError
         One line: file, key, value, what was expected.
     """
-    return _build(FederationConfig, _read(path, overrides), path)
+    return build_config(FederationConfig, read_yaml(path, overrides), path)
 
 
 def load_site(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:
     """Read a site's YAML file; see `load_federation`."""
-    return _build(SiteConfig, _read(path, overrides), path)
+    return build_config(SiteConfig, read_yaml(path, overrides), path)
 
 
 def parse_recipe(recipe: str) -> FederationConfig:
@@ -106,7 +121,14 @@ def save_config(config: BaseModel, path: Path) -> None:
     write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
-def _read(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
+def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a YAML file's keys and values: overrides applied, variables expanded, paths absolute.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, is no YAML, or an override is none.
+    """
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:
@@ -136,7 +158,7 @@ def _override(data: dict[str, Any], override: str) -> None:
     data[parts[-1]] = value
 
 
-_PATH_KEYS = {"root", "cache_dir", "state_dir"}
+_PATH_KEYS = {"root", "cache_dir", "state_dir", "fold"}
 
 
 def _expand(value: Any, path: Path, key: str) -> Any:
@@ -151,13 +173,21 @@ def _expand(value: Any, path: Path, key: str) -> Any:
         if variable not in os.environ:
             raise ConfigError(f"{path}: {key}: environment variable {variable} is not set")
     value = _VARIABLE.sub(lambda match: os.environ[match[1]], value)
-    weights_file = key == "model.weights" and value.endswith((".safetensors", ".pth", ".pt"))
+    weights = key.rpartition(".")[2] == "weights"
+    weights_file = weights and value.endswith((".safetensors", ".pth", ".pt"))
     if key.rpartition(".")[2] in _PATH_KEYS or weights_file:
         return str((path.parent / Path(value).expanduser()).resolve())
     return value
 
 
-def _build(model: type[M], data: dict[str, Any], path: Path) -> M:
+def build_config(model: type[M], data: dict[str, Any], path: Path) -> M:
+    """Make a typed configuration of what `read_yaml` gave.
+
+    Raises
+    ------
+    ConfigError
+        One line: file, key, value, what was expected.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -170,6 +200,8 @@ def _explain(error: ValidationError) -> str:
     first = problems[0]
     kinds = {"classification", "regression", "ordinal", "multilabel"}
     kinds |= {"table", "aiforcovid", "brixia", "synthetic"}
+    kinds |= {"constant", "metadata", "local", "finetune", "average_init", "pooled", "federated"}
+    kinds |= {"own", "k_fold", "leave_centre_out", "files"}
     inner = {"space", *kinds}
     key = ".".join(str(part) for part in first["loc"] if part not in inner)
     value, context = first["input"], first.get("ctx", {})

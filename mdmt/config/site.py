@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mdmt.config.datasets import DatasetConfig
 from mdmt.config.policy import Policy
@@ -51,6 +51,8 @@ class SiteConfig(Strict):
     name: Name
     dataset: DatasetConfig
     tasks: Annotated[dict[str, SiteTask], Field(min_length=1)]
+    fold: Path | None = None
+    """CSV file (row, split) that divides the images instead of the dataset; a study writes it."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: Annotated[int, Field(gt=0)] | None = None
     """CPU threads; the federation's `training.threads` unless given."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from mdmt.config import FederationConfig
 from mdmt.data.cohort import Cohort
 
-__all__ = ["load_images", "load_targets", "normalise", "training_batches"]
+__all__ = ["joint_batches", "load_images", "load_targets", "normalise", "training_batches"]
 
 
 def training_batches(
@@ -31,6 +31,34 @@ def training_batches(
             steps -= 1
             if steps == 0:
                 return
+
+
+def joint_batches(
+    strata: Sequence[tuple[NDArray[np.intp], int]],
+    batch_size: int,
+    steps: int,
+    rng: np.random.Generator,
+) -> Iterator[NDArray[np.intp]]:
+    """Yield `steps` batches made of a batch from every stratum, each in an order of its own.
+
+    Parameters
+    ----------
+    strata : sequence of (ndarray of int, int)
+        `Cohort.strata`: a stratum of n cohorts gives ``n * batch_size`` images, so that a step on
+        pooled data sees as many images of a task as one step at each of its sites would.
+    batch_size, steps : int
+    rng : numpy.random.Generator
+    """
+    if len(strata) == 1:
+        ((indices, cohorts),) = strata
+        yield from training_batches(indices, cohorts * batch_size, steps, rng)
+        return
+    streams = [
+        training_batches(indices, cohorts * batch_size, steps, own)
+        for (indices, cohorts), own in zip(strata, rng.spawn(len(strata)), strict=True)
+    ]
+    for parts in zip(*streams, strict=True):
+        yield np.concatenate(parts)
 
 
 def batches_per_epoch(n: int, batch_size: int) -> int:

@@ -28,16 +28,31 @@ class Cohort:
         N images.
     pixels : ndarray, uint8, (N, S, S)
         Read-only, usually mapped from the cache.
+    origins : ndarray of int, (N,), optional
+        Which of the pooled cohorts each image comes from; None for a site's own.
     """
 
     manifest: Manifest
     pixels: NDArray[np.uint8]
+    origins: NDArray[np.intp] | None = None
 
     def training_indices(self, tasks: Sequence[str]) -> NDArray[np.intp]:
         """Training images with at least one label of `tasks`."""
         train = self.manifest.indices("train")
         labelled = [np.isfinite(self.manifest.targets[task][train]).any(axis=1) for task in tasks]
         return train[np.logical_or.reduce(labelled)]
+
+    def strata(self, indices: NDArray[np.intp]) -> list[tuple[NDArray[np.intp], int]]:
+        """Divide `indices` by the tasks of their cohort, each with how many cohorts have those."""
+        if self.origins is None:
+            return [(indices, 1)]
+        by_tasks: dict[tuple[str, ...], list[NDArray[np.intp]]] = {}
+        for origin in np.unique(self.origins[indices]):
+            own = indices[self.origins[indices] == origin]
+            targets = sorted(self.manifest.targets.items())
+            tasks = tuple(task for task, values in targets if np.isfinite(values[own]).any())
+            by_tasks.setdefault(tasks, []).append(own)
+        return [(np.concatenate(parts), len(parts)) for _, parts in sorted(by_tasks.items())]
 
     def fingerprint(self) -> str:
         """First 16 hex digits of the SHA-256 of pixels, splits and targets: equal data, equal text.
@@ -117,4 +132,5 @@ def pool(cohorts: Sequence[Cohort]) -> Cohort:
             for name in sorted({name for m in manifests for name in m.columns})
         },
     )
-    return Cohort(manifest, np.concatenate([cohort.pixels for cohort in cohorts]))
+    origins = np.repeat(np.arange(len(cohorts)), [len(m) for m in manifests])
+    return Cohort(manifest, np.concatenate([cohort.pixels for cohort in cohorts]), origins)

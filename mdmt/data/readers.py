@@ -10,6 +10,7 @@ from mdmt.data.aiforcovid import read_aiforcovid
 from mdmt.data.brixia import read_brixia
 from mdmt.data.manifest import SPLITS, Manifest
 from mdmt.data.sheet import Finding
+from mdmt.data.site_folds import divide
 from mdmt.data.synthetic import read_synthetic
 from mdmt.data.table import read_table
 from mdmt.errors import DataError
@@ -43,6 +44,8 @@ def read_manifest(site: SiteConfig, seed: int) -> Manifest:
         The first thing wrong with the dataset, and how many more there are.
     """
     manifest, findings = inspect_manifest(site, seed)
+    if site.fold is not None:
+        manifest = divide(manifest, site.fold)
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         more = f" [and {len(errors) - 1} more: mdmt validate lists them]" if errors[1:] else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 from mdmt.config import TrainingConfig
-from mdmt.data.batches import batches_per_epoch, training_batches
-from mdmt.data.cohort import Cohort
+from mdmt.data.batches import batches_per_epoch, joint_batches, training_batches
+from mdmt.data.cohort import Cohort, pool
 from mdmt.data.manifest import Manifest
 from mdmt.errors import ConfigError, DataError
 from mdmt.models import build_model
@@ -208,3 +209,34 @@ def test_training_on_a_gpu_lowers_the_loss(setup):
     first = run(config, model, data, device=torch.device("cuda")).losses["severity"]
     again = run(config, model, data, device=torch.device("cuda")).losses["severity"]
     assert again < 0.5 * first
+
+
+def test_a_pooled_step_sees_as_many_images_of_a_task_as_a_step_at_each_of_its_sites():
+    """A cohort of 3 with one task, two of 5 and 25 with another; batches of 4."""
+    few, pair = np.arange(3), np.arange(10, 40)
+    batches = list(joint_batches([(few, 1), (pair, 2)], 4, 6, np.random.default_rng(0)))
+    assert [(batch < 10).sum() for batch in batches] == [3] * 6  # seen whole in every step
+    # 30 images in batches of 8: 8, 8, 8, 6, and from the start again.
+    assert [(batch >= 10).sum() for batch in batches] == [8, 8, 8, 6, 8, 8]
+    again = joint_batches([(few, 1), (pair, 2)], 4, 6, np.random.default_rng(0))
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def test_one_cohort_is_dealt_as_if_it_were_not_pooled():
+    joint = joint_batches([(np.arange(9), 1)], 4, 3, np.random.default_rng(1))
+    alone = training_batches(np.arange(9), 4, 3, np.random.default_rng(1))
+    assert all(np.array_equal(a, b) for a, b in zip(joint, alone, strict=True))
+
+
+def test_pooled_cohorts_are_divided_by_their_tasks():
+    def only(task, n):
+        one = cohort(n)
+        return replace(one, manifest=replace(one.manifest, targets={task: targets(one, task)}))
+
+    def targets(one, task):
+        return one.manifest.targets[task]
+
+    pooled = pool([only("prognosis", 3), only("severity", 4), only("prognosis", 5)])
+    (prognosis, n_prognosis), (severity, n_severity) = pooled.strata(np.arange(12))
+    assert (prognosis.tolist(), n_prognosis) == ([0, 1, 2, 7, 8, 9, 10, 11], 2)
+    assert (severity.tolist(), n_severity) == ([3, 4, 5, 6], 1)

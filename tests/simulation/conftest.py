@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from builders import study_dict, synthetic_site
+from cli_builders import patients, table_site, write_rows
 from flwr.app import Context, Message, RecordDict
 from PIL import Image
 
@@ -16,6 +19,7 @@ from client.app import app as client_app
 from mdmt.config import FederationConfig, save_config
 from server.app import app as server_app
 from simulation.engine import InProcessGrid, task_identity
+from simulation.study.config import StudyConfig, load_study
 
 Tamper = Callable[[int, Message, Message], Message]
 
@@ -71,3 +75,36 @@ def write_table(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         return {"kind": "table", "root": str(root), "patient": "patient", "split": "split"}
 
     return write
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., StudyConfig]:
+    """Write a study's YAML and load it."""
+
+    def write(**changes: Any) -> StudyConfig:
+        sites = changes.pop("sites", None) or {
+            "clinic": synthetic_site(tmp_path, "severity", patients=20),
+            "hospital": synthetic_site(tmp_path, "prognosis", patients=20),
+        }
+        file = tmp_path / "study.yaml"
+        file.write_text(yaml.safe_dump(study_dict(sites, **changes)))
+        return load_study(file)
+
+    return write
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> dict[str, Any]:
+    """Two sites with tables of PNG radiographs, ages and sexes."""
+
+    def site(name: str, task: str) -> dict[str, Any]:
+        rows = [
+            row | {"age": str(40 + number), "sex": "MF"[number % 2] if number % 5 else ""}
+            for number, row in enumerate(patients(16))
+        ]
+        write_rows(tmp_path / name, rows)
+        made = table_site(tmp_path / name, task)
+        made["dataset"]["metadata"] = ["age", "sex"]
+        return made
+
+    return {"clinic": site("clinic", "severity"), "hospital": site("hospital", "prognosis")}

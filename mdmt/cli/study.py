@@ -1,0 +1,134 @@
+"""``mdmt study``: a comparison of arms over backbones, folds and seeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from simulation.study.cells import Cell, Finished
+
+__all__ = ["StudyProgress", "study"]
+
+
+def study(
+    config: Annotated[str, typer.Argument(help="Study YAML, or the name of one that ships.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override, as in seeds=[0]."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the study, new or begun.  [default: studies/NAME]", show_default=False
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Cells at a time; 0: in this process.  [default: one per GPU, or core]",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Run a study, or go on with one that was interrupted; then show its main table."""
+    from mdmt.cli.console import progress_console, result_console
+    from mdmt.config import find_config
+
+    console = progress_console()
+    with console.status("starting") as status:
+        from simulation.study.config import load_study
+        from simulation.study.runner import default_workers, run_study
+
+        loaded = load_study(find_config(config, "study"), set_ or ())
+        folder = out or Path("studies") / loaded.name
+        workers = default_workers(loaded) if workers is None else workers
+        progress = StudyProgress(workers)
+
+        def plan(finished: Sequence[Finished], cells: Sequence[Cell]) -> None:
+            console.print(f"running in {folder}: {progress.plan(finished, cells)}")
+            status.update(progress.status(time.monotonic()))
+
+        def book(finished: Finished) -> None:
+            console.print(progress.book(finished))
+            status.update(progress.status(time.monotonic()))
+
+        console.print(f"reading the data of {', '.join(sorted(loaded.federation.sites))}")
+        run_study(
+            loaded,
+            folder,
+            workers=workers,
+            watch=lambda site, done, n: status.update(f"{site}: image {done} of {n}"),
+            on_plan=plan,
+            on_cell=book,
+        )
+    from mdmt.cli.study_tables import study_tables
+
+    for table in study_tables(folder):
+        result_console().print(table)
+    typer.echo(f"Study: {folder}")
+
+
+class StudyProgress:
+    """How far a study is, and how long the rest may take.
+
+    Parameters
+    ----------
+    workers : int
+        Cells at a time.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = max(workers, 1)
+        self.started = time.monotonic()
+        self.total = 0
+        self.done = 0
+        self.waiting: list[str] = []
+        """Arm of each cell that is not finished."""
+        self.seconds: dict[str, list[float]] = {}
+        """Arm → seconds of its finished cells."""
+
+    def plan(self, finished: Sequence[Finished], cells: Sequence[Cell]) -> str:
+        """Take in the grid and what is finished of it already; say so."""
+        self.total = len(cells)
+        self.waiting = [cell.arm.label for cell in cells]
+        for one in finished:
+            self._take(one)
+        begun = f", {self.done} finished before" if self.done else ""
+        return f"{self.total} cells, {self.workers} at a time{begun}"
+
+    def book(self, finished: Finished) -> str:
+        """Take in a finished cell; say what it took."""
+        self._take(finished)
+        key = finished.cell.key
+        name = f"{key['arm']} {key['backbone']} fold {key['fold']} seed {key['seed']}"
+        return f"cell {self.done} of {self.total}: {name} in {finished.seconds:.0f} s"
+
+    def seconds_left(self) -> float | None:
+        """Estimate from the cells of the same arm, or of all; None before the first."""
+        known = [value for values in self.seconds.values() for value in values]
+        if not known:
+            return None
+        mean = sum(known) / len(known)
+        means = {arm: sum(values) / len(values) for arm, values in self.seconds.items()}
+        return sum(means.get(arm, mean) for arm in self.waiting) / self.workers
+
+    def status(self, now: float) -> str:
+        """Say in one line where the study is."""
+        from mdmt.cli.progress import duration
+
+        left = self.seconds_left()
+        estimate = "" if left is None else f", about {duration(left)} left"
+        elapsed = duration(now - self.started)
+        return f"{self.done} of {self.total} cells  ({elapsed} elapsed{estimate})"
+
+    def _take(self, finished: Finished) -> None:
+        arm = finished.cell.arm.label
+        self.waiting.remove(arm)
+        self.done += 1
+        self.seconds.setdefault(arm, []).append(finished.seconds)

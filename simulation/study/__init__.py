@@ -1,0 +1,1 @@
+"""Studies: the same comparison over arms, backbones, folds and seeds."""

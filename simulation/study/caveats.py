@@ -1,0 +1,101 @@
+"""What a reader should know before believing a study's numbers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from simulation.study.config import StudyConfig
+from simulation.study.data import StudyData
+
+__all__ = ["find_caveats", "shortcut_caveats"]
+
+FEW_PATIENTS = 100
+"""Tested patients below which an interval of an AUROC is hardly narrower than ±0.1."""
+CLOSE = 0.02
+"""AUROC or MAE by which a model should beat the metadata before it is said to."""
+
+Row = Mapping[str, Any]
+
+
+def find_caveats(
+    study: StudyConfig,
+    data: Mapping[int, StudyData],
+    results: Sequence[Row],
+    statistics: Mapping[str, Any],
+) -> list[str]:
+    """Caveats, one sentence each."""
+    first = data[study.seeds[0]]
+    found = [
+        *_shared_patients(first),
+        *_few_patients(study, first),
+        *_several_images(first),
+        *shortcut_caveats(study, statistics),
+    ]
+    if len(study.seeds) > 1 and not study.redraw:
+        found.append(
+            f"the {len(study.seeds)} seeds share their images: the spread over seeds says nothing"
+            " of other patients"
+        )
+    metric = study.federation.space(study.target).primary
+    compared = [row for row in results if (row["task"], row["metric"]) == (study.target, metric)]
+    if undefined := sum(row["value"] is None for row in compared):
+        found.append(f"{undefined} of {len(compared)} values of {metric} are undefined")
+    return found
+
+
+def _shared_patients(data: StudyData) -> Iterator[str]:
+    for (a, first), (b, second) in itertools.combinations(sorted(data.manifests.items()), 2):
+        shared = set(first.patients.tolist()) & set(second.patients.tolist())
+        if shared:
+            yield (
+                f"{len(shared)} patients are both at {a} and at {b}; every fold keeps each on one"
+                " side"
+            )
+
+
+def _few_patients(study: StudyConfig, data: StudyData) -> Iterator[str]:
+    for site in study.target_sites():
+        manifest = data.manifests[site]
+        tested = np.logical_or.reduce([fold.splits[site] == "test" for fold in data.folds])
+        labelled = np.isfinite(manifest.targets[study.target]).any(axis=1)
+        patients = len(np.unique(manifest.patients[tested & labelled]))
+        if patients < FEW_PATIENTS:
+            yield f"{study.target} is tested on {patients} patients at {site}: intervals are wide"
+
+
+def _several_images(data: StudyData) -> Iterator[str]:
+    for site, manifest in sorted(data.manifests.items()):
+        patients = len(np.unique(manifest.patients))
+        if patients < len(manifest):
+            yield (
+                f"{site} has {len(manifest)} images of {patients} patients: tests over patients"
+                " cluster them"
+            )
+
+
+def shortcut_caveats(study: StudyConfig, statistics: Mapping[str, Any]) -> Iterator[str]:
+    """Say where columns of the table do about as well as the best arm that sees images."""
+    blind = {arm.label for arm in study.arms if arm.kind in ("constant", "metadata")}
+    shortcuts = [arm.label for arm in study.arms if arm.kind == "metadata"]
+    metric = statistics["primary"][study.target]["metric"]
+    sign = 1 if statistics["primary"][study.target]["better"] == "higher" else -1
+    means: dict[str, dict[str, float]] = {}
+    for row in statistics["summary"]["rows"]:
+        if (row["task"], row["metric"]) == (study.target, metric) and row["mean"] is not None:
+            by_arm = means.setdefault(f"{row['site']} with {row['backbone']}", {})
+            by_arm[row["arm"]] = row["mean"]
+    for where, by_arm in means.items():
+        seeing = {arm: sign * mean for arm, mean in by_arm.items() if arm not in blind}
+        best = max(seeing, key=seeing.__getitem__, default=None)
+        for shortcut in shortcuts:
+            if best is None or shortcut not in by_arm:
+                continue
+            if sign * by_arm[shortcut] > seeing[best] - CLOSE:
+                yield (
+                    f"{where}: {shortcut} alone gives {metric} {by_arm[shortcut]:.3f}, the best arm"
+                    f" that sees images ({best}) {by_arm[best]:.3f}: a shortcut may explain it"
+                )

@@ -1,0 +1,241 @@
+"""Cells of a study: one training run each, in a folder that is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mdmt.config import FederationConfig
+from mdmt.data.cohort import Cohort
+from mdmt.errors import MDMTError, StateError
+from mdmt.files import atomic_path, read_json, write_json
+from mdmt.metrics import evaluate_task
+from mdmt.tasks import Classification, Task
+from mdmt.tasks.base import FloatArray
+from simulation.study.arms import ARMS, Bench, Outcome
+from simulation.study.config import StudyConfig
+from simulation.study.data import cohorts_in_fold, site_in_fold
+from simulation.study.kinds import Arm, Backbone
+
+__all__ = ["FORMAT", "PREDICTION_COLUMNS", "Cell", "Finished", "in_cell", "read_cell", "run_cell"]
+
+FORMAT = 1
+PREDICTION_COLUMNS = (
+    *("arm", "backbone", "fold", "seed"),
+    *("site", "task", "image", "patient", "output", "target", "prediction"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid.
+
+    Attributes
+    ----------
+    arm, backbone
+        Entries of the study.
+    fold : str
+        Name of the fold.
+    number : int
+        Its position.
+    seed : int
+    identity : dict of str to str
+        Everything that decides the cell's result: compared before a finished cell is used again.
+    """
+
+    arm: Arm
+    backbone: Backbone
+    fold: str
+    number: int
+    seed: int
+    identity: Mapping[str, Any]
+
+    @property
+    def path(self) -> Path:
+        """Where its folder lies, below the study's ``cells``."""
+        grid = f"fold-{self.number}", f"seed-{self.seed}"
+        return Path(self.arm.label, self.backbone.label, *grid)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Its columns in tables."""
+        return {
+            "arm": self.arm.label,
+            "backbone": self.backbone.label,
+            "fold": self.fold,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished cell as it was read back.
+
+    Attributes
+    ----------
+    cell : Cell
+    results : list of dict
+        ``site``, ``task``, ``metric``, ``value`` (None where undefined) and ``n``.
+    predictions : Path
+        CSV with `PREDICTION_COLUMNS`.
+    steps : dict of str to int
+        Target site → optimiser steps that saw its images of the target.
+    seconds : float
+    """
+
+    cell: Cell
+    results: list[dict[str, Any]]
+    predictions: Path
+    steps: dict[str, int]
+    seconds: float
+
+
+def in_cell(study: StudyConfig, backbone: Backbone, seed: int) -> FederationConfig:
+    """The study's federation with the backbone and the seed of a cell."""
+    changes = {"seed": seed, "model": study.model(backbone)}
+    return study.federation.model_copy(update=changes)
+
+
+def run_cell(study: StudyConfig, cell: Cell, out: Path) -> None:
+    """Train and test one cell; its folder appears when everything in it is written.
+
+    Parameters
+    ----------
+    study : StudyConfig
+    cell : Cell
+    out : Path
+        The study's folder, which has the folds.
+
+    Raises
+    ------
+    MDMTError
+        The arm failed; the message names the cell.
+    """
+    started = time.monotonic()
+    torch.set_num_threads(study.federation.training.threads)
+    target = out / "cells" / cell.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=out / "cells", prefix=".work-"))
+    try:
+        bench = _bench(study, cell, out, work / "arm")
+        outcome = ARMS[cell.arm.kind](bench)
+        _write(work / "cell", study, cell, bench, outcome, started)
+        (work / "cell").replace(target)
+    except MDMTError as error:
+        raise type(error)(f"{' '.join(map(str, cell.key.values()))}: {error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def read_cell(out: Path, cell: Cell) -> Finished | None:
+    """Read a finished cell; None if it is not finished.
+
+    Raises
+    ------
+    StateError
+        It was made from something else, or is damaged.
+    """
+    folder = out / "cells" / cell.path
+    if not folder.exists():
+        return None
+    try:
+        saved = read_json(folder / "cell.json")
+        found, results = saved["identity"], saved["results"]
+        finished = Finished(
+            cell, results, folder / "predictions.csv", saved["steps"], saved["seconds"]
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise StateError(f"{folder}: is damaged: delete it and start again ({error})") from error
+    wrong = [key for key in {**cell.identity, **found} if found.get(key) != cell.identity.get(key)]
+    if wrong:
+        raise StateError(
+            f"{folder}: was made with other {', '.join(sorted(wrong))}: choose another --out, or"
+            " delete it to make it anew"
+        )
+    return finished
+
+
+def _bench(study: StudyConfig, cell: Cell, out: Path, work: Path) -> Bench:
+    sites = {
+        name: site_in_fold(study, site, out, cell.seed, cell.number)
+        for name, site in study.federation.sites.items()
+    }
+    config = in_cell(study, cell.backbone, cell.seed).model_copy(update={"sites": sites})
+    return Bench(study, cell.arm, config, cohorts_in_fold(sites, config), work)
+
+
+def _write(
+    folder: Path, study: StudyConfig, cell: Cell, bench: Bench, outcome: Outcome, started: float
+) -> None:
+    results, rows = [], []
+    for (site, task), predictions in sorted(outcome.predictions.items()):
+        space, cohort = bench.config.space(task), bench.cohorts[site]
+        test = cohort.manifest.indices("test")
+        metrics = evaluate_task(space, predictions, cohort.manifest.targets[task][test])
+        n = metrics.pop("examples")
+        results += [
+            {"site": site, "task": task, "metric": name, "value": value, "n": n}
+            for name, value in metrics.items()
+        ]
+        for row in _rows(cohort, space, task, predictions):
+            rows.append(cell.key | {"site": site, "task": task} | row)
+    folder.mkdir(parents=True)
+    with (
+        atomic_path(folder / "predictions.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        table = csv.DictWriter(file, PREDICTION_COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    with (
+        atomic_path(folder / "history.jsonl") as temporary,
+        temporary.open("w", encoding="utf-8") as file,
+    ):
+        file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in outcome.history)
+    write_json(
+        folder / "cell.json",
+        {
+            "format": FORMAT,
+            **cell.key,
+            "identity": dict(cell.identity),
+            "results": results,
+            "steps": outcome.steps,
+            "seconds": round(time.monotonic() - started, 3),
+        },
+    )
+
+
+def _rows(cohort: Cohort, space: Task, task: str, predictions: FloatArray) -> list[dict[str, Any]]:
+    """One row per labelled test image and output.
+
+    Of two classes the second alone; of more, one row per class, the target being 0 or 1.
+    """
+    manifest = cohort.manifest
+    test = manifest.indices("test")
+    targets = np.asarray(manifest.targets[task][test], dtype=np.float64)
+    if isinstance(space, Classification):
+        every = np.arange(len(space.classes))
+        targets = np.where(np.isnan(targets), np.nan, targets == every)
+    first = 1 if isinstance(space, Classification) and len(space.classes) == 2 else 0
+    return [
+        {
+            "image": manifest.rows[image],
+            "patient": manifest.patients[image],
+            "output": name,
+            "target": f"{targets[index, output]:g}",
+            "prediction": repr(float(predictions[index, output])),
+        }
+        for index, image in enumerate(test)
+        for output, name in enumerate(space.prediction_names)
+        if output >= first and np.isfinite(targets[index, output])
+    ]

@@ -1,0 +1,167 @@
+"""The data of a study: its sites' images opened once, divided into folds, checked for leaks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdmt.config import FederationConfig, SiteConfig, Synthetic
+from mdmt.data.cohort import Cohort, open_cohort
+from mdmt.data.folds import make_folds
+from mdmt.data.leakage import check_pictures
+from mdmt.data.manifest import SPLITS, Manifest
+from mdmt.data.site_folds import write_division
+from mdmt.data.splits import Fold
+from simulation.study.config import StudyConfig
+
+__all__ = ["StudyData", "cohorts_in_fold", "open_data", "site_in_fold"]
+
+Watch = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """The sites of a study as one seed sees them.
+
+    Attributes
+    ----------
+    sites : dict of str to SiteConfig
+    cohorts : dict of str to Cohort
+        With the splits their datasets come with.
+    folds : list of Fold
+    digests : dict of str to str
+        Fingerprint of each cohort.
+    """
+
+    sites: dict[str, SiteConfig]
+    cohorts: dict[str, Cohort]
+    folds: list[Fold]
+    digests: dict[str, str]
+
+    @property
+    def manifests(self) -> dict[str, Manifest]:
+        """By site."""
+        return {name: cohort.manifest for name, cohort in self.cohorts.items()}
+
+    def digest(self, fold: Fold) -> dict[str, str]:
+        """By site, what tells its data in `fold` from any other: pixels, labels, people, splits."""
+        return {
+            name: hashlib.sha256(
+                "\n".join(
+                    [
+                        self.digests[name],
+                        *manifest.rows,
+                        *manifest.patients.tolist(),
+                        *fold.splits[name].tolist(),
+                        *(f"{key} {v.tolist()}" for key, v in sorted(manifest.columns.items())),
+                    ]
+                ).encode()
+            ).hexdigest()[:16]
+            for name, manifest in self.manifests.items()
+        }
+
+    def write_folds(self, study: StudyConfig, out: Path, seed: int) -> None:
+        """Write the division of every site in every fold, for the sites to read."""
+        for number, fold in enumerate(self.folds):
+            for name, manifest in self.manifests.items():
+                file = _fold_file(study, out, seed, number, name)
+                write_division(file, fold.apply(name, manifest))
+
+    def describe(self) -> dict[str, Any]:
+        """Fingerprints and counts, for ``study.json``."""
+        return {
+            "sites": {
+                name: {"data": self.digests[name], **_count(self.sites[name], manifest)}
+                for name, manifest in self.manifests.items()
+            },
+            "folds": [
+                {
+                    "fold": fold.name,
+                    "sites": {
+                        name: _count_splits(self.sites[name], fold.apply(name, manifest))
+                        for name, manifest in self.manifests.items()
+                    },
+                }
+                for fold in self.folds
+            ],
+        }
+
+
+def open_data(study: StudyConfig, seed: int, watch: Watch) -> StudyData:
+    """Read every site, fill its image cache, make the folds and check them.
+
+    Parameters
+    ----------
+    study : StudyConfig
+    seed : int
+        Of the cells; it matters only where the study draws its sites anew.
+    watch : callable
+        Called with (site, images done, images in all).
+
+    Raises
+    ------
+    BadInput
+        A site cannot be read, or a fold leaks or lacks a class.
+    """
+    sites = {n: _as_drawn(study, site, seed) for n, site in sorted(study.federation.sites.items())}
+    cohorts = {
+        name: open_cohort(
+            site,
+            study.federation,
+            progress=lambda done, n, name=name: watch(name, done, n),  # type: ignore[misc]
+        )
+        for name, site in sites.items()
+    }
+    manifests = {name: cohort.manifest for name, cohort in cohorts.items()}
+    folds = make_folds(study.folds, sites, manifests, study.federation.seed)
+    check_pictures(folds, cohorts)
+    return StudyData(sites, cohorts, folds, {name: c.fingerprint() for name, c in cohorts.items()})
+
+
+def site_in_fold(
+    study: StudyConfig, site: SiteConfig, out: Path, seed: int, number: int
+) -> SiteConfig:
+    """Configuration with which a site reads fold `number`, as `StudyData.write_folds` wrote it."""
+    file = _fold_file(study, out, seed, number, site.name)
+    return _as_drawn(study, site, seed).model_copy(update={"fold": file})
+
+
+def _fold_file(study: StudyConfig, out: Path, seed: int, number: int, site: str) -> Path:
+    data = f"seed-{seed}" if study.redraw else "every-seed"
+    return out.resolve() / "folds" / data / f"fold-{number}" / f"{site}.csv"
+
+
+def _as_drawn(study: StudyConfig, site: SiteConfig, seed: int) -> SiteConfig:
+    """The site with the data of `seed`; the site itself where data do not follow the seed."""
+    if not study.redraw:
+        return site
+    assert isinstance(site.dataset, Synthetic), "StudyConfig refuses to redraw other sites"
+    drawn = site.dataset.model_copy(update={"seed": seed, "root": None})
+    return site.model_copy(update={"dataset": drawn})
+
+
+def _count(site: SiteConfig, manifest: Manifest) -> dict[str, Any]:
+    return {
+        "images": len(manifest),
+        "patients": len(np.unique(manifest.patients)),
+        "labels": {
+            task: entry.space.histogram(manifest.targets[task])
+            for task, entry in site.tasks.items()
+        },
+    }
+
+
+def _count_splits(site: SiteConfig, manifest: Manifest) -> dict[str, Any]:
+    return {split: _count(site, manifest.select(manifest.indices(split))) for split in SPLITS}
+
+
+def cohorts_in_fold(
+    sites: Mapping[str, SiteConfig], federation: FederationConfig
+) -> dict[str, Cohort]:
+    """Open sites as `site_in_fold` configures them."""
+    return {name: open_cohort(site, federation) for name, site in sorted(sites.items())}

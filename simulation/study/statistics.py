@@ -1,0 +1,195 @@
+"""The statistics of a study, each table with its unit of analysis.
+
+Two units are never mixed. *Cells* (a fold and a seed of one arm and backbone) say how stable a
+difference is when training is repeated. *Patients*, over the predictions of all test folds of one
+seed together, say how far it would hold in other patients like these.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from mdmt.metrics import bootstrap_interval
+from mdmt.seeds import derive_seed
+from mdmt.statistics import compare_aurocs, compare_pairs, holm, mean_and_error
+from simulation.study.cells import Finished
+from simulation.study.config import StudyConfig
+from simulation.study.outcomes import Predicted, pooled_predictions
+
+__all__ = ["ALL", "study_statistics"]
+
+FORMAT = 1
+ALL = "all"
+"""Stands for all sites (the mean weighted by test images) or all backbones."""
+
+UNITS = {
+    "summary": "cells: mean and standard error over folds and seeds; folds share training images,"
+    " so the error is a lower bound",
+    "paired": "cells: differences between two arms in the same backbone, fold and seed; two-sided;"
+    " Holm's correction over the pairs of trained arms of one backbone, site and task",
+    "intervals": "patients: test predictions of all folds of one seed together; percentile"
+    " bootstrap of 1000 resamples that draw patients with all their images",
+    "delong": "patients: test predictions of all folds of one seed together; DeLong's test with"
+    " images clustered by patient (Obuchowski 1997); two-sided; Holm's correction over the pairs"
+    " of arms of one backbone, seed, site and output",
+}
+
+Row = Mapping[str, Any]
+
+
+def study_statistics(
+    study: StudyConfig, results: Sequence[Row], cells: Sequence[Finished]
+) -> dict[str, Any]:
+    """Every table of ``statistics.json``.
+
+    Parameters
+    ----------
+    study : StudyConfig
+    results : sequence of mapping
+        Rows of ``results.csv``.
+    cells : sequence of Finished
+
+    Returns
+    -------
+    dict
+        ``summary``, ``paired``, ``intervals`` and ``delong``: each a ``unit`` and ``rows``.
+    """
+    predicted = list(pooled_predictions(study, cells))
+    tables = {
+        "summary": _summary(results),
+        "paired": _paired(study, results),
+        "intervals": [_interval(one) for one in predicted],
+        "delong": list(_delong([one for one in predicted if one.arm in _compared(study)])),
+    }
+    primary = {
+        name: {"metric": task.space.primary, "better": task.space.primary_is_better_when}
+        for name, task in study.federation.tasks.items()
+    }
+    return {"format": FORMAT, "target": study.target, "primary": primary} | {
+        name: {"unit": UNITS[name], "rows": rows} for name, rows in tables.items()
+    }
+
+
+def _with_all_sites(results: Iterable[Row]) -> list[dict[str, Any]]:
+    """Add the mean over sites, weighted by their labelled test images, where there are several."""
+    rows = [dict(row) for row in results]
+    grid = ("arm", "backbone", "fold", "seed", "task", "metric")
+    by_cell: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        by_cell[tuple(row[key] for key in grid)].append(row)
+    several = {row["task"] for group in by_cell.values() if len(group) > 1 for row in group}
+    for key, group in by_cell.items():
+        if group[0]["task"] not in several:
+            continue
+        total = sum(row["n"] for row in group)
+        defined = total > 0 and all(row["value"] is not None for row in group)
+        mean = sum(row["value"] * row["n"] for row in group) / total if defined else None
+        rows.append(dict(zip(grid, key, strict=True)) | {"site": ALL, "value": mean, "n": total})
+    return rows
+
+
+def _summary(results: Sequence[Row]) -> list[dict[str, Any]]:
+    keys = ("arm", "backbone", "site", "task", "metric")
+    values: dict[tuple[Any, ...], list[float | None]] = defaultdict(list)
+    for row in _with_all_sites(results):
+        values[tuple(row[key] for key in keys)].append(row["value"])
+    rows = []
+    for key, found in values.items():
+        defined = [value for value in found if value is not None]
+        mean, error = mean_and_error(defined) if defined else (None, None)
+        counts = {"mean": mean, "error": error, "cells": len(defined)}
+        rows.append(
+            dict(zip(keys, key, strict=True)) | counts | {"undefined": len(found) - len(defined)}
+        )
+    return rows
+
+
+def _paired(study: StudyConfig, results: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every pair of arms on each task's primary metric, per backbone and over all of them."""
+    primary = {name: task.space.primary for name, task in study.federation.tasks.items()}
+    values: dict[tuple[str, str], dict[str, dict[tuple[Any, ...], float]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for row in _with_all_sites(results):
+        if row["metric"] == primary[row["task"]] and row["value"] is not None:
+            cell = row["backbone"], row["fold"], row["seed"]
+            values[row["task"], row["site"]][row["arm"]][cell] = row["value"]
+    backbones = [backbone.label for backbone in study.grid_backbones]
+    families = [*backbones, ALL] if len(backbones) > 1 else backbones
+    rows = []
+    for (task, site), by_arm in values.items():
+        for family in families:
+            pairs = []
+            for a, b in itertools.combinations(_compared(study), 2):
+                cells = [c for c in by_arm[a] if c in by_arm[b] and family in (c[0], ALL)]
+                if cells:
+                    first, second = ([by_arm[arm][c] for c in cells] for arm in (a, b))
+                    key = {"backbone": family, "site": site, "task": task, "metric": primary[task]}
+                    found = asdict(compare_pairs(first, second))
+                    pairs.append(key | {"arm_a": a, "arm_b": b} | found)
+            rows += _corrected(pairs, ("p_t", "p_w"))
+    return rows
+
+
+def _interval(one: Predicted) -> dict[str, Any]:
+    metric = one.space.primary
+    low, high = bootstrap_interval(
+        one.space,
+        one.predictions,
+        one.targets,
+        one.patients,
+        metric,
+        seed=derive_seed(one.seed, "study bootstrap", one.site, one.task),
+    )
+    value = one.space.metric(metric, one.predictions, one.targets)
+    return one.key | {
+        "arm": one.arm,
+        "metric": metric,
+        "value": value if np.isfinite(value) else None,
+        "low": low,
+        "high": high,
+        "images": len(one.images),
+        "patients": len(np.unique(one.patients)),
+    }
+
+
+def _delong(predicted: Sequence[Predicted]) -> Iterator[dict[str, Any]]:
+    groups: dict[tuple[Any, ...], list[Predicted]] = defaultdict(list)
+    for one in predicted:
+        groups[tuple(one.key.values())].append(one)
+    for group in groups.values():
+        for name, column in group[0].binary_outputs():
+            pairs = []
+            for a, b in itertools.combinations(group, 2):
+                if a.images != b.images:  # an arm that did not test them all
+                    continue
+                labelled = np.isfinite(a.binary_targets(column))
+                scores = a.predictions[labelled, column], b.predictions[labelled, column]
+                if not all(np.isfinite(values).all() for values in scores):
+                    continue
+                positive = a.binary_targets(column)[labelled] == 1
+                found = compare_aurocs(positive, *scores, a.patients[labelled])
+                if found is not None:
+                    key = a.key | {"output": name, "arm_a": a.arm, "arm_b": b.arm}
+                    counts = {"patients": len(np.unique(a.patients[labelled]))}
+                    pairs.append(key | asdict(found) | {"images": int(labelled.sum())} | counts)
+            yield from _corrected(pairs, ("p",))
+
+
+def _corrected(rows: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Add ``<name>_holm`` to the rows of one family."""
+    for name in names:
+        for row, adjusted in zip(rows, holm([row[name] for row in rows]), strict=True):
+            row[f"{name}_holm"] = adjusted
+    return rows
+
+
+def _compared(study: StudyConfig) -> list[str]:
+    """Arms that are tested against each other: a constant ranks nothing, it is the floor."""
+    return [arm.label for arm in study.arms if arm.kind != "constant"]

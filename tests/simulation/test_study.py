@@ -1,0 +1,303 @@
+"""Studies on tiny data: what their arms share, what they compute, what they write."""
+
+from __future__ import annotations
+
+import csv
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from builders import PROGNOSIS, SEVERITY, synthetic_site
+
+import client.site
+import simulation.study.central
+from mdmt.config import find_config
+from mdmt.tasks.statistics import auroc
+from simulation.study.config import load_study
+from simulation.study.runner import run_study
+
+EVERY_ARM = [
+    "constant",
+    {"kind": "metadata", "columns": ["age", "sex"]},
+    "local",
+    "finetune",
+    "average_init",
+    {"kind": "average_init", "name": "mdmt_average", "then": "pooled", "beta": 0.25},
+    "pooled",
+    "federated",
+]
+TRAINED = ["local", "finetune", "average_init", "mdmt_average", "pooled", "federated"]
+
+
+def read(file):
+    with file.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def cell(out, arm, seed=0, fold=0, backbone="test_resnet"):
+    return out / "cells" / arm / backbone / f"fold-{fold}" / f"seed-{seed}"
+
+
+def test_every_arm_runs_and_makes_equally_many_steps_on_the_target(load, tables, tmp_path):
+    study = load(sites=tables, arms=EVERY_ARM)
+    finished = run_study(study, tmp_path / "out", workers=0)
+    assert {one.cell.arm.label: one.steps for one in finished} == {
+        "constant": {},
+        "metadata": {},
+        # Two rounds of two steps, whether in one stage or in two.
+        **{arm: {"hospital": 4} for arm in TRAINED},
+    }
+    results = read(tmp_path / "out" / "results.csv")
+    target = [row for row in results if row["task"] == "prognosis" and row["metric"] == "auroc"]
+    assert [row["arm"] for row in target] == ["constant", "metadata", *TRAINED]
+    assert all(row["site"] == "hospital" and row["n"] == "2" for row in target)
+    severity = {row["arm"] for row in results if row["task"] == "severity"}
+    assert severity == {"constant", "metadata", "local", "mdmt_average", "pooled", "federated"}
+
+
+def test_metadata_needs_its_columns_where_the_target_is_and_nowhere_else(load, tables, tmp_path):
+    del tables["clinic"]["dataset"]["metadata"]
+    run_study(load(sites=tables, arms=[EVERY_ARM[1]]), tmp_path / "out", workers=0)
+    assert {row["site"] for row in read(tmp_path / "out" / "results.csv")} == {"hospital"}
+
+
+def test_all_arms_start_from_the_same_weights_with_the_same_recipe(
+    load, tables, tmp_path, monkeypatch
+):
+    """Slip 6: nothing but what is compared may differ between arms."""
+    starts = []
+
+    def spy(train):
+        def wrapped(model, cohort, config, **options):
+            if options["round_number"] == 1 and "prognosis" in model.heads:
+                state = {
+                    k: v.clone() for k, v in model.state_dict().items() if v.is_floating_point()
+                }
+                training = config.training.model_dump(exclude={"rounds"})
+                starts.append((state, training, config.augmentation, config.tasks, config.model))
+            return train(model, cohort, config, **options)
+
+        return wrapped
+
+    monkeypatch.setattr(client.site, "train", spy(client.site.train))
+    central = simulation.study.central
+    monkeypatch.setattr(central, "train", spy(central.train))
+    run_study(load(sites=tables), tmp_path / "out", workers=0)
+    assert len(starts) == 3  # local at the hospital, pooled, federated at the hospital
+    for (first, *recipe), (second, *other) in pairwise(starts):
+        shared = first.keys() & second.keys()
+        assert any(name.startswith("heads.prognosis") for name in shared)
+        assert all(torch.equal(first[name], second[name]) for name in shared)
+        assert recipe == other
+
+
+@pytest.mark.parametrize("layout", ["one site per task", "two unequal sites of one task"])
+def test_federated_is_pooled_where_every_round_is_one_full_batch_step(load, tmp_path, layout):
+    """P2, inside the runner, through readers and folds: three rounds of plain SGD."""
+    sites = {
+        "clinic": synthetic_site(tmp_path, "severity", patients=12),
+        "hospital": synthetic_site(tmp_path, "prognosis", patients=24),
+    }
+    folds = {"kind": "k_fold", "k": 3}
+    if layout.startswith("two"):
+        sites["ward"] = synthetic_site(tmp_path, "prognosis", patients=16)
+        folds = {"kind": "own"}
+    study = load(
+        sites=sites,
+        arms=["pooled", "federated"],
+        folds=folds,
+        federation={
+            "tasks": {
+                "prognosis": PROGNOSIS | {"weight": 1, "head": {"hidden": [8]}},
+                "severity": SEVERITY | {"weight": 3},
+            },
+            "training": {
+                "rounds": 3,
+                "local_steps": 1,
+                "batch_size": 1000,
+                "optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0},
+            },
+            "augmentation": {"p": 0},
+            "aggregation": {"norm_layers": "frozen", "heads": "shared"},
+        },
+    )
+    out = tmp_path / "out"
+    run_study(study, out, workers=0)
+    rows = read(out / "predictions.csv")
+    pooled, federated = (
+        np.array([float(row["prediction"]) for row in rows if row["arm"] == arm])
+        for arm in ("pooled", "federated")
+    )
+    untrained = np.where([r["task"] == "prognosis" for r in rows if r["arm"] == "pooled"], 0.5, 1.5)
+    assert np.linalg.norm(pooled - untrained) > 0.05 * np.linalg.norm(untrained)
+    assert np.linalg.norm(federated - pooled) <= 1e-4 * np.linalg.norm(pooled - untrained)
+
+
+def test_k_fold_tests_every_image_once_in_every_arm_and_seed(load, tmp_path):
+    study = load(folds={"kind": "k_fold", "k": 3}, seeds=[0, 1], arms=["constant", "local"])
+    run_study(study, tmp_path / "out", workers=0)
+    rows = read(tmp_path / "out" / "predictions.csv")
+    for arm in ("constant", "local"):
+        for seed in ("0", "1"):
+            images = [
+                row["image"]
+                for row in rows
+                if (row["arm"], row["seed"], row["site"]) == (arm, seed, "hospital")
+            ]
+            assert len(images) == len(set(images)) == 20
+    folds = {row["image"]: row["fold"] for row in rows if row["site"] == "hospital"}
+    assert set(folds.values()) == {"0", "1", "2"}
+
+
+def test_auroc_is_that_of_the_probabilities(load, tables, tmp_path):
+    """Slip 7: not that of hard labels."""
+    study = load(sites=tables, arms=[EVERY_ARM[1]], folds={"kind": "k_fold", "k": 3})
+    run_study(study, tmp_path / "out", workers=0)
+    predictions = read(tmp_path / "out" / "predictions.csv")
+    soft_is_hard = []
+    for row in read(tmp_path / "out" / "results.csv"):
+        if row["metric"] == "auroc":
+            tested = [
+                p for p in predictions if p["site"] == "hospital" and p["fold"] == row["fold"]
+            ]
+            positive = np.array([p["target"] == "1" for p in tested])
+            scores = np.array([float(p["prediction"]) for p in tested])
+            assert float(row["value"]) == pytest.approx(auroc(positive, scores))
+            soft_is_hard.append(auroc(positive, scores) == auroc(positive, scores > 0.5))
+    assert len(soft_is_hard) == 3
+    assert not all(soft_is_hard)
+
+
+@pytest.mark.parametrize("arm", ["local", "federated"])
+def test_the_best_checkpoint_is_that_of_the_best_round(load, tables, tmp_path, arm):
+    def predictions(checkpoint):
+        training = {"rounds": 5, "local_steps": 2, "batch_size": 8}
+        changes = {"arms": [arm], "checkpoint": checkpoint, "federation": {"training": training}}
+        run_study(load(sites=tables, **changes), tmp_path / checkpoint, workers=0)
+        rows = read(tmp_path / checkpoint / "predictions.csv")
+        return {
+            task: [row["prediction"] for row in rows if row["task"] == task]
+            for task in ("prognosis", "severity")
+        }
+
+    last, best = predictions("last"), predictions("best")
+    text = (cell(tmp_path / "best", arm) / "history.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    moved = []
+    for task, name, sign in (("prognosis", "auroc", 1), ("severity", "mae", -1)):
+        key = f"{task}/{name}"
+        curve = {
+            n["round"]: sign * n["tasks"][key] for n in lines if n["round"] and key in n["tasks"]
+        }
+        first_best = max(sorted(curve), key=curve.__getitem__)
+        assert (last[task] == best[task]) == (first_best == 5)
+        moved.append(first_best != 5)
+    assert any(moved), "some best round must not be the last, or this proves nothing"
+
+
+def test_the_best_round_of_central_training_is_kept(load, tables, tmp_path, monkeypatch):
+    """With validation that is best in round 2 of 4, the weights after round 2 are tested."""
+    central = simulation.study.central
+    values = iter([0.1, 0.9, 0.2, 0.3])
+    states = []
+
+    def evaluate(model, *_, **__):
+        states.append({k: v.clone() for k, v in model.state_dict().items()})
+        return {"prognosis/auroc": next(values), "prognosis/examples": 2}
+
+    monkeypatch.setattr(central, "evaluate", evaluate)
+    study = load(sites=tables, federation={"training": {"rounds": 4, "local_steps": 1}})
+    from mdmt.data.cohort import open_cohort
+
+    cohort = open_cohort(study.federation.sites["hospital"], study.federation)
+    trained = central.train_centrally(
+        study.federation,
+        {"hospital": cohort},
+        ["prognosis"],
+        who="hospital",
+        rounds=4,
+        device=torch.device("cpu"),
+    )
+    best = trained.model_of("prognosis", "best").state_dict()
+    assert all(torch.equal(best[name], states[1][name]) for name in best)
+    assert not all(torch.equal(states[1][name], states[3][name]) for name in best)
+
+
+def test_local_is_the_federation_of_one_site(load, tables, tmp_path):
+    """Same start, order of images and steps; plain SGD has no moments that rounds would reset."""
+    recipe = {"training": {"rounds": 2, "local_steps": 2, "batch_size": 4}}
+    recipe["training"]["optimizer"] = {"name": "sgd", "momentum": 0}
+    recipe["tasks"] = {"prognosis": dict(PROGNOSIS)}
+    hospital = {"hospital": tables["hospital"]}
+    study = load(sites=hospital, arms=["local", "federated"], federation=recipe)
+    run_study(study, tmp_path / "out", workers=0)
+    rows = read(tmp_path / "out" / "predictions.csv")
+    local, federated = (
+        [float(row["prediction"]) for row in rows if row["arm"] == arm]
+        for arm in ("local", "federated")
+    )
+    assert local == pytest.approx(federated, rel=1e-6)
+
+
+def test_redrawn_data_differ_by_seed_and_others_do_not(load, tmp_path):
+    def fingerprints(out):
+        data = json.loads((out / "study.json").read_text())["data"]
+        return [(one["seeds"], one["sites"]["hospital"]["data"]) for one in data]
+
+    run_study(load(seeds=[0, 1], arms=["constant"]), tmp_path / "same", workers=0)
+    ((seeds, _),) = fingerprints(tmp_path / "same")
+    assert seeds == [0, 1]
+    study = load(seeds=[0, 1], arms=["constant"], redraw=True)
+    run_study(study, tmp_path / "redrawn", workers=0)
+    (first, a), (second, b) = fingerprints(tmp_path / "redrawn")
+    assert (first, second) == ([0], [1])
+    assert a != b
+
+
+def test_the_negative_control_is_the_study_without_coupling():
+    study, control = (
+        load_study(find_config(name, "study")) for name in ("synthetic", "synthetic_control")
+    )
+    sites = study.federation.sites
+    assert sites["city-hospital"].dataset.coupling > 0
+    dataset = sites["city-hospital"].dataset.model_copy(update={"coupling": 0})
+    uncoupled = dict(sites)
+    uncoupled["city-hospital"] = sites["city-hospital"].model_copy(update={"dataset": dataset})
+    assert control.federation.sites == uncoupled
+    same = {"name": "synthetic", "sites": sites}
+    assert control.federation.model_copy(update=same) == study.federation
+    federation = {"name": "synthetic", "federation": study.federation}
+    assert control.model_copy(update=federation) == study
+
+
+def test_study_json_says_what_was_run_and_what_to_beware_of(load, tables, tmp_path):
+    study = load(sites=tables, seeds=[0, 1], arms=["constant", EVERY_ARM[1], "local"])
+    run_study(study, tmp_path / "out", workers=0)
+    told = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert (told["format"], told["name"]) == (1, "small")
+    assert told["cells"]["done"] == told["cells"]["of"] == 6
+    assert {"torch", "timm", "mdmt"} <= told["versions"].keys()
+    hospital = told["data"][0]["folds"][0]["sites"]["hospital"]
+    assert (hospital["train"]["images"], hospital["test"]["patients"]) == (12, 2)
+    assert hospital["train"]["labels"]["prognosis"] == {"": {"MILD": 6, "SEVERE": 6}}
+    caveats = " ".join(told["caveats"])
+    assert "16 patients are both at clinic and at hospital" in caveats
+    assert "prognosis is tested on 2 patients at hospital" in caveats
+    assert "the 2 seeds share their images" in caveats
+
+
+def test_the_federated_arm_may_aggregate_in_its_own_way(load, tables, tmp_path):
+    own = {"kind": "federated", "name": "uniform", "aggregation": {"weighting": "uniform"}}
+    weight = {"prognosis": PROGNOSIS, "severity": SEVERITY | {"weight": 3}}
+    study = load(sites=tables, arms=["federated", own], federation={"tasks": weight})
+    run_study(study, tmp_path / "out", workers=0)
+
+    def weights(arm):
+        """Of round 1; by task, λ of severity counts three times."""
+        line = (cell(tmp_path / "out", arm) / "history.jsonl").read_text().splitlines()[1]
+        return {name: site["weight"] for name, site in json.loads(line)["sites"].items()}
+
+    assert weights("uniform") == {"clinic": 0.5, "hospital": 0.5}
+    assert weights("federated") == {"clinic": 0.75, "hospital": 0.25}

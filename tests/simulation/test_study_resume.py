@@ -1,0 +1,215 @@
+"""Studies that are interrupted, killed, gone on with, or disturbed otherwise."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+from builders import study_dict
+from cli_builders import patients, table_site, write_rows
+
+import simulation.study.cells
+import simulation.study.runner
+import simulation.study.tables
+from mdmt.errors import BadInput, RunError, StateError
+from simulation.study.config import load_study
+from simulation.study.runner import run_study
+
+ROOT = Path(__file__).parents[2]
+TABLES = ("results.csv", "predictions.csv", "statistics.json")
+
+
+def tables_of(out):
+    return {name: (out / name).read_bytes() for name in TABLES}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A study's file, and the tables that it gives when nothing happens to it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    sites = {"clinic": table(folder, "clinic", "severity")}
+    sites["hospital"] = table(folder, "hospital", "prognosis")
+    training = {"rounds": 3, "local_steps": 4, "batch_size": 8}
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(study_dict(sites, federation={"training": training})))
+    run_study(load_study(file), folder / "out", workers=0)
+    return file, tables_of(folder / "out")
+
+
+def table(folder, name, task):
+    write_rows(folder / name, patients(16))
+    return table_site(folder / name, task)
+
+
+class PowerCut(BaseException):
+    """Not an error that anything could handle."""
+
+
+def cut(monkeypatch, module, name, when):
+    """Let the call number `when` of a function be the last thing that happens."""
+    calls, original = iter(range(1, 1000)), getattr(module, name)
+
+    def dies(*arguments, **options):
+        if next(calls) == when:
+            raise PowerCut
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module, name, dies)
+
+
+POINTS = {
+    "before the study's own file": (simulation.study.runner, "save_config", 1),
+    "before a cell's arm": (simulation.study.cells, "_bench", 2),
+    "before a cell's files": (simulation.study.cells, "_write", 2),
+    "between a cell's files": (simulation.study.cells, "write_json", 3),
+    "before a cell is read back": (simulation.study.runner, "read_cell", 5),
+    "before the tables": (simulation.study.runner, "write_tables", 1),
+    "between the tables": (simulation.study.tables, "study_statistics", 1),
+    "before the last table": (simulation.study.tables, "write_json", 2),
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_study_cut_off_anywhere_gives_the_same_tables(undisturbed, tmp_path, monkeypatch, point):
+    file, expected = undisturbed
+    study, out = load_study(file), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        cut(patch, *POINTS[point])
+        with pytest.raises(PowerCut):
+            run_study(study, out, workers=0)
+    ran = []
+    run_study(study, out, workers=0, on_cell=lambda one: ran.append(one.cell.arm.label))
+    assert tables_of(out) == expected
+    if point != "before the study's own file":
+        assert len(ran) < 3, "the first cell was finished and is not made again"
+    assert not list((out / "cells").glob(".work-*"))
+
+
+@pytest.mark.e2e
+def test_a_killed_study_leaves_no_process_and_goes_on_to_the_same_tables(undisturbed, tmp_path):
+    """A real SIGKILL of a study with two workers, while they train."""
+    file, expected = undisturbed
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mdmt", "study", file, "--out", out, "--workers", "2"],
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: list(out.glob("cells/*/*/*/*/cell.json")) or process.poll() is not None)
+        assert process.poll() is None, "it must be killed before it is done"
+    finally:
+        process.kill()
+        process.wait()
+    wait_until(lambda: not alive(process.pid))
+    finished = []
+    run_study(load_study(file), out, workers=0, on_plan=lambda done, cells: finished.extend(done))
+    assert 1 <= len(finished) < 3
+    assert tables_of(out) == expected
+
+
+def wait_until(true, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def alive(group):
+    """Whether any process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.e2e
+def test_workers_give_the_bits_of_one_process_and_a_killed_one_is_told(undisturbed, tmp_path):
+    file, expected = undisturbed
+    study, out = load_study(file), tmp_path / "out"
+
+    def kill_the_worker(finished):
+        for process in children():
+            os.kill(process, signal.SIGKILL)
+
+    with pytest.raises(RunError, match="a worker process was killed"):
+        run_study(study, out, workers=1, on_cell=kill_the_worker)
+    run_study(study, out, workers=1)
+    assert tables_of(out) == expected
+    assert not children()
+
+
+def children():
+    """Ids of this process's workers."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if parent == str(os.getpid()) and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def test_a_grid_may_grow_and_finished_cells_are_not_made_again(load, tables, tmp_path):
+    out = tmp_path / "out"
+    run_study(load(sites=tables, arms=["local"]), out, workers=0)
+    times = {file: file.stat().st_mtime_ns for file in out.rglob("cell.json")}
+    ran = []
+    larger = load(sites=tables, arms=["local", "constant"], seeds=[0, 1])
+    run_study(larger, out, workers=0, on_cell=lambda one: ran.append(one.cell))
+    assert sorted((cell.arm.label, cell.seed) for cell in ran) == [
+        ("constant", 0),
+        ("constant", 1),
+        ("local", 1),
+    ]
+    assert all(file.stat().st_mtime_ns == before for file, before in times.items())
+
+
+def test_a_folder_of_another_study_is_refused(load, tables, tmp_path):
+    out = tmp_path / "out"
+    run_study(load(sites=tables, arms=["constant"]), out, workers=0)
+    other = load(sites=tables, arms=["constant"], federation={"augmentation": {"flip": True}})
+    with pytest.raises(BadInput, match="holds the study small, whose federation differ"):
+        run_study(other, out, workers=0)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(BadInput, match="already holds something"):
+        run_study(other, tmp_path / "photos", workers=0)
+
+
+def test_cells_of_data_that_changed_are_refused_not_mixed(load, tables, tmp_path):
+    study, out = load(sites=tables, arms=["constant"]), tmp_path / "out"
+    run_study(study, out, workers=0)
+    labels = tmp_path / "hospital" / "labels.csv"
+    labels.write_text(labels.read_text().replace("MILD", "SEVERE", 1))
+    with pytest.raises(StateError, match="was made with other data"):
+        run_study(study, out, workers=0)
+
+
+def test_a_damaged_cell_is_refused(load, tables, tmp_path):
+    study, out = load(sites=tables, arms=["constant"]), tmp_path / "out"
+    run_study(study, out, workers=0)
+    (file,) = out.rglob("cell.json")
+    file.write_text(file.read_text()[:100])
+    with pytest.raises(StateError, match="is damaged: delete it"):
+        run_study(study, out, workers=0)
+
+
+def test_two_studies_do_not_run_in_one_folder(load, tables, tmp_path):
+    study, out = load(sites=tables, arms=["constant"]), tmp_path / "out"
+
+    def again(finished, cells):
+        with pytest.raises(BadInput, match="another mdmt study is running"):
+            run_study(study, out, workers=0)
+
+    run_study(study, out, workers=0, on_plan=again)

@@ -1,0 +1,122 @@
+"""The tables of statistics.json, on results and predictions made by hand."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from mdmt.statistics import compare_aurocs, compare_pairs
+from simulation.study.caveats import shortcut_caveats
+from simulation.study.cells import PREDICTION_COLUMNS, Cell, Finished
+from simulation.study.statistics import UNITS, study_statistics
+
+TRUTH = [0, 0, 0, 0, 1, 1, 1, 1]
+SCORES = {
+    "local": [0.1, 0.6, 0.3, 0.7, 0.4, 0.8, 0.5, 0.9],
+    "pooled": [0.2, 0.1, 0.3, 0.6, 0.5, 0.9, 0.8, 0.7],
+}
+
+
+def result(arm, value, *, seed=0, fold="0", site="hospital", n=10, metric="auroc"):
+    key = {"arm": arm, "backbone": "test_resnet", "fold": fold, "seed": seed, "site": site}
+    return key | {"task": "prognosis", "metric": metric, "value": value, "n": n}
+
+
+@pytest.fixture
+def study(load):
+    return load(arms=["constant", "local", "pooled"], seeds=[0, 1])
+
+
+@pytest.fixture
+def cells(study, tmp_path):
+    """One seed, two folds: patients p0 … p3 have two images each, one per fold."""
+    made = []
+    for arm, backbone in [(arm, study.grid_backbones[0]) for arm in study.arms]:
+        for fold in ("0", "1"):
+            file = tmp_path / f"{arm.label}-{fold}.csv"
+            with file.open("w", newline="") as stream:
+                table = csv.writer(stream)
+                table.writerow(PREDICTION_COLUMNS)
+                for index in range(8):
+                    if str(index % 2) == fold:
+                        score = SCORES.get(arm.label, [0.5] * 8)[index]
+                        place = [arm.label, "test_resnet", fold, 0, "hospital", "prognosis"]
+                        image = [f"labels.csv:{index}", f"p{index // 2}", "SEVERE"]
+                        table.writerow([*place, *image, TRUTH[index], score])
+            cell = Cell(arm, backbone, fold, int(fold), 0, {})
+            made.append(Finished(cell, [], file, {}, 1.0))
+    return made
+
+
+def test_every_table_states_its_unit(study, cells):
+    statistics = study_statistics(study, [result("local", 0.7)], cells)
+    for name in ("summary", "paired", "intervals", "delong"):
+        assert statistics[name]["unit"] == UNITS[name]
+    assert UNITS["summary"].startswith("cells")
+    assert UNITS["paired"].startswith("cells")
+    assert UNITS["intervals"].startswith("patients")
+    assert UNITS["delong"].startswith("patients")
+
+
+def test_summary_is_the_mean_over_cells_and_sites_weigh_by_their_images(study):
+    results = [
+        result("local", 0.6, seed=0),
+        result("local", 0.8, seed=1),
+        result("local", 0.9, seed=0, site="ward", n=30),
+        result("local", None, seed=1, site="ward", n=30),
+    ]
+    rows = study_statistics(study, results, [])["summary"]["rows"]
+    found = {row["site"]: row for row in rows}
+    assert found["hospital"]["mean"] == pytest.approx(0.7)
+    assert found["hospital"]["error"] == pytest.approx(0.1)
+    assert (found["ward"]["cells"], found["ward"]["undefined"]) == (1, 1)
+    # Seed 0: (.6·10 + .9·30) / 40; where a site is undefined, so is the mean.
+    assert found["all"]["mean"] == pytest.approx(0.825)
+    assert (found["all"]["cells"], found["all"]["undefined"]) == (1, 1)
+
+
+def test_paired_rows_compare_matched_cells_only(study):
+    local = {("0", 0): 0.70, ("1", 0): 0.60, ("0", 1): 0.65, ("1", 1): 0.62}
+    pooled = {("0", 0): 0.75, ("1", 0): 0.61, ("0", 1): 0.71}  # one cell is undefined
+    results = [result("constant", 0.5, fold=f, seed=s) for f, s in local]
+    results += [result("local", v, fold=f, seed=s) for (f, s), v in local.items()]
+    results += [result("pooled", v, fold=f, seed=s) for (f, s), v in pooled.items()]
+    results += [result("pooled", None, fold="1", seed=1)]
+    (row,) = study_statistics(study, results, [])["paired"]["rows"]
+    assert (row["arm_a"], row["arm_b"], row["n"]) == ("local", "pooled", 3)
+    expected = compare_pairs([0.70, 0.60, 0.65], [0.75, 0.61, 0.71])
+    assert row["difference"] == pytest.approx(-0.04)
+    assert (row["t"], row["p_t"], row["p_w"]) == (expected.t, expected.p_t, expected.p_w)
+    assert row["p_t_holm"] == row["p_t"], "one comparison needs no correction"
+
+
+def test_delong_and_intervals_are_over_patients_of_all_folds_together(study, cells):
+    statistics = study_statistics(study, [], cells)
+    (row,) = statistics["delong"]["rows"]
+    assert (row["images"], row["patients"], row["output"]) == (8, 4, "SEVERE")
+    # Images as they stand in the folds' tables: even ones, then odd ones.
+    order = [0, 2, 4, 6, 1, 3, 5, 7]
+    truth = np.array(TRUTH)[order] == 1
+    scores = [np.array(SCORES[arm])[order] for arm in ("local", "pooled")]
+    expected = compare_aurocs(truth, *scores, np.array([f"p{i // 2}" for i in order]))
+    assert row["auroc_a"] == pytest.approx(roc_auc_score(TRUTH, SCORES["local"]))
+    assert (row["difference"], row["error"]) == (expected.difference, expected.error)
+    intervals = {one["arm"]: one for one in statistics["intervals"]["rows"]}
+    assert set(intervals) == {"constant", "local", "pooled"}
+    assert intervals["pooled"]["value"] == pytest.approx(roc_auc_score(TRUTH, SCORES["pooled"]))
+    assert intervals["pooled"]["low"] <= intervals["pooled"]["value"] <= intervals["pooled"]["high"]
+    assert intervals["pooled"]["patients"] == 4
+
+
+def test_a_shortcut_is_told(load):
+    study = load(arms=["local", {"kind": "metadata", "columns": ["view"]}])
+
+    def caveats(metadata, local):
+        results = [result("metadata", metadata), result("local", local)]
+        return " ".join(shortcut_caveats(study, study_statistics(study, results, [])))
+
+    assert "metadata alone gives auroc 0.800, the best arm" in caveats(0.80, 0.81)
+    assert "shortcut" not in caveats(0.70, 0.81)
