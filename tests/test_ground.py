@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+HEAVY = ("torch", "timm", "flwr", "sklearn", "pydicom", "matplotlib")
 
 
 def names(requirements):
@@ -64,7 +65,7 @@ def test_asking_for_help_imports_nothing_heavy(arguments):
         f"sys.argv = ['mdmt', *{arguments!r}]\n"
         "from mdmt.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print([m for m in ('torch', 'timm', 'flwr', 'sklearn', 'pydicom') if m in sys.modules])"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
@@ -75,7 +76,7 @@ def test_reading_a_configuration_imports_nothing_heavy():
         "import sys\n"
         "from mdmt.config import find_config, load_federation\n"
         "load_federation(find_config('demo'))\n"
-        "print([m for m in ('torch', 'timm', 'flwr', 'sklearn', 'pydicom') if m in sys.modules])"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

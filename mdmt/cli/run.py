@@ -73,7 +73,8 @@ def _simulate(config: FederationConfig, engine: _Engine, out: Path | None) -> Pa
         from simulation.simulate import simulate as run
 
         prepare(config, lambda site, done, n: status.update(f"{site}: image {done} of {n}"))
-    from mdmt.cli.tables import read_run, result_tables
+    from mdmt.cli.tables import result_tables
+    from mdmt.runs import read_run
     from server.run import new_run_folder
 
     folder = new_run_folder(out, config.name)

@@ -13,7 +13,8 @@ __all__ = ["show"]
 def show(run: Annotated[Path, typer.Argument(help="Run directory, such as runs/demo.")]) -> None:
     """Show the sites, results and cost of a run, finished or not."""
     from mdmt.cli.console import result_console
-    from mdmt.cli.tables import read_run, result_tables, site_table
+    from mdmt.cli.tables import result_tables, site_table
+    from mdmt.runs import read_run
 
     found, console = read_run(run), result_console()
     if (sites := site_table(found)) is not None:

@@ -1,0 +1,163 @@
+"""What a run directory holds; of a run that is under way or failed, as far as it went."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdmt.errors import BadInput
+
+if TYPE_CHECKING:
+    from mdmt.config import FederationConfig
+    from mdmt.tasks import Task
+
+__all__ = [
+    "Run",
+    "count_labels",
+    "describe_gain",
+    "format_metric",
+    "read_lines",
+    "read_run",
+    "shown_metrics",
+]
+
+_SECONDARY = {
+    "classification": {"balanced_accuracy": "higher", "brier": "lower"},
+    "regression": {"pearson": "higher", "sum_mae": "lower"},
+    "ordinal": {"pearson": "higher", "sum_mae": "lower"},
+    "multilabel": {},
+}
+"""What is shown of a task beside its primary metric, and which way is better."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The files of a run directory.
+
+    Attributes
+    ----------
+    folder : Path
+    config : FederationConfig
+    sites, metrics : dict or None
+        ``sites.json`` and ``metrics.json``; None where the run did not come that far.
+    history, events : list of dict
+        Lines of ``history.jsonl`` and ``events.jsonl``.
+    """
+
+    folder: Path
+    config: FederationConfig
+    sites: dict[str, Any] | None
+    metrics: dict[str, Any] | None
+    history: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+
+    @property
+    def outcome(self) -> str:
+        """``done``, or what became of the run instead."""
+        last = self.events[-1] if self.events else {}
+        if last.get("event") == "failed":
+            return f"failed: {last['message'].rstrip(': ')}"
+        if last.get("event") == "done":
+            return "done"
+        reached = self.history[-1]["round"] if self.history else 0
+        return f"unfinished: booked up to round {reached} of {self.config.training.rounds}"
+
+    def tests(self, task: str) -> Iterator[tuple[str, dict[str, dict[str, Any] | None]]]:
+        """Yield each site that tests `task`, with the test metrics of every model there.
+
+        Models are ``constant``, ``local only``, ``federated, last (round)`` and ``federated, best
+        (round)``, so far as the run has them; None where one has no test metrics at the site.
+        """
+        if self.metrics is None:
+            return
+        checkpoints, references = self.metrics["checkpoints"], self.metrics.get("references", {})
+        last, best = checkpoints["last"], checkpoints.get(f"best:{task}")
+        models = {"constant": references.get("constant"), "local only": references.get("local")}
+        models |= {f"federated, last ({last['round']})": last}
+        models |= {f"federated, best ({best['round']})": best} if best else {}
+        for site in sorted(last["sites"]):
+            if f"{task}/examples" in last["sites"][site]["test"]:
+                yield (
+                    site,
+                    {
+                        name: model["sites"].get(site, {}).get("test")
+                        for name, model in models.items()
+                        if model
+                    },
+                )
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run directory.
+
+    Raises
+    ------
+    BadInput
+        There is no run, or one of its files is damaged.
+    """
+    from mdmt.config import load_federation
+    from mdmt.files import read_json
+
+    if not (folder / "federation.yaml").is_file():
+        raise BadInput(f"{folder}: not a run directory; it has no federation.yaml")
+    read = {}
+    for name in ("sites.json", "metrics.json"):
+        file = folder / name
+        try:
+            read[name] = read_json(file) if file.exists() else None
+        except ValueError as error:
+            raise BadInput(f"{file}: damaged: {error}") from error
+    return Run(
+        folder=folder,
+        config=load_federation(folder / "federation.yaml"),
+        sites=read["sites.json"],
+        metrics=read["metrics.json"],
+        history=read_lines(folder / "history.jsonl"),
+        events=read_lines(folder / "events.jsonl"),
+    )
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Complete lines of a JSON-lines file, which someone may be writing."""
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise BadInput(f"{file}: damaged: {error}") from error
+
+
+def shown_metrics(space: Task) -> dict[str, str]:
+    """What is shown of a task, its primary metric first, and which way each is better."""
+    return {space.primary: space.primary_is_better_when} | _SECONDARY[space.kind]
+
+
+def count_labels(columns: dict[str, dict[str, int]]) -> dict[str, int]:
+    """Count each label over all columns of a task's histogram."""
+    total: dict[str, int] = {}
+    for counts in columns.values():
+        for label, count in counts.items():
+            total[label] = total.get(label, 0) + count
+    return total
+
+
+def format_metric(metrics: dict[str, Any], key: str) -> str:
+    """Write a metric with its interval, if it has one: ``0.800 [0.700, 0.900]``."""
+    value, low, high = (metrics.get(key + end) for end in ("", "_low", "_high"))
+    if value is None:
+        return "undefined" if key in metrics else "-"
+    return f"{value:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")
+
+
+def describe_gain(federated: float | None, local: float | None, better: str) -> str:
+    """Write how much better or worse the federated model is: ``+0.045 better``."""
+    if federated is None or local is None:
+        return "-"
+    difference = federated - local
+    if round(difference, 3) == 0:
+        return "equal"
+    return f"{difference:+.3f} {'better' if (difference > 0) == (better == 'higher') else 'worse'}"
