@@ -10,6 +10,7 @@ from mdmt import __version__
 from mdmt.cli.errors import Commands
 from mdmt.cli.init import init
 from mdmt.cli.predict import predict
+from mdmt.cli.report import report
 from mdmt.cli.run import demo, simulate
 from mdmt.cli.show import show
 from mdmt.cli.validate import validate
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, simulate, show, validate, init, predict):
+for command in (demo, simulate, show, report, validate, init, predict):
     app.command()(command)
 
 

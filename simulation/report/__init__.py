@@ -1,0 +1,45 @@
+"""Reports: one HTML file that tells what a run or a study did and found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mdmt.errors import BadInput
+from mdmt.files import write_text
+
+__all__ = ["write_report"]
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` into the folder of a run or of a study, finished or not.
+
+    The file needs no network, and holds no patient id and no path.
+
+    Parameters
+    ----------
+    folder : Path
+        With a ``federation.yaml`` (run) or a ``study.json`` (study).
+
+    Returns
+    -------
+    Path
+        The report; one that was there before is replaced.
+
+    Raises
+    ------
+    BadInput
+        The folder is neither, or one of its files is damaged.
+    """
+    from mdmt.runs import read_run
+    from simulation.report.page import render_page
+    from simulation.report.run import run_page
+
+    if not (folder / "federation.yaml").is_file():
+        raise BadInput(
+            f"{folder}: neither a run (federation.yaml) nor a study (study.json); give the folder"
+            " that `mdmt simulate` or `mdmt study` wrote"
+        )
+    page = run_page(read_run(folder))
+    target = folder / "report.html"
+    write_text(target, render_page(page))
+    return target
