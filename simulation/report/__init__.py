@@ -18,7 +18,7 @@ def write_report(folder: Path) -> Path:
     Parameters
     ----------
     folder : Path
-        With a ``federation.yaml`` (run) or a ``study.json`` (study).
+        With a ``federation.yaml`` (run) or a ``study.yaml`` (study).
 
     Returns
     -------
@@ -32,14 +32,19 @@ def write_report(folder: Path) -> Path:
     """
     from mdmt.runs import read_run
     from simulation.report.page import render_page
+    from simulation.report.read import read_study
     from simulation.report.run import run_page
+    from simulation.report.study import study_page
 
-    if not (folder / "federation.yaml").is_file():
+    if (folder / "study.yaml").is_file():
+        page = study_page(read_study(folder))
+    elif (folder / "federation.yaml").is_file():
+        page = run_page(read_run(folder))
+    else:
         raise BadInput(
-            f"{folder}: neither a run (federation.yaml) nor a study (study.json); give the folder"
+            f"{folder}: neither a run (federation.yaml) nor a study (study.yaml); give the folder"
             " that `mdmt simulate` or `mdmt study` wrote"
         )
-    page = run_page(read_run(folder))
     target = folder / "report.html"
     write_text(target, render_page(page))
     return target

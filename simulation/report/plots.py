@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from simulation.report.canvas import BLACK, GUIDE, draw_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,52 +17,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Estimate",
     "Line",
-    "arm_colours",
     "plot_bars",
     "plot_differences",
     "plot_estimates",
     "plot_lines",
     "plot_matrix",
     "plot_scores",
-    "site_colours",
 ]
-
-_WIDTH, _HEIGHT = 340, 250
-"""Size of a panel in CSS pixels."""
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-_BLUE, _ORANGE, _GREEN, _VERMILION = "#0072b2", "#e69f00", "#009e73", "#d55e00"
-_SKY, _PURPLE, _GREY, _BLACK = "#56b4e9", "#cc79a7", "#6e7781", "#1b1f24"
-_ARMS = {
-    "constant": _GREY,
-    "metadata": _PURPLE,
-    "local": _BLUE,
-    "finetune": _ORANGE,
-    "average_init": _SKY,
-    "pooled": _GREEN,
-    "federated": _VERMILION,
-}
-_OTHERS = ("#8c6d1f", "#5e3c99", "#a6611a", "#01665e", "#7b3294", "#4d4d4d")
-
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: searchable, and small
-    "svg.hashsalt": "mdmt",  # the same plot is the same bytes
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
-    "font.size": 10,
-    "axes.labelsize": 10,
-    "axes.edgecolor": "#57606a",
-    "axes.labelcolor": _BLACK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e7eb",
-    "xtick.color": _BLACK,
-    "ytick.color": _BLACK,
-    "text.color": _BLACK,
-    "text.parse_math": False,  # a dollar in a name is a dollar
-}
 
 
 @dataclass(frozen=True)
@@ -93,18 +53,6 @@ class Estimate:
     colour: str
 
 
-def arm_colours(arms: Iterable[str]) -> dict[str, str]:
-    """Give every arm a colour that is its own in all plots of all reports."""
-    others = iter(_OTHERS * 4)
-    return {arm: _ARMS.get(arm) or next(others) for arm in arms}
-
-
-def site_colours(sites: Iterable[str]) -> dict[str, str]:
-    """Give every site a colour, in order."""
-    palette = (_BLUE, _VERMILION, _GREEN, _PURPLE, _ORANGE, _SKY, *_OTHERS)
-    return {site: palette[k % len(palette)] for k, site in enumerate(sites)}
-
-
 def plot_lines(
     lines: Sequence[Line],
     x_label: str,
@@ -119,7 +67,7 @@ def plot_lines(
 
     def draw(axes: Axes) -> None:
         if diagonal:
-            axes.plot((0, 1), (0, 1), color="#8c959f", linewidth=1, linestyle=":")
+            axes.plot((0, 1), (0, 1), color=GUIDE, linewidth=1, linestyle=":")
         for line in lines:
             axes.plot(
                 line.x,
@@ -137,7 +85,7 @@ def plot_lines(
             else:
                 axes.fill_between(line.x, line.low, line.high, color=line.colour, alpha=0.18, lw=0)
         for x, y, text in marks:
-            axes.plot(x, y, "o", color=_BLACK, markerfacecolor="none", markersize=9, mew=1.5)
+            axes.plot(x, y, "o", color=BLACK, markerfacecolor="none", markersize=9, mew=1.5)
             axes.annotate(
                 text, (x, y), xytext=(0, 9), textcoords="offset points", ha="center", va="bottom"
             )
@@ -145,7 +93,7 @@ def plot_lines(
         if marks:
             axes.margins(y=0.2)
 
-    return _plot(draw, x_label, y_label)
+    return draw_svg(draw, x_label, y_label)
 
 
 def plot_estimates(
@@ -155,14 +103,14 @@ def plot_estimates(
 
     def draw(axes: Axes) -> None:
         if reference is not None:
-            axes.axvline(reference, color="#8c959f", linewidth=1, linestyle=":")
+            axes.axvline(reference, color=GUIDE, linewidth=1, linestyle=":")
         for row, one in enumerate(estimates):
             if one.low is not None and one.high is not None:
                 axes.hlines(row, one.low, one.high, color=one.colour, linewidth=2.5)
             axes.plot(one.value, row, "o", color=one.colour, markersize=7)
         _name_rows(axes, [one.name for one in estimates])
 
-    return _plot(draw, x_label, "", height=70 + 30 * len(estimates))
+    return draw_svg(draw, x_label, "", height=70 + 30 * len(estimates))
 
 
 def plot_differences(
@@ -182,7 +130,7 @@ def plot_differences(
     """
 
     def draw(axes: Axes) -> None:
-        axes.axvline(0, color=_BLACK, linewidth=1)
+        axes.axvline(0, color=BLACK, linewidth=1)
         for row, (values, one) in enumerate(zip(rows.values(), estimates, strict=True)):
             # Dots of equal value would hide one another.
             offsets = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
@@ -192,7 +140,7 @@ def plot_differences(
             axes.plot(one.value, row + 0.22, "D", color=one.colour, markersize=7)
         _name_rows(axes, list(rows))
 
-    return _plot(draw, x_label, "", height=80 + 55 * len(rows))
+    return draw_svg(draw, x_label, "", height=80 + 55 * len(rows))
 
 
 def plot_bars(
@@ -209,11 +157,11 @@ def plot_bars(
                 x = group + (k - (len(bars) - 1) / 2) * width
                 axes.bar(x, one.value, width * 0.92, color=one.colour)
                 if one.low is not None and one.high is not None:
-                    axes.vlines(x, one.low, one.high, color=_BLACK, linewidth=1)
+                    axes.vlines(x, one.low, one.high, color=BLACK, linewidth=1)
         axes.set_xticks(range(len(groups)), groups)
         axes.grid(visible=False, axis="x")
 
-    return _plot(draw, "", y_label)
+    return draw_svg(draw, "", y_label)
 
 
 def plot_matrix(counts: NDArray[np.integer], names: Sequence[str]) -> str:
@@ -224,7 +172,7 @@ def plot_matrix(counts: NDArray[np.integer], names: Sequence[str]) -> str:
         shares = counts / np.maximum(totals, 1)
         axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=2)
         for (row, column), count in np.ndenumerate(counts):
-            colour = "white" if shares[row, column] > 0.55 else _BLACK
+            colour = "white" if shares[row, column] > 0.55 else BLACK
             text = f"{count}\n{shares[row, column]:.0%}"
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour)
         middles = np.arange(len(names)) + 0.5
@@ -234,7 +182,7 @@ def plot_matrix(counts: NDArray[np.integer], names: Sequence[str]) -> str:
         axes.grid(visible=False)
         axes.tick_params(length=0)
 
-    return _plot(draw, "predicted", "true")
+    return draw_svg(draw, "predicted", "true")
 
 
 def plot_scores(
@@ -243,16 +191,16 @@ def plot_scores(
     """Draw predicted against true scores, both (N,): dots if few, and quartiles per true score."""
 
     def draw(axes: Axes) -> None:
-        axes.plot((0, limit), (0, limit), color="#8c959f", linewidth=1, linestyle=":")
+        axes.plot((0, limit), (0, limit), color=GUIDE, linewidth=1, linestyle=":")
         if len(truth) <= _MANY_DOTS:
             axes.plot(truth, predicted, "o", color=colour, alpha=0.3, markersize=3.5, mew=0)
         for score in np.unique(truth):
             quartiles = np.quantile(predicted[truth == score], (0.25, 0.5, 0.75))
-            axes.vlines(score, quartiles[0], quartiles[2], color=_BLACK, linewidth=1.5)
-            axes.plot(score, quartiles[1], "_", color=_BLACK, markersize=7, mew=2)
+            axes.vlines(score, quartiles[0], quartiles[2], color=BLACK, linewidth=1.5)
+            axes.plot(score, quartiles[1], "_", color=BLACK, markersize=7, mew=2)
         axes.set(xlim=(-0.03 * limit, 1.03 * limit), ylim=(-0.03 * limit, 1.03 * limit))
 
-    return _plot(draw, "true global score", "predicted", height=300)
+    return draw_svg(draw, "true global score", "predicted", height=300)
 
 
 _MANY_DOTS = 600
@@ -264,26 +212,3 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-
-
-def _plot(draw: Callable[[Axes], None], x_label: str, y_label: str, height: float = _HEIGHT) -> str:
-    """SVG element of what `draw` draws; its ids are no other plot's."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
-        axes = figure.subplots()
-        draw(axes)
-        axes.set(xlabel=x_label, ylabel=y_label)
-        written = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(written, format="svg", metadata=nothing)
-    svg = written.getvalue()
-    svg = svg[svg.index("<svg") :]
-    prefix = hashlib.sha256(svg.encode()).hexdigest()[:8]
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>p{prefix}-", svg)
-    # Without width and height it takes its panel's; the namespaces are implied in HTML.
-    return re.sub(
-        r'<svg [^>]*(viewBox="[^"]*")[^>]*>', r"<svg \1 aria-hidden='true'>", svg, count=1
-    )

@@ -8,16 +8,11 @@ from typing import Any
 
 from mdmt import __version__
 from mdmt.runs import Run, describe_gain, format_metric, shown_metrics
+from simulation.report.canvas import arm_colours
 from simulation.report.caveats import run_caveats
+from simulation.report.learning import run_learning
 from simulation.report.page import Block, Figure, Page, Panel, Paragraph, Points, Section, Table
-from simulation.report.plots import (
-    Estimate,
-    Line,
-    arm_colours,
-    plot_bars,
-    plot_estimates,
-    plot_lines,
-)
+from simulation.report.plots import Estimate, plot_bars, plot_estimates
 from simulation.report.setup import config_blocks, site_blocks
 from simulation.report.words import count, metric_name, size
 
@@ -34,7 +29,7 @@ def run_page(run: Run) -> Page:
     """Lay out the report of a run, as far as it went."""
     sections = [
         Section("results", "Results on the test sets", _results(run)),
-        Section("learning", "Learning curves", _learning(run)),
+        Section("learning", "Learning curves", run_learning(run)),
         Section("setup", "What was run", [*_setup(run), *config_blocks(_config(run))]),
         Section("cost", "Rounds, time and traffic", _cost(run)),
     ]
@@ -164,44 +159,6 @@ def _in_words(estimates: Sequence[Estimate]) -> str:
         + ("" if one.low is None or one.high is None else f" ({one.low:.3f} to {one.high:.3f})")
         for one in estimates
     )
-
-
-def _learning(run: Run) -> list[Block]:
-    panels = []
-    colour = arm_colours(["federated"])["federated"]
-    for task in run.config.tasks:
-        space = run.config.space(task)
-        key = f"{task}/{space.primary}"
-        best = ((run.metrics or {}).get("checkpoints", {}).get(f"best:{task}") or {}).get("round")
-        for site in sorted({site for line in run.history for site in line["sites"]}):
-            points = [
-                (line["round"], value)
-                for line in run.history
-                if (value := line["sites"].get(site, {}).get("validation", {}).get(key)) is not None
-            ]
-            if not points:
-                continue
-            marks = [(x, y, f"best: {x}") for x, y in points if x == best]
-            svg = plot_lines(
-                [Line([x for x, _ in points], [y for _, y in points], colour)],
-                "round",
-                f"{metric_name(space.primary)}, validation",
-                marks=marks,
-            )
-            first, last = points[0], points[-1]
-            alt = (
-                f"{metric_name(space.primary)} from {first[1]:.3f} in round {first[0]} to"
-                f" {last[1]:.3f} in round {last[0]}"
-            ) + (f"; best round {best}" if marks else "")
-            panels.append(Panel(f"{task} at {site} ({space.primary_is_better_when})", svg, alt))
-    if not panels:
-        return [Paragraph("No round has been booked yet.")]
-    caption = (
-        "Validation of the federated backbone after each round; round 0 is before training. The"
-        " circle marks the round kept as best for the task, chosen by the mean over its sites"
-        " weighted by their validation images."
-    )
-    return [Figure(caption, panels)]
 
 
 def _setup(run: Run) -> list[Block]:

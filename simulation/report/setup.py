@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from mdmt.runs import count_labels
-from simulation.report.page import Block, Listing, Paragraph, Table
+from simulation.report.page import Block, Details, Listing, Paragraph, Table
 from simulation.report.words import without_paths
 
-__all__ = ["config_blocks", "site_blocks", "versions_paragraph"]
+__all__ = ["config_blocks", "fold_blocks", "site_blocks", "versions_paragraph"]
 
 _SPLITS = ("train", "val", "test")
 
@@ -23,19 +23,60 @@ def site_blocks(sites: Mapping[str, Mapping[str, Any]], versions: Mapping[str, s
         images = [f"{card['images'].get(split, 0):,}" for split in _SPLITS]
         for task in card["tasks"]:
             labels = [f"{card['counts'][task].get(split, 0):,}" for split in _SPLITS]
-            totals = count_labels(card["histogram"].get(task, {})).items()
-            classes = ", ".join(f"{label}: {number}" for label, number in totals)
-            rows.append([name, task, *images, *labels, classes or "-", card["data"]])
+            classes = _classes(card["histogram"].get(task, {}))
+            rows.append([name, task, *images, *labels, classes, card["data"]])
     splits = [f"{what},\n{split}" for what in ("images", "labels") for split in _SPLITS]
     table = Table(
         "Data of each site",
         ["site", "task", *splits, "training labels", "data fingerprint"],
         rows,
-        note="A label is one value: an image scored in six zones has six. The fingerprint is a hash"
-        " of the preprocessed images and their labels: equal data, equal fingerprint.",
+        note=f"A label is one value: an image scored in six zones has six. {_FINGERPRINT}",
         words=frozenset({1, 8, 9}),
     )
     return [table, *versions_paragraph(versions)]
+
+
+def fold_blocks(facts: Mapping[str, Any]) -> list[Block]:
+    """Tables of a study's sites, and of what each fold makes of them."""
+    rows = [
+        [name, task, f"{site['images']:,}", f"{site['patients']:,}", _classes(labels), site["data"]]
+        for name, site in sorted(facts["sites"].items())
+        for task, labels in site["labels"].items()
+    ]
+    sites = Table(
+        "Data of each site",
+        ["site", "task", "images", "patients", "labels", "data fingerprint"],
+        rows,
+        note=_FINGERPRINT,
+        words=frozenset({1, 4, 5}),
+    )
+    rows = [
+        [fold["fold"], site, task, split, f"{part['images']:,}", f"{part['patients']:,}", labelled]
+        for fold in facts["folds"]
+        for site, splits in sorted(fold["sites"].items())
+        for split, part in splits.items()
+        for task, labels in part["labels"].items()
+        for labelled in (_classes(labels),)
+    ]
+    folds = Table(
+        "Images, patients and labels of each fold",
+        ["fold", "site", "task", "split", "images", "patients", "labels"],
+        rows,
+        words=frozenset({1, 2, 3, 6}),
+    )
+    return [sites, Details("Every fold", [folds])]
+
+
+_FINGERPRINT = (
+    "The fingerprint is a hash of the preprocessed images and their labels: equal data, equal"
+    " fingerprint."
+)
+
+
+def _classes(histogram: dict[str, dict[str, int]]) -> str:
+    """Write how many labels of each class there are, over all outputs."""
+    totals = count_labels(histogram).items()
+    return ", ".join(f"{label}: {number}" for label, number in totals) or "-"
 
 
 def versions_paragraph(versions: Mapping[str, str]) -> list[Block]:

@@ -1,0 +1,202 @@
+"""A study's results as tables: arms by metrics, arms by backbones, paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mdmt.runs import shown_metrics
+from simulation.report.page import Table
+from simulation.report.read import CellName, Study
+from simulation.report.words import count, metric_name, signed
+
+__all__ = [
+    "Mean",
+    "arm_table",
+    "backbone_table",
+    "cost_table",
+    "difference_table",
+    "mean_of",
+    "paired_differences",
+]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean of n values, its standard error and Student's 95 % interval; None for n < 2."""
+
+    value: float
+    error: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f}" + ("" if self.error is None else f" ± {self.error:.3f}")
+
+    @property
+    def interval(self) -> str:
+        """The interval in brackets."""
+        if self.low is None or self.high is None:
+            return "-"
+        return f"[{self.low:.3f}, {self.high:.3f}]".replace("-", "−")
+
+
+def mean_of(values: Sequence[float]) -> Mean | None:
+    """Mean of (n,) values with its standard error s/√n; None without any.
+
+    Examples
+    --------
+    >>> mean_of([1.0, 2.0, 3.0])
+    Mean(value=2.0, error=0.577..., low=-0.484..., high=4.484..., n=3)
+    """
+    from scipy.stats import t
+
+    if not values:
+        return None
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return Mean(mean, None, None, None, n)
+    error = float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = float(t.ppf(0.975, n - 1)) * error
+    return Mean(mean, error, mean - half, mean + half, n)
+
+
+def arm_table(study: Study, task: str, site: str, backbone: str) -> Table:
+    """A row per arm, a column per metric: mean ± standard error over the cells of one backbone."""
+    shown = shown_metrics(study.spaces[task])
+    primary = next(iter(shown))
+    rows = []
+    for arm in study.arms:
+        means = [
+            mean_of(_of_backbone(study.values(arm, site, task, metric), backbone))
+            for metric in shown
+        ]
+        if not any(means):
+            continue
+        first = means[0]
+        interval = "-" if first is None else first.interval
+        cells = ["undefined" if mean is None else str(mean) for mean in means]
+        n = max(mean.n for mean in means if mean)
+        rows.append([arm, cells[0], interval, *cells[1:], str(n)])
+    header = [f"{metric_name(name)}\n({better} is better)" for name, better in shown.items()]
+    return Table(
+        f"{task} at {site}, {backbone}: {_support(study, task, site)}",
+        ["arm", header[0], f"{metric_name(primary)}:\n95 % interval", *header[1:], "cells"],
+        rows,
+        note="Unit of analysis: the cell, one fold with one seed. Mean ± standard error over cells;"
+        " brackets hold Student's interval of that mean. Folds share training images, so"
+        " these intervals are somewhat too narrow.",
+    )
+
+
+def backbone_table(study: Study, task: str, site: str, backbones: Sequence[str]) -> Table:
+    """A row per backbone, a column per arm: the primary metric; the last row sums them up."""
+    space = study.spaces[task]
+    arms = [arm for arm in study.arms if study.values(arm, site, task, space.primary)]
+    rows = []
+    means: dict[str, list[float]] = {arm: [] for arm in arms}
+    for backbone in backbones:
+        row = [backbone]
+        for arm in arms:
+            values = _of_backbone(study.values(arm, site, task, space.primary), backbone)
+            mean = mean_of(values)
+            row.append("-" if mean is None else str(mean))
+            means[arm] += [] if mean is None else [mean.value]
+        rows.append(row)
+    rows.append(["mean of backbones", *(str(mean_of(means[arm]) or "-") for arm in arms)])
+    return Table(
+        f"{task} at {site}: {metric_name(space.primary)} ({space.primary_is_better_when} is better)"
+        " of each backbone",
+        ["backbone", *arms],
+        rows,
+        note="Unit of analysis: in a backbone's row the cell (one fold with one seed), in the last"
+        " row the backbone. Mean ± standard error.",
+        emphasised=frozenset({len(backbones)}),
+    )
+
+
+def paired_differences(study: Study, task: str, site: str) -> dict[str, dict[CellName, float]]:
+    """Primary metric of every other arm minus that of the reference, in the cells both have."""
+    if study.reference is None:
+        return {}
+    primary = study.spaces[task].primary
+    reference = study.values(study.reference, site, task, primary)
+    pairs = {
+        arm: {
+            cell: value - reference[cell]
+            for cell, value in study.values(arm, site, task, primary).items()
+            if cell in reference
+        }
+        for arm in study.arms
+        if arm != study.reference
+    }
+    return {arm: cells for arm, cells in pairs.items() if cells}
+
+
+def difference_table(
+    study: Study, task: str, site: str, pairs: dict[str, dict[CellName, float]]
+) -> Table:
+    """A row per arm: its mean paired difference, and in how many cells it is the better one."""
+    space = study.spaces[task]
+    sign = 1 if space.primary_is_better_when == "higher" else -1
+    rows = []
+    for arm, cells in pairs.items():
+        mean = mean_of(list(cells.values()))
+        assert mean is not None, "arms without a matched cell are left out"
+        better = sum(sign * value > 0 for value in cells.values())
+        rows.append([arm, signed(mean.value), mean.interval, f"{better} of {mean.n}"])
+    return Table(
+        f"{task} at {site}: difference in {metric_name(space.primary)} to {study.reference}"
+        f" ({'above' if sign > 0 else 'below'} 0 is better)",
+        ["arm", "mean\ndifference", "95 % interval", "better in\ncells"],
+        rows,
+        note="Unit of analysis: the matched cell, the same backbone, fold and seed in both arms."
+        " Student's interval of the mean difference.",
+    )
+
+
+def _of_backbone(values: dict[CellName, float], backbone: str) -> list[float]:
+    return [value for cell, value in values.items() if cell.backbone == backbone]
+
+
+def cost_table(study: Study) -> Table:
+    """A row per arm: finished cells, seconds, and optimiser steps on the target's images."""
+    rows = []
+    for arm in study.arms:
+        cells = [cell for (name, _), cell in study.cells.items() if name == arm]
+        if not cells:
+            continue
+        seconds = sum(cell["seconds"] for cell in cells)
+        sites = sorted({site for cell in cells for site in cell["steps"]})
+        steps = [
+            f"{site}: {', '.join(map(str, sorted({c['steps'].get(site, 0) for c in cells})))}"
+            for site in sites
+        ]
+        rows.append([arm, str(len(cells)), f"{seconds:,.0f}", "; ".join(steps) or "none"])
+    return Table(
+        "What each arm cost",
+        ["arm", "cells", "seconds", "steps on the target in a cell"],
+        rows,
+        words=frozenset({3}),
+    )
+
+
+def test_images(study: Study, task: str, site: str) -> int:
+    """How many images are tested in all folds, for one backbone and seed."""
+    by_cell = {row.cell: row.n for row in study.results if (row.task, row.site) == (task, site)}
+    first = next(iter(by_cell), None)
+    return sum(
+        n
+        for cell, n in by_cell.items()
+        if first and (cell.backbone, cell.seed) == (first.backbone, first.seed)
+    )
+
+
+def _support(study: Study, task: str, site: str) -> str:
+    folds = {row.cell.fold for row in study.results if (row.task, row.site) == (task, site)}
+    images = count(test_images(study, task, site), "test image")
+    return f"{images} in {count(len(folds), 'fold')}"
