@@ -48,6 +48,7 @@ def write_study(
     write_csv(folder / "results.csv", results)
     write_csv(folder / "predictions.csv", predictions)
     write_facts(folder, config, arms, folds, **facts)
+    write_statistics(folder, arms, backbones)
     return folder
 
 
@@ -77,17 +78,48 @@ def write_facts(
         "arms": [{"kind": arm, "name": None} for arm in arms],
         "federation": federation,
     }
+    data = {
+        "seeds": [0, 1],
+        "sites": {s: {"data": f"{s[:4]}0000"} | described[s] for s in SITES},
+        "folds": [{"fold": f"fold {k}", "sites": splits} for k in range(folds)],
+    }
     study = {
         "format": 1,
         "name": "drawn",
+        "config": config_of_study,
         "versions": {"python": "3.11", "mdmt": "0.1.0"},
-        "sites": {s: {"data": f"{s[:4]}0000"} | described[s] for s in SITES},
-        "folds": [{"fold": f"fold {k}", "sites": splits} for k in range(folds)],
-        "caveats": ["The sites are drawn."],
+        "data": [data],
+        "caveats": ["the sites are drawn"],
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text(yaml.safe_dump(config_of_study))
     (folder / "study.json").write_text(json.dumps(study | facts))
+
+
+def write_statistics(folder: Path, arms: tuple[str, ...], backbones: tuple[str, ...]) -> None:
+    """``statistics.json`` with one test of each kind: federated against local at the hospital."""
+    families = [*backbones, "all"] if len(backbones) > 1 else backbones
+    where = {"site": "hospital", "task": "prognosis"}
+    pair = {"arm_a": "local", "arm_b": "federated"}  # the differences are local - federated
+    paired = {"n": 6, "difference": -0.1, "p_t_holm": 0.0321, "p_w_holm": 0.0625, "d_z": -1.25}
+    delong = {"difference": -0.08, "low": -0.15, "high": -0.01, "p": 0.021, "p_holm": 0.2}
+    interval = {"metric": "auroc", "value": 0.9, "low": 0.8, "high": 0.95}
+    counts = {"images": 120, "patients": 120}
+    tables = {
+        "paired": [{"backbone": family} | where | pair | paired for family in families],
+        "delong": [
+            {"backbone": backbone, "seed": 0, "output": "SEVERE"} | where | pair | delong | counts
+            for backbone in backbones
+        ],
+        "intervals": [
+            {"backbone": backbone, "seed": 0, "arm": arm} | where | interval | counts
+            for backbone in backbones
+            for arm in arms
+        ],
+    }
+    units = {"paired": "cells", "delong": "patients", "intervals": "patients"}
+    statistics = {name: {"unit": units[name], "rows": rows} for name, rows in tables.items()}
+    (folder / "statistics.json").write_text(json.dumps({"format": 1} | statistics))
 
 
 def _grid(

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mdmt.runs import Run, count_labels, shown_metrics
-from simulation.report.read import CellName, Study
-from simulation.report.tables import mean_of, test_images
+from simulation.report.records import Study
 from simulation.report.words import count, metric_name, without_paths
 
 __all__ = [
@@ -106,32 +105,22 @@ def _result_caveats(run: Run) -> Iterator[str]:
 
 
 def study_caveats(study: Study) -> list[str]:
-    """Find what limits a study: what it says itself, missing cells, shortcuts, overlaps, counts."""
-    found = [without_paths(str(caveat)) for caveat in study.facts.get("caveats", [])]
-    missing = [
-        name
-        for name, content in (
-            ("results.csv", study.results),
-            ("predictions.csv", study.predictions),
-            ("statistics.json", study.statistics),
-        )
-        if not content
-    ]
-    if missing:
-        found.append(f"The study is unfinished. Missing or empty: {', '.join(missing)}.")
-    found += _missing_cells(study)
-    found += _shortcuts(study)
-    found += _overlaps(study)
-    found += _small_tests(study)
-    return list(dict.fromkeys(found))
-
-
-def _small_tests(study: Study) -> Iterator[str]:
-    """Yield the tasks and sites whose folds together test few images."""
-    for task, site in study.tested():
-        total = test_images(study, task, site)
-        if total < FEW_TO_TEST:
-            yield f"{task} at {site} has only {count(total, 'test image')}: intervals are wide."
+    """List what the study found itself when it ended, or what is missing of it."""
+    if not study.facts:
+        done = len({(row.arm, row.cell) for row in study.results})
+        return [
+            f"The study is unfinished: {count(done, 'cell')} so far. Its statistics and its own"
+            " caveats follow when all are; start `mdmt study` again to go on.",
+            *_missing_cells(study),
+        ]
+    found = [_sentence(without_paths(str(caveat))) for caveat in study.facts["caveats"]]
+    for name, content in (
+        ("predictions.csv", study.predictions),
+        ("statistics.json", study.statistics),
+    ):
+        if not content:
+            found.append(f"{name} is missing or empty: start `mdmt study` again to write it.")
+    return [*found, *_missing_cells(study)]
 
 
 def _missing_cells(study: Study) -> Iterator[str]:
@@ -140,56 +129,12 @@ def _missing_cells(study: Study) -> Iterator[str]:
     for arm in study.arms:
         lacking = len(every - {row.cell for row in study.results if row.arm == arm})
         if lacking:
-            yield f"{arm} lacks {lacking} of {count(len(every), 'cell')}: its means are not theirs."
-    undefined = {
-        (row.task, row.site, row.metric, row.arm)
-        for row in study.results
-        if row.value is None and row.metric == study.spaces[row.task].primary
-    }
-    for task, site, metric, arm in sorted(undefined):
-        yield (
-            f"{metric_name(metric)} of {task} at {site} is undefined in some cells of {arm}: a"
-            " test set holds one class only, or predictions do not vary."
-        )
-
-
-def _shortcuts(study: Study) -> Iterator[str]:
-    """Yield where columns without an image do as well as the arms that see one."""
-    if "metadata" not in study.arms:
-        return
-    for task, site in study.tested():
-        space = study.spaces[task]
-        sign = 1 if space.primary_is_better_when == "higher" else -1
-        blind, *seeing = (
-            (arm, mean_of(list(study.values(arm, site, task, space.primary).values())))
-            for arm in ("metadata", "local", "pooled", "federated")
-        )
-        beaten = [
-            f"{arm} ({mean.value:.3f})"
-            for arm, mean in seeing
-            if mean and blind[1] and sign * mean.value <= sign * blind[1].value
-        ]
-        if blind[1] and beaten:
             yield (
-                f"Shortcut: for {task} at {site} the metadata arm, which sees no image, reaches"
-                f" {metric_name(space.primary)} {blind[1].value:.3f}, no worse than"
-                f" {', '.join(beaten)}. The labels can be told without looking."
+                f"{arm} has no result in {lacking} of {count(len(every), 'combination')} of"
+                " backbone, fold and seed: its mean is over others than theirs."
             )
 
 
-def _overlaps(study: Study) -> Iterator[str]:
-    """Yield tasks in which a patient is tested in several folds of one seed, thus also trained."""
-    for task, site in study.tested():
-        for arm in study.arms:
-            folds_of: dict[tuple[str, str, str], set[CellName]] = {}
-            for name, cell in study.predictions.get((arm, site, task), {}).items():
-                for patient in set(cell.patients):
-                    key = (patient, name.backbone, name.seed)
-                    folds_of.setdefault(key, set()).add(name)
-            shared = {patient for (patient, *_), names in folds_of.items() if len(names) > 1}
-            if shared:
-                yield (
-                    f"{task} at {site}: {count(len(shared), 'patient')} tested in more than one"
-                    " fold of a seed, so that folds share patients."
-                )
-                break
+def _sentence(text: str) -> str:
+    """End with a full stop; a site's name at the beginning keeps its letters."""
+    return text if text.endswith(".") else f"{text}."

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bin", "Cell", "Roc", "calibration_bins", "patient_interval", "roc_with_band"]
+__all__ = ["Bin", "Roc", "Predictions", "calibration_bins", "patient_interval", "roc_with_band"]
 
 Array = NDArray[np.floating]
 
 _LEVELS = (0.025, 0.975)
 _GRID = np.linspace(0.0, 1.0, 101)
+_SEED = 0
+"""The same draws of patients for every arm, the same report every time."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Test predictions of one fold and seed.
+class Predictions:
+    """Test predictions of one arm.
 
     Attributes
     ----------
-    images, patients : ndarray of str, (N,)
+    patients : ndarray of str, (N,)
     targets, predictions : ndarray, float, (N, K)
         A column per output; NaN where a label is missing.
     """
 
-    images: NDArray[np.str_]
     patients: NDArray[np.str_]
     targets: Array
     predictions: Array
@@ -35,7 +35,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Roc:
-    """A mean ROC curve on a grid of false-positive rates, and its area.
+    """An ROC curve on a grid of false-positive rates, and its area.
 
     Attributes
     ----------
@@ -54,32 +54,24 @@ class Roc:
     area_high: float | None
 
 
-def roc_with_band(cells: Sequence[Cell], output: int, *, seed: int, resamples: int = 1000) -> Roc:
-    """Average the cells' ROC curves vertically, with 95 % patient-level bootstrap intervals.
-
-    A cell's scores come from one model, so they are ranked within the cell; the area of the mean
-    curve is the mean of the cells' AUROC.
+def roc_with_band(tested: Predictions, output: int, resamples: int = 1000) -> Roc:
+    """ROC curve of one output, with pointwise 95 % patient-level bootstrap intervals.
 
     Parameters
     ----------
-    cells : sequence of Cell
-        Each with both classes in it.
+    tested : Predictions
+        With both classes; targets are 1 (positive) and 0.
     output : int
-        Column of `Cell.targets` (1 positive, 0 negative) and `Cell.predictions`.
-    seed : int
+        Column of the targets and predictions.
     resamples : int
-        A patient is drawn with all images and into every cell that tests them.
+        A patient is drawn with all images.
     """
-    curves, areas = np.zeros((resamples + 1, len(_GRID))), np.zeros(resamples + 1)
-    for cell, weights in zip(cells, _draw_patients(cells, seed, resamples), strict=True):
-        labelled = np.isfinite(cell.targets[:, output])
-        positive = cell.targets[labelled, output] == 1
-        rates = _weighted_roc(
-            positive, cell.predictions[labelled, output], weights[:, labelled].astype(float)
-        )
-        curves += np.stack([np.interp(_GRID, *pair) for pair in zip(*rates, strict=True)])
-        areas += np.trapezoid(rates[1], rates[0], axis=1)
-    curves, areas = curves / len(cells), areas / len(cells)
+    labelled = np.isfinite(tested.targets[:, output])
+    positive = tested.targets[labelled, output] == 1
+    weights = _draw_patients(tested.patients[labelled], resamples).astype(np.float64)
+    false, true = _weighted_roc(positive, tested.predictions[labelled, output], weights)
+    curves = np.stack([np.interp(_GRID, *pair) for pair in zip(false, true, strict=True)])
+    areas = np.asarray(np.trapezoid(true, false, axis=1))
     low, high = _quantiles(curves[1:])
     (area_low,), (area_high,) = _quantiles(areas[1:, None])
     defined = bool(np.isfinite(area_low))
@@ -95,31 +87,28 @@ def roc_with_band(cells: Sequence[Cell], output: int, *, seed: int, resamples: i
 
 
 def patient_interval(
-    cells: Sequence[Cell], errors: Callable[[Cell], Array], *, seed: int, resamples: int = 1000
+    patients: NDArray[np.str_], errors: Array, resamples: int = 1000
 ) -> tuple[Array, Array, Array]:
-    """Mean over cells of the mean error of each column, with 95 % patient-level intervals.
+    """Mean error of each column, with its 95 % patient-level bootstrap interval.
 
     Parameters
     ----------
-    cells : sequence of Cell
-    errors : callable
-        Errors (N, K) of a cell, NaN where a label is missing.
-    seed, resamples : int
+    patients : ndarray of str, (N,)
+    errors : ndarray, float, (N, K)
+        NaN where a label is missing.
+    resamples : int
 
     Returns
     -------
     mean, low, high : ndarray, float, (K,)
         NaN where undefined.
     """
-    means = []
-    for cell, weights in zip(cells, _draw_patients(cells, seed, resamples), strict=True):
-        values = errors(cell)
-        present = np.isfinite(values)
-        with np.errstate(invalid="ignore"):
-            means.append(weights @ np.where(present, values, 0.0) / (weights @ present.astype(int)))
-    mean = np.mean(means, axis=0)
-    low, high = _quantiles(mean[1:])
-    return mean[0], low, high
+    weights = _draw_patients(patients, resamples)
+    present = np.isfinite(errors)
+    with np.errstate(invalid="ignore"):
+        means = weights @ np.where(present, errors, 0.0) / (weights @ present.astype(int))
+    low, high = _quantiles(means[1:])
+    return means[0], low, high
 
 
 @dataclass(frozen=True)
@@ -152,14 +141,12 @@ def calibration_bins(positive: NDArray[np.bool_], probabilities: Array) -> list[
     return bins
 
 
-def _draw_patients(cells: Sequence[Cell], seed: int, resamples: int) -> list[NDArray[np.integer]]:
-    """How often each image of each cell is drawn, (resamples + 1, N); row 0 has every one once."""
-    every, index = np.unique(np.concatenate([cell.patients for cell in cells]), return_inverse=True)
-    generator = np.random.default_rng(seed)
+def _draw_patients(patients: NDArray[np.str_], resamples: int) -> NDArray[np.integer]:
+    """How often each image is drawn, (resamples + 1, N); row 0 has every image once."""
+    every, index = np.unique(patients, return_inverse=True)
+    generator = np.random.default_rng(_SEED)
     drawn = generator.multinomial(len(every), np.full(len(every), 1 / len(every)), size=resamples)
-    counts = np.vstack([np.ones(len(every), dtype=drawn.dtype), drawn])
-    ends = np.cumsum([len(cell.patients) for cell in cells])
-    return [counts[:, part] for part in np.split(index, ends[:-1])]
+    return np.vstack([np.ones(len(every), dtype=drawn.dtype), drawn])[:, index]
 
 
 def _weighted_roc(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from simulation.report.curves import Cell, calibration_bins, patient_interval, roc_with_band
+from simulation.report.curves import Predictions, calibration_bins, patient_interval, roc_with_band
 from simulation.report.page import Figure, Legend, Panel
 from simulation.report.plots import (
     Estimate,
@@ -17,7 +17,7 @@ from simulation.report.plots import (
     plot_matrix,
     plot_scores,
 )
-from simulation.report.read import CellName
+from simulation.report.records import CellName
 from simulation.report.tables import mean_of
 from simulation.report.words import count, signed
 
@@ -30,11 +30,8 @@ __all__ = [
     "score_figure",
 ]
 
-Arms = Mapping[str, Sequence[Cell]]
-"""Arm → its cells of one task, site and backbone."""
-
-_SEED = 0
-"""Of the bootstrap: the same draws of patients for every arm, the same report every time."""
+Arms = Mapping[str, Predictions]
+"""Arm → its test predictions of one task, site, backbone and seed."""
 
 
 def difference_figure(
@@ -58,12 +55,12 @@ def difference_figure(
 def roc_figure(
     caption: str, arms: Arms, output: int, colours: Mapping[str, str], reference: str | None
 ) -> Figure:
-    """Draw each arm's mean ROC curve with its band, and the reference's beside it."""
-    curves = {}
-    for arm, cells in arms.items():
-        both = [cell for cell in cells if {0, 1} <= set(cell.targets[:, output])]
-        if both:
-            curves[arm] = roc_with_band(both, output, seed=_SEED)
+    """Draw each arm's ROC curve with its band, and the reference's beside it."""
+    curves = {
+        arm: roc_with_band(tested, output)
+        for arm, tested in arms.items()
+        if {0, 1} <= set(tested.targets[:, output])
+    }
     panels = []
     for arm, roc in curves.items():
         lines = []
@@ -92,9 +89,8 @@ def roc_figure(
 def calibration_figure(caption: str, arms: Arms, output: int, colours: Mapping[str, str]) -> Figure:
     """Draw the share of positives against the predicted probability, for each arm."""
     panels = []
-    for arm, cells in arms.items():
-        truth = np.concatenate([cell.targets[:, output] for cell in cells])
-        predicted = np.concatenate([cell.predictions[:, output] for cell in cells])
+    for arm, tested in arms.items():
+        truth, predicted = tested.targets[:, output], tested.predictions[:, output]
         labelled = np.isfinite(truth)
         bins = calibration_bins(truth[labelled] == 1, predicted[labelled])
         line = Line(
@@ -112,8 +108,8 @@ def calibration_figure(caption: str, arms: Arms, output: int, colours: Mapping[s
             "predicted probability",
             "observed share",
             diagonal=True,
-            x_limits=(0, 1),
-            y_limits=(0, 1),
+            x_limits=(-0.02, 1.02),
+            y_limits=(-0.02, 1.02),
         )
         alt = "; ".join(f"predicted {b.predicted:.2f}, observed {b.observed:.2f}" for b in bins)
         panels.append(Panel(arm, svg, f"Calibration of {arm}: {alt}"))
@@ -123,12 +119,11 @@ def calibration_figure(caption: str, arms: Arms, output: int, colours: Mapping[s
 def confusion_figure(caption: str, arms: Arms, classes: Sequence[str]) -> Figure:
     """Draw each arm's confusion matrix; the class of the highest probability is chosen."""
     panels = []
-    for arm, cells in arms.items():
+    for arm, tested in arms.items():
         counts = np.zeros((len(classes), len(classes)), dtype=int)
-        for cell in cells:
-            labelled = np.isfinite(cell.targets).all(axis=1)
-            truth = cell.targets[labelled].argmax(axis=1)
-            np.add.at(counts, (truth, cell.predictions[labelled].argmax(axis=1)), 1)
+        labelled = np.isfinite(tested.targets).all(axis=1)
+        truth = tested.targets[labelled].argmax(axis=1)
+        np.add.at(counts, (truth, tested.predictions[labelled].argmax(axis=1)), 1)
         alt = "; ".join(
             f"true {classes[row]}, predicted {classes[column]}: {number}"
             for (row, column), number in np.ndenumerate(counts)
@@ -142,10 +137,9 @@ def output_figure(
 ) -> Figure:
     """Draw the MAE of each output (zone) of each arm, with patient-level intervals."""
     bars = {}
-    for arm, cells in arms.items():
-        mean, low, high = patient_interval(
-            cells, lambda cell: np.abs(cell.predictions - cell.targets), seed=_SEED
-        )
+    for arm, tested in arms.items():
+        errors = np.abs(tested.predictions - tested.targets)
+        mean, low, high = patient_interval(tested.patients, errors)
         bars[arm] = [
             Estimate(f"{arm}, {name}", mean[k], _or_none(low[k]), _or_none(high[k]), colours[arm])
             if np.isfinite(mean[k])
@@ -160,9 +154,8 @@ def output_figure(
 def score_figure(caption: str, arms: Arms, limit: float, colours: Mapping[str, str]) -> Figure:
     """Draw predicted against true global scores, the sums over outputs, of each arm."""
     panels = []
-    for arm, cells in arms.items():
-        truth = np.concatenate([cell.targets.sum(axis=1) for cell in cells])
-        predicted = np.concatenate([cell.predictions.sum(axis=1) for cell in cells])
+    for arm, tested in arms.items():
+        truth, predicted = tested.targets.sum(axis=1), tested.predictions.sum(axis=1)
         complete = np.isfinite(truth) & np.isfinite(predicted)
         if not complete.any():
             continue

@@ -12,7 +12,7 @@ from mdmt.tasks import Task
 from simulation.report.canvas import arm_colours
 from simulation.report.page import Block, Figure, Panel, Paragraph
 from simulation.report.plots import Line, plot_lines
-from simulation.report.read import Study
+from simulation.report.records import Study
 from simulation.report.words import metric_name
 
 __all__ = ["run_learning", "study_learning"]
@@ -61,7 +61,7 @@ def study_learning(study: Study) -> list[Block]:
         return []
     caption = (
         "Validation after each round: the mean of an arm's cells, between their lowest and highest"
-        " value. The circle marks the best round of that mean. Arms of two stages begin anew."
+        " value. The circle marks the best round of that mean."
     )
     return [Figure(caption, panels, [(arm, colours[arm]) for arm in study.arms if arm in drawn])]
 

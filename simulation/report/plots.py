@@ -199,6 +199,7 @@ def plot_scores(
             axes.vlines(score, quartiles[0], quartiles[2], color=BLACK, linewidth=1.5)
             axes.plot(score, quartiles[1], "_", color=BLACK, markersize=7, mew=2)
         axes.set(xlim=(-0.03 * limit, 1.03 * limit), ylim=(-0.03 * limit, 1.03 * limit))
+        axes.locator_params(integer=True)
 
     return draw_svg(draw, "true global score", "predicted", height=300)
 

@@ -1,4 +1,4 @@
-"""The files of a study, finished or not."""
+"""Reading the files of a study, finished or not."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import csv
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import yaml
@@ -18,90 +17,10 @@ from mdmt.errors import BadInput
 from mdmt.files import read_json
 from mdmt.runs import read_lines
 from mdmt.tasks import AnyTask, Task
-from simulation.report.curves import Cell
+from simulation.report.curves import Predictions
+from simulation.report.records import CellName, Result, Study
 
-__all__ = ["CellName", "Result", "Study", "read_study"]
-
-
-class CellName(NamedTuple):
-    """A cell of the grid without its arm: arms are compared within it."""
-
-    backbone: str
-    fold: str
-    seed: str
-
-
-class Result(NamedTuple):
-    """A row of ``results.csv``; `value` is None where the metric is undefined."""
-
-    arm: str
-    cell: CellName
-    site: str
-    task: str
-    metric: str
-    value: float | None
-    n: int
-
-
-Predictions = dict[CellName, Cell]
-
-
-@dataclass(frozen=True)
-class Study:
-    """What a study wrote.
-
-    Attributes
-    ----------
-    folder : Path
-    config : dict
-        ``study.yaml``.
-    facts : dict
-        ``study.json``: versions, sites, folds, caveats; empty until all cells are finished.
-    spaces : mapping of str to Task
-        Label space of each task.
-    results : list of Result
-        Those of the finished cells, if not all are.
-    predictions : mapping
-        (arm, site, task) → cell → test predictions. Classes are columns of 0 and 1.
-    statistics : dict or None
-        ``statistics.json``; None until all cells are finished.
-    cells : mapping
-        (arm, cell) → what ``cell.json`` says, and the lines of its history as ``history``.
-    """
-
-    folder: Path
-    config: Mapping[str, Any]
-    facts: Mapping[str, Any]
-    spaces: Mapping[str, Task]
-    results: Sequence[Result]
-    predictions: Mapping[tuple[str, str, str], Predictions]
-    statistics: Mapping[str, Any] | None
-    cells: Mapping[tuple[str, CellName], Mapping[str, Any]]
-
-    @property
-    def arms(self) -> list[str]:
-        """Arms of the configuration, in its order."""
-        return [arm.get("name") or arm["kind"] for arm in self.config["arms"]]
-
-    @property
-    def reference(self) -> str | None:
-        """The arm that others are compared with: ``local``, if the study has it."""
-        return "local" if "local" in self.arms else None
-
-    def values(self, arm: str, site: str, task: str, metric: str) -> dict[CellName, float]:
-        """Defined values of one metric by cell."""
-        return {
-            row.cell: row.value
-            for row in self.results
-            if (row.arm, row.site, row.task, row.metric) == (arm, site, task, metric)
-            and row.value is not None
-        }
-
-    def tested(self) -> list[tuple[str, str]]:
-        """Tasks and the sites that test them, in the order of the configuration and by name."""
-        found = {(row.task, row.site) for row in self.results}
-        order = list(self.spaces)
-        return sorted(found, key=lambda pair: (order.index(pair[0]), pair[1]))
+__all__ = ["read_study"]
 
 
 def read_study(folder: Path) -> Study:
@@ -221,41 +140,41 @@ def _results(file: Path, spaces: Mapping[str, Task]) -> Iterator[Result]:
 
 def _predictions(
     files: Iterable[Path], spaces: Mapping[str, Task]
-) -> dict[tuple[str, str, str], Predictions]:
+) -> dict[tuple[str, str, str], dict[tuple[str, str], Predictions]]:
     columns = (
-        *("arm", "backbone", "fold", "seed", "site", "task"),
-        *("image", "patient", "output", "target", "prediction"),
+        *("arm", "backbone", "seed", "site", "task"),
+        *("fold", "image", "patient", "output", "target", "prediction"),
     )
-    texts: defaultdict[tuple[str, str, str], defaultdict[CellName, list[tuple[str, ...]]]]
+    texts: defaultdict[tuple[str, str, str], defaultdict[tuple[str, str], list[tuple[str, ...]]]]
     texts = defaultdict(lambda: defaultdict(list))
     for file in files:
         for row in _rows(file, columns):
             _known(file, row["task"], spaces)
-            rows = texts[row["arm"], row["site"], row["task"]][_name(row)]
-            rows.append((str(file), *(row[name] for name in columns[6:])))
+            rows = texts[row["arm"], row["site"], row["task"]][row["backbone"], row["seed"]]
+            rows.append((str(file), *(row[name] for name in columns[5:])))
     return {
-        key: {name: _cell(spaces[key[2]], rows) for name, rows in cells.items()}
-        for key, cells in texts.items()
+        key: {name: _tested(spaces[key[2]], rows) for name, rows in found.items()}
+        for key, found in texts.items()
     }
 
 
-def _cell(space: Task, rows: list[tuple[str, ...]]) -> Cell:
-    """Arrays of one cell's rows, a column per output or class.
+def _tested(space: Task, rows: list[tuple[str, ...]]) -> Predictions:
+    """Arrays of the rows of one model's folds, a column per output or class.
 
     Of two classes the rows tell the second alone; the first is what is missing to 1.
     """
-    patients = {image: patient for _, image, patient, *_ in rows}
+    patients = {(fold, image): patient for _, fold, image, patient, *_ in rows}
     row_of = {image: row for row, image in enumerate(patients)}
     column_of = {name: column for column, name in enumerate(space.prediction_names)}
     targets, predictions = np.full((2, len(row_of), len(column_of)), np.nan)
-    for file, image, _, output, target, prediction in rows:
+    for file, fold, image, _, output, target, prediction in rows:
         if output not in column_of:
             raise BadInput(f"{file}: the output {output} is none of {', '.join(column_of)}")
-        where = row_of[image], column_of[output]
+        where = row_of[fold, image], column_of[output]
         for values, text in ((targets, target), (predictions, prediction)):
             value = _number(Path(file), text)
             values[where] = np.nan if value is None else value
     if space.kind == "classification" and len(column_of) == 2:
         for values in (targets, predictions):
             values[:, 0] = 1 - values[:, 1]
-    return Cell(np.array(list(patients)), np.array(list(patients.values())), targets, predictions)
+    return Predictions(np.array(list(patients.values())), targets, predictions)

@@ -36,15 +36,22 @@ def site_blocks(sites: Mapping[str, Mapping[str, Any]], versions: Mapping[str, s
     return [table, *versions_paragraph(versions)]
 
 
-def fold_blocks(facts: Mapping[str, Any]) -> list[Block]:
-    """Tables of a study's sites, and of what each fold makes of them."""
+def fold_blocks(data: Mapping[str, Any]) -> list[Block]:
+    """Tables of a study's sites, and of what each fold makes of them.
+
+    Parameters
+    ----------
+    data : mapping
+        An entry of ``data`` in ``study.json``: ``seeds``, ``sites``, ``folds``.
+    """
     rows = [
         [name, task, f"{site['images']:,}", f"{site['patients']:,}", _classes(labels), site["data"]]
-        for name, site in sorted(facts["sites"].items())
+        for name, site in sorted(data["sites"].items())
         for task, labels in site["labels"].items()
     ]
+    seeds = ", ".join(map(str, data["seeds"]))
     sites = Table(
-        "Data of each site",
+        f"Data of each site, seeds {seeds}",
         ["site", "task", "images", "patients", "labels", "data fingerprint"],
         rows,
         note=_FINGERPRINT,
@@ -52,14 +59,14 @@ def fold_blocks(facts: Mapping[str, Any]) -> list[Block]:
     )
     rows = [
         [fold["fold"], site, task, split, f"{part['images']:,}", f"{part['patients']:,}", labelled]
-        for fold in facts["folds"]
+        for fold in data["folds"]
         for site, splits in sorted(fold["sites"].items())
         for split, part in splits.items()
         for task, labels in part["labels"].items()
         for labelled in (_classes(labels),)
     ]
     folds = Table(
-        "Images, patients and labels of each fold",
+        f"Images, patients and labels of each fold, seeds {seeds}",
         ["fold", "site", "task", "split", "images", "patients", "labels"],
         rows,
         words=frozenset({1, 2, 3, 6}),

@@ -1,26 +1,26 @@
-"""A study's results as tables: arms by metrics, arms by backbones, paired differences."""
+"""A study's results as tables: arms by metrics, arms by backbones, arms by patients."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from mdmt.runs import shown_metrics
+from mdmt.runs import format_metric, shown_metrics
 from simulation.report.page import Table
-from simulation.report.read import CellName, Study
-from simulation.report.words import count, metric_name, signed
+from simulation.report.records import CellName, Study
+from simulation.report.words import count, metric_name
 
 __all__ = [
     "Mean",
     "arm_table",
     "backbone_table",
     "cost_table",
-    "difference_table",
     "mean_of",
-    "paired_differences",
+    "patient_table",
 ]
 
 
@@ -35,7 +35,8 @@ class Mean:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.value:.3f}" + ("" if self.error is None else f" ± {self.error:.3f}")
+        text = f"{self.value:.3f}" + ("" if self.error is None else f" ± {self.error:.3f}")
+        return text.replace("-", "−")
 
     @property
     def interval(self) -> str:
@@ -93,13 +94,40 @@ def arm_table(study: Study, task: str, site: str, backbone: str) -> Table:
     )
 
 
-def backbone_table(study: Study, task: str, site: str, backbones: Sequence[str]) -> Table:
+def patient_table(study: Study, task: str, site: str, backbone: str) -> Table | None:
+    """A row per arm, a column per seed: the primary metric with its patient-level interval."""
+    found = study.statistic("intervals", task=task, site=site, backbone=backbone)
+    if not found:
+        return None
+    seeds = list(dict.fromkeys(row["seed"] for row in found))
+    of = {(row["arm"], row["seed"]): row for row in found}
+    rows = []
+    for arm in study.arms:
+        cells = [of.get((arm, seed)) for seed in seeds]
+        if any(cells):
+            rows.append([arm, *("-" if c is None else _with_interval(c) for c in cells)])
+    name = metric_name(study.spaces[task].primary)
+    tested = f"{count(found[0]['images'], 'image')} of {count(found[0]['patients'], 'patient')}"
+    return Table(
+        f"{task} at {site}, {backbone}: {name} over all folds together, {tested}",
+        ["arm", *(f"seed {seed}" for seed in seeds)],
+        rows,
+        note=study.unit("intervals"),
+    )
+
+
+def _with_interval(row: Mapping[str, Any]) -> str:
+    """Write the value of a row with its interval, where it has them."""
+    return format_metric({"x": row["value"], "x_low": row["low"], "x_high": row["high"]}, "x")
+
+
+def backbone_table(study: Study, task: str, site: str) -> Table:
     """A row per backbone, a column per arm: the primary metric; the last row sums them up."""
     space = study.spaces[task]
     arms = [arm for arm in study.arms if study.values(arm, site, task, space.primary)]
     rows = []
     means: dict[str, list[float]] = {arm: [] for arm in arms}
-    for backbone in backbones:
+    for backbone in study.backbones:
         row = [backbone]
         for arm in arms:
             values = _of_backbone(study.values(arm, site, task, space.primary), backbone)
@@ -115,47 +143,7 @@ def backbone_table(study: Study, task: str, site: str, backbones: Sequence[str])
         rows,
         note="Unit of analysis: in a backbone's row the cell (one fold with one seed), in the last"
         " row the backbone. Mean ± standard error.",
-        emphasised=frozenset({len(backbones)}),
-    )
-
-
-def paired_differences(study: Study, task: str, site: str) -> dict[str, dict[CellName, float]]:
-    """Primary metric of every other arm minus that of the reference, in the cells both have."""
-    if study.reference is None:
-        return {}
-    primary = study.spaces[task].primary
-    reference = study.values(study.reference, site, task, primary)
-    pairs = {
-        arm: {
-            cell: value - reference[cell]
-            for cell, value in study.values(arm, site, task, primary).items()
-            if cell in reference
-        }
-        for arm in study.arms
-        if arm != study.reference
-    }
-    return {arm: cells for arm, cells in pairs.items() if cells}
-
-
-def difference_table(
-    study: Study, task: str, site: str, pairs: dict[str, dict[CellName, float]]
-) -> Table:
-    """A row per arm: its mean paired difference, and in how many cells it is the better one."""
-    space = study.spaces[task]
-    sign = 1 if space.primary_is_better_when == "higher" else -1
-    rows = []
-    for arm, cells in pairs.items():
-        mean = mean_of(list(cells.values()))
-        assert mean is not None, "arms without a matched cell are left out"
-        better = sum(sign * value > 0 for value in cells.values())
-        rows.append([arm, signed(mean.value), mean.interval, f"{better} of {mean.n}"])
-    return Table(
-        f"{task} at {site}: difference in {metric_name(space.primary)} to {study.reference}"
-        f" ({'above' if sign > 0 else 'below'} 0 is better)",
-        ["arm", "mean\ndifference", "95 % interval", "better in\ncells"],
-        rows,
-        note="Unit of analysis: the matched cell, the same backbone, fold and seed in both arms."
-        " Student's interval of the mean difference.",
+        emphasised=frozenset({len(rows) - 1}),
     )
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-__all__ = ["count", "metric_name", "signed", "size", "without_paths"]
+__all__ = ["count", "metric_name", "probability", "signed", "size", "without_paths"]
 
 _NAMES = {
     "auroc": "AUROC",
@@ -40,9 +40,22 @@ def metric_name(metric: str) -> str:
     return f"{_NAMES.get(stem, stem)} {output}".strip()
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 3) -> str:
     """Write a difference with its sign, and a minus that is as wide as a plus."""
-    return f"{value:+.3f}".replace("-", "−")
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def probability(p: float | None) -> str:
+    """Write a p-value.
+
+    Examples
+    --------
+    >>> probability(0.04321), probability(1e-5), probability(None)
+    ('0.043', '<0.001', '-')
+    """
+    if p is None:
+        return "-"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def count(number: int, one: str, several: str = "") -> str:
