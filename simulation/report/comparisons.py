@@ -7,12 +7,9 @@ from typing import Any
 from simulation.report.page import Table
 from simulation.report.records import CellName, Study
 from simulation.report.tables import mean_of
-from simulation.report.words import metric_name, probability, signed
+from simulation.report.words import ALL, at, metric_name, probability, signed
 
-__all__ = ["ALL", "delong_table", "difference_table", "paired_differences", "paired_test"]
-
-ALL = "all"
-"""What ``statistics.json`` calls all backbones together."""
+__all__ = ["delong_table", "difference_table", "paired_differences", "paired_test"]
 
 Pairs = dict[str, dict[CellName, float]]
 """Arm → cell → difference to the reference in that cell."""
@@ -74,7 +71,7 @@ def difference_table(study: Study, task: str, site: str, backbone: str = ALL) ->
             ]
         )
     better_is = "above" if sign > 0 else "below"
-    where = f"{task} at {site}" + ("" if backbone == ALL else f", {backbone}")
+    where = at(task, site) + ("" if backbone == ALL else f", {backbone}")
     return Table(
         f"{where}: difference in {metric_name(space.primary)} to {study.reference}"
         f" ({better_is} 0 is better)",
@@ -109,7 +106,7 @@ def delong_table(study: Study, task: str, site: str, backbone: str) -> Table | N
     if not rows:
         return None
     return Table(
-        f"{task} at {site}, {backbone}: difference in AUROC to {study.reference} on the same"
+        f"{at(task, site)}, {backbone}: difference in AUROC to {study.reference} on the same"
         " patients",
         ["arm", "seed", "difference", "95 % interval", "p", "p (Holm)"],
         rows,

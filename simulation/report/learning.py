@@ -9,7 +9,7 @@ import numpy as np
 
 from mdmt.runs import Run
 from mdmt.tasks import Task
-from simulation.report.canvas import arm_colours
+from simulation.report.canvas import BLACK, arm_colours
 from simulation.report.page import Block, Figure, Panel, Paragraph
 from simulation.report.plots import Line, plot_lines
 from simulation.report.records import Study
@@ -85,7 +85,7 @@ def _study_panel(
         lines.append(Line(rounds, means, colours[arm], low=low, high=high))
         best = _best([(n, mean) for n, mean in zip(rounds, means, strict=True) if n > 0], space)
         if best is not None:
-            marks.append((best, means[rounds.index(best)], ""))
+            marks.append((best, means[rounds.index(best)], "", colours[arm]))
         words.append(f"{arm} from {means[0]:.3f} to {means[-1]:.3f}, best in round {best}")
     name = metric_name(space.primary)
     svg = plot_lines(lines, "round", f"{name}, validation", marks=marks)
@@ -125,7 +125,7 @@ def _best(points: Points, space: Task) -> int | None:
 
 def _run_panel(task: str, site: str, space: Task, points: Points, best: int | None) -> Panel:
     name = metric_name(space.primary)
-    marks = [(x, y, f"best: {x}") for x, y in points if x == best]
+    marks = [(x, y, f"best: {x}", BLACK) for x, y in points if x == best]
     (first, start), (last, end) = points[0], points[-1]
     alt = f"{name} from {start:.3f} in round {first} to {end:.3f} in round {last}" + (
         f"; best round {best}" if marks else ""

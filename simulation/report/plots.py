@@ -61,9 +61,9 @@ def plot_lines(
     diagonal: bool = False,
     x_limits: tuple[float, float] | None = None,
     y_limits: tuple[float, float] | None = None,
-    marks: Sequence[tuple[float, float, str]] = (),
+    marks: Sequence[tuple[float, float, str, str]] = (),
 ) -> str:
-    """Draw curves over one another; `marks` are points (x, y, text) to point out."""
+    """Draw curves over one another; `marks` are points (x, y, text, colour) to ring."""
 
     def draw(axes: Axes) -> None:
         if diagonal:
@@ -84,8 +84,8 @@ def plot_lines(
                 axes.vlines(line.x, line.low, line.high, color=line.colour, linewidth=1.2)
             else:
                 axes.fill_between(line.x, line.low, line.high, color=line.colour, alpha=0.18, lw=0)
-        for x, y, text in marks:
-            axes.plot(x, y, "o", color=BLACK, markerfacecolor="none", markersize=9, mew=1.5)
+        for x, y, text, colour in marks:
+            axes.plot(x, y, "o", color=colour, markerfacecolor="none", markersize=9, mew=1.5)
             axes.annotate(
                 text, (x, y), xytext=(0, 9), textcoords="offset points", ha="center", va="bottom"
             )

@@ -17,6 +17,7 @@ from simulation.report.figures import (
 )
 from simulation.report.page import Block, Details, Paragraph
 from simulation.report.records import Study
+from simulation.report.words import at
 
 __all__ = ["prediction_blocks"]
 
@@ -52,7 +53,7 @@ def _figures(
     study: Study, task: str, site: str, arms: Mapping[str, Predictions]
 ) -> Iterator[Block]:
     space, colours = study.spaces[task], arm_colours(study.arms)
-    where = f"{task} at {site}"
+    where = at(task, site)
     if space.kind in ("classification", "multilabel"):
         for output in _shown_outputs(space):
             name = space.labels[output]

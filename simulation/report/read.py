@@ -19,6 +19,7 @@ from mdmt.runs import read_lines
 from mdmt.tasks import AnyTask, Task
 from simulation.report.curves import Predictions
 from simulation.report.records import CellName, Result, Study
+from simulation.report.words import ALL
 
 __all__ = ["read_study"]
 
@@ -44,10 +45,12 @@ def read_study(folder: Path) -> Study:
         config=config,
         facts=facts or {},
         spaces=spaces,
-        results=list(
-            _results(folder / "results.csv", spaces)
-            if whole
-            else _results_of_cells(cells.values(), spaces)
+        results=_with_all_sites(
+            list(
+                _results(folder / "results.csv", spaces)
+                if whole
+                else _results_of_cells(cells.values(), spaces)
+            )
         ),
         predictions=_predictions(tables, spaces),
         statistics=statistics,
@@ -136,6 +139,24 @@ def _results(file: Path, spaces: Mapping[str, Task]) -> Iterator[Result]:
             _number(file, row["value"]),
             int(_number(file, row["n"]) or 0),
         )
+
+
+def _with_all_sites(results: list[Result]) -> list[Result]:
+    """Add the mean over sites, weighted by labelled test images, of tasks that several test."""
+    sites_of: dict[str, set[str]] = defaultdict(set)
+    groups: dict[tuple[str, CellName, str, str], list[Result]] = defaultdict(list)
+    for row in results:
+        sites_of[row.task].add(row.site)
+        groups[row.arm, row.cell, row.task, row.metric].append(row)
+    means = []
+    for (arm, cell, task, metric), rows in groups.items():
+        if len(sites_of[task]) < 2:
+            continue
+        n = sum(row.n for row in rows)
+        terms = [row.value * row.n for row in rows if row.value is not None]
+        mean = sum(terms) / n if n and len(terms) == len(rows) else None
+        means.append(Result(arm, cell, ALL, task, metric, mean, n))
+    return results + means
 
 
 def _predictions(

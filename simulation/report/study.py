@@ -20,7 +20,7 @@ from simulation.report.predictions import prediction_blocks
 from simulation.report.records import Study
 from simulation.report.setup import config_blocks, fold_blocks, versions_paragraph
 from simulation.report.tables import arm_table, backbone_table, cost_table, mean_of, patient_table
-from simulation.report.words import count, metric_name, probability, signed
+from simulation.report.words import at, count, metric_name, probability, signed
 
 __all__ = ["study_page"]
 
@@ -63,7 +63,7 @@ def _finding(study: Study, task: str, site: str) -> str:
     """Say what the reference reached and how the arms that share tasks differ from it."""
     pairs = paired_differences(study, task, site)
     if study.reference is None or not pairs:
-        return f"{task} at {site}: no arm can be compared with one that learns alone yet."
+        return f"{at(task, site)}: no arm can be compared with one that learns alone yet."
     space = study.spaces[task]
     base = mean_of(list(study.values(study.reference, site, task, space.primary).values()))
     said = [
@@ -72,7 +72,7 @@ def _finding(study: Study, task: str, site: str) -> str:
         if arm in pairs
     ]
     name = metric_name(space.primary)
-    return f"{task} at {site}: {study.reference} reaches {name} {base}; {', '.join(said)}."
+    return f"{at(task, site)}: {study.reference} reaches {name} {base}; {', '.join(said)}."
 
 
 def _difference(study: Study, task: str, site: str, arm: str, values: list[float]) -> str:
@@ -104,7 +104,7 @@ def _results(study: Study) -> Iterator[Block]:
         ]
         if len(study.backbones) > 1:
             yield backbone_table(study, task, site)
-            yield Details(f"{task} at {site}: every metric of every backbone", tables)
+            yield Details(f"{at(task, site)}: every metric of every backbone", tables)
         else:
             yield from tables
 
@@ -120,14 +120,14 @@ def _differences(study: Study) -> Iterator[Block]:
         yield difference_table(study, task, site)
         seeing = {arm: cells for arm, cells in pairs.items() if arm not in blind}
         if seeing:
-            caption = f"{task} at {site}: each arm minus {study.reference}, cell by cell."
+            caption = f"{at(task, site)}: each arm minus {study.reference}, cell by cell."
             name = metric_name(study.spaces[task].primary)
             yield difference_figure(caption, seeing, colours, f"difference in {name}")
         tests = [delong_table(study, task, site, backbone) for backbone in study.backbones]
         patients = [table for table in tests if table is not None]
         if len(study.backbones) > 1:
             cells = [difference_table(study, task, site, b) for b in study.backbones]
-            yield Details(f"{task} at {site}: every backbone", [*cells, *patients])
+            yield Details(f"{at(task, site)}: every backbone", [*cells, *patients])
         else:
             yield from patients
 

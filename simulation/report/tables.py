@@ -12,7 +12,7 @@ import numpy as np
 from mdmt.runs import format_metric, shown_metrics
 from simulation.report.page import Table
 from simulation.report.records import CellName, Study
-from simulation.report.words import count, metric_name
+from simulation.report.words import at, count, metric_name, size
 
 __all__ = [
     "Mean",
@@ -85,7 +85,7 @@ def arm_table(study: Study, task: str, site: str, backbone: str) -> Table:
         rows.append([arm, cells[0], interval, *cells[1:], str(n)])
     header = [f"{metric_name(name)}\n({better} is better)" for name, better in shown.items()]
     return Table(
-        f"{task} at {site}, {backbone}: {_support(study, task, site)}",
+        f"{at(task, site)}, {backbone}: {_support(study, task, site)}",
         ["arm", header[0], f"{metric_name(primary)}:\n95 % interval", *header[1:], "cells"],
         rows,
         note="Unit of analysis: the cell, one fold with one seed. Mean ± standard error over cells;"
@@ -109,7 +109,7 @@ def patient_table(study: Study, task: str, site: str, backbone: str) -> Table | 
     name = metric_name(study.spaces[task].primary)
     tested = f"{count(found[0]['images'], 'image')} of {count(found[0]['patients'], 'patient')}"
     return Table(
-        f"{task} at {site}, {backbone}: {name} over all folds together, {tested}",
+        f"{at(task, site)}, {backbone}: {name} over all folds together, {tested}",
         ["arm", *(f"seed {seed}" for seed in seeds)],
         rows,
         note=study.unit("intervals"),
@@ -137,7 +137,7 @@ def backbone_table(study: Study, task: str, site: str) -> Table:
         rows.append(row)
     rows.append(["mean of backbones", *(str(mean_of(means[arm]) or "-") for arm in arms)])
     return Table(
-        f"{task} at {site}: {metric_name(space.primary)} ({space.primary_is_better_when} is better)"
+        f"{at(task, site)}: {metric_name(space.primary)} ({space.primary_is_better_when} is better)"
         " of each backbone",
         ["backbone", *arms],
         rows,
@@ -164,12 +164,20 @@ def cost_table(study: Study) -> Table:
             f"{site}: {', '.join(map(str, sorted({c['steps'].get(site, 0) for c in cells})))}"
             for site in sites
         ]
-        rows.append([arm, str(len(cells)), f"{seconds:,.0f}", "; ".join(steps) or "none"])
+        traffic = sum(
+            facts.get("bytes_down", 0) + facts.get("bytes_up", 0)
+            for cell in cells
+            for line in cell["history"]
+            for facts in line["sites"].values()
+        )
+        sent = size(traffic) if traffic else "-"
+        rows.append([arm, str(len(cells)), f"{seconds:,.0f}", sent, "; ".join(steps) or "none"])
     return Table(
         "What each arm cost",
-        ["arm", "cells", "seconds", "steps on the target in a cell"],
+        ["arm", "cells", "seconds", "traffic", "steps on the target in a cell"],
         rows,
-        words=frozenset({3}),
+        note="Traffic: all bytes between server and sites, both ways.",
+        words=frozenset({4}),
     )
 
 

@@ -6,7 +6,10 @@ import re
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-__all__ = ["count", "metric_name", "probability", "signed", "size", "without_paths"]
+__all__ = ["ALL", "at", "count", "metric_name", "probability", "signed", "size", "without_paths"]
+
+ALL = "all"
+"""What a study calls all sites, or all backbones, together."""
 
 _NAMES = {
     "auroc": "AUROC",
@@ -24,6 +27,17 @@ _NAMES = {
     "sum_pearson": "Pearson r of global score",
     "sum_r2": "R² of global score",
 }
+
+
+def at(task: str, site: str) -> str:
+    """Write a task with its site, or with all of them.
+
+    Examples
+    --------
+    >>> at("prognosis", "hospital"), at("prognosis", "all")
+    ('prognosis at hospital', 'prognosis at all sites together')
+    """
+    return f"{task} at {'all sites together' if site == ALL else site}"
 
 
 def metric_name(metric: str) -> str:

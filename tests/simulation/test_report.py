@@ -221,6 +221,19 @@ def test_backbones_are_rows_and_arms_are_columns(tmp_path: Path) -> None:
     assert [row[0] for row in page.rows if "googlenet" in row[0] or "resnet18" in row[0]]
 
 
+def test_sites_of_one_task_are_also_told_together(tmp_path: Path) -> None:
+    """The mean is weighted by test images: (3·0.5 + 1·0.9) / 4."""
+    study = write_study(tmp_path / "study", **SMALL)
+    file = study / "results.csv"
+    rows = ["arm,backbone,fold,seed,site,task,metric,value,n"]
+    for site, value, n in (("a", 0.5, 3), ("b", 0.9, 1)):
+        rows.append(f"local,resnet18,fold 0,0,{site},prognosis,auroc,{value},{n}")
+    file.write_text("\n".join(rows) + "\n")
+    found = read_study(study).values("local", "all", "prognosis", "auroc")
+    assert list(found.values()) == [pytest.approx(0.6)]
+    assert "prognosis at all sites together" in report_of(study)
+
+
 def test_differences_are_paired_by_cell(tmp_path: Path) -> None:
     study = read_study(write_study(tmp_path / "study", folds=2, seeds=2))
     local = study.values("local", "clinic", "severity", "mae")
