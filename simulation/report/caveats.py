@@ -60,8 +60,11 @@ def site_caveats(sites: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Yield what is too small at each site, from the sites' cards."""
     for name, card in sorted(sites.items()):
         for task, space in card["tasks"].items():
-            width = len(space.get("outputs") or space.get("findings") or [""])
-            test, val = (-(-card["counts"][task].get(s, 0) // width) for s in ("test", "val"))
+            # An image has at least one label: no more images are labelled than this.
+            test, val = (
+                min(card["images"].get(split, 0), card["counts"][task].get(split, 0))
+                for split in ("test", "val")
+            )
             where = f"{task} at {name}"
             if test == 0:
                 yield f"{where} has no test image."

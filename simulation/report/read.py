@@ -34,11 +34,13 @@ def read_study(folder: Path) -> Study:
     """
     config, spaces = _config(folder / "study.yaml")
     whole = (folder / "results.csv").is_file()
-    cells = {file.parent: _json(file) for file in sorted(folder.glob("cells/**/cell.json"))}
+    cells = {
+        file.parent: _json(file, *_CELL_KEYS) for file in sorted(folder.glob("cells/**/cell.json"))
+    }
     tables = [folder / "predictions.csv"] if whole else [c / "predictions.csv" for c in cells]
     facts, statistics = (
-        _json(file) if file.is_file() else None
-        for file in (folder / "study.json", folder / "statistics.json")
+        _json(folder / name, *keys) if (folder / name).is_file() else None
+        for name, keys in (("study.json", _STUDY_KEYS), ("statistics.json", ()))
     )
     return Study(
         folder=folder,
@@ -75,11 +77,20 @@ def _config(file: Path) -> tuple[dict[str, Any], dict[str, Task]]:
     return config, spaces
 
 
-def _json(file: Path) -> Any:
+_STUDY_KEYS = ("versions", "data", "caveats")
+_CELL_KEYS = ("arm", "backbone", "fold", "seed", "results", "steps", "seconds")
+
+
+def _json(file: Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON object that has at least these keys."""
     try:
-        return read_json(file)
+        found = read_json(file)
     except ValueError as error:
         raise BadInput(f"{file}: damaged: {error}") from error
+    missing = [key for key in keys if key not in found] if isinstance(found, dict) else ["object"]
+    if missing:
+        raise BadInput(f"{file}: damaged: it has no {missing[0]}")
+    return dict(found)
 
 
 def _name(row: Mapping[str, Any]) -> CellName:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,19 @@ import pytest
 import yaml
 from builders import federation_dict
 from cli_builders import errors, run_cli
+from pydantic import TypeAdapter
 from study_files import ARMS, SECRET, write_study
 
 from mdmt.config import FederationConfig, save_config
+from mdmt.tasks import AnyTask, Task
 from mdmt.tasks.statistics import auroc
 from simulation.report import write_report
 from simulation.report.canvas import arm_colours
 from simulation.report.comparisons import paired_differences
 from simulation.report.curves import Predictions, calibration_bins, patient_interval, roc_with_band
-from simulation.report.page import Page, Section, Table, render_page
+from simulation.report.page import Figure, Page, Section, Table, render_page
 from simulation.report.plots import Line, plot_lines, plot_matrix
+from simulation.report.predictions import prediction_blocks
 from simulation.report.read import read_study
 from simulation.report.tables import mean_of
 from simulation.report.words import without_paths
@@ -102,6 +107,9 @@ def test_a_folder_that_is_neither_is_one_line(tmp_path: Path) -> None:
     [
         ("study.yaml", "name: x\n", "study.yaml: damaged"),
         ("study.json", "{", "study.json: damaged"),
+        ("study.json", "{}", "study.json: damaged: it has no versions"),
+        ("statistics.json", "[]", "statistics.json: damaged"),
+        ("cells/local/resnet18/fold-0/seed-0/cell.json", "{}", "cell.json: damaged: it has no arm"),
         ("results.csv", "arm,backbone\n", "results.csv: no column fold"),
         ("predictions.csv", "arm\n", "predictions.csv: no column backbone"),
     ],
@@ -161,6 +169,17 @@ def test_an_unfinished_study_is_reported_from_its_finished_cells(tmp_path: Path)
     page = Reader(report_of(study))
     assert "unfinished" in page.text
     assert [row for row in page.rows if row[:1] == ["federated"]]
+
+
+def test_a_study_without_a_finished_cell_says_so(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", **SMALL)
+    for file in study.iterdir():
+        if file.is_file() and file.name != "study.yaml":
+            file.unlink()
+    shutil.rmtree(study / "cells")
+    page = Reader(report_of(study))
+    assert "The study is unfinished: 0 cells so far" in page.text
+    assert "drawn" in page.text
 
 
 # What is told
@@ -423,8 +442,43 @@ def test_calibration_bins_hold_every_image_once() -> None:
     assert all(one.low <= one.observed <= one.high for one in bins)
 
 
-def test_a_dollar_in_a_name_is_no_formula() -> None:
-    assert ">a$_x$b<" in plot_matrix(np.array([[1, 0], [0, 2]]), ["a$_x$b", "c"])
+def test_a_name_in_a_plot_is_neither_a_formula_nor_markup() -> None:
+    svg = plot_matrix(np.array([[1, 0], [0, 2]]), ["a$_x$b", "<b>&"])
+    assert ">a$_x$b<" in svg
+    assert ">&lt;b&gt;&amp;<" in svg
+
+
+@pytest.mark.parametrize(
+    ("space", "panels"),
+    [
+        ({"kind": "classification", "classes": ["a", "b", "c"]}, {"ROC": 3, "confusion": 1}),
+        ({"kind": "multilabel", "labels": ["edema", "effusion"]}, {"ROC": 2, "confusion": 0}),
+        ({"kind": "ordinal", "outputs": ["A", "B"], "levels": 4}, {"MAE": 1, "global score": 1}),
+        ({"kind": "regression", "outputs": ["A"], "range": [0, 3]}, {"MAE": 1, "global score": 0}),
+    ],
+)
+def test_every_kind_of_task_has_its_figures(
+    tmp_path: Path, space: dict[str, Any], panels: dict[str, int]
+) -> None:
+    task: Task = TypeAdapter[Task](AnyTask).validate_python(space)
+    generator = np.random.default_rng(0)
+    shape = 40, len(task.labels)
+    targets = np.eye(3)[generator.integers(0, 3, 40)] if shape[1] == 3 else None
+    if targets is None:
+        targets = generator.integers(0, 2, shape).astype(float)
+    drawn = Predictions(np.array([f"p{k}" for k in range(40)]), targets, generator.random(shape))
+    study = read_study(write_study(tmp_path / "study", **SMALL))
+    result = study.results[0]._replace(task="t", site="s")
+    study = replace(
+        study,
+        spaces={"t": task},
+        results=[result],
+        predictions={("local", "s", "t"): {("resnet18", "0"): drawn}},
+    )
+    figures = [block for block in prediction_blocks(study) if isinstance(block, Figure)]
+    for word, number in panels.items():
+        assert sum(word in figure.caption for figure in figures) == number
+    assert all(figure.panels for figure in figures)
 
 
 def test_a_curve_without_points_is_an_empty_plot() -> None:
