@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 FEW_TO_TEST = 100
-"""Below this many test images an AUROC of 0.8 has a 95 % interval about 0.2 wide."""
+"""With as many images, half of each class, the 95 % interval of an AUROC of 0.8 is 0.17 wide."""
 FEW_TO_CHOOSE = 50
 """Below this many validation images, rounds differ by chance more than by training."""
 FEW_TO_TRAIN = 20
