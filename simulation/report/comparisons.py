@@ -80,8 +80,8 @@ def difference_table(study: Study, task: str, site: str, backbone: str = ALL) ->
             *("effect\nd_z", "p, paired t\n(Holm)", "p, Wilcoxon\n(Holm)"),
         ],
         rows,
-        note=study.unit("paired")
-        or "Unit of analysis: the matched cell, the same backbone, fold and seed in both arms.",
+        note=(study.unit("paired") or "Unit of analysis: cells.")
+        + " The interval is Student's for the mean difference, not corrected for several arms.",
     )
 
 

@@ -51,8 +51,8 @@ def mean_of(values: Sequence[float]) -> Mean | None:
 
     Examples
     --------
-    >>> mean_of([1.0, 2.0, 3.0])
-    Mean(value=2.0, error=0.577..., low=-0.484..., high=4.484..., n=3)
+    >>> str(mean_of([1.0, 2.0, 3.0]))
+    '2.000 ± 0.577'
     """
     from scipy.stats import t
 
