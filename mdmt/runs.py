@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,7 +136,7 @@ def shown_metrics(space: Task) -> dict[str, str]:
     return {space.primary: space.primary_is_better_when} | _SECONDARY[space.kind]
 
 
-def count_labels(columns: dict[str, dict[str, int] | None]) -> dict[str, int] | None:
+def count_labels(columns: Mapping[str, Mapping[str, int] | None]) -> dict[str, int] | None:
     """Count each label over all columns of a task's histogram; None where one is not told."""
     total: dict[str, int] = {}
     for counts in columns.values():

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from builders import federation_dict, synthetic_site
+from cli_builders import run_cli
 
 from mdmt.config import FederationConfig
 from mdmt.messages import SiteCard
@@ -50,6 +52,22 @@ def make_card() -> Callable[..., SiteCard]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two rounds of two synthetic sites, with both references."""
+    folder = tmp_path_factory.mktemp("finished")
+    sites = {
+        "clinic": synthetic_site(folder, "severity"),
+        "hospital": synthetic_site(folder, "prognosis"),
+        "infirmary": synthetic_site(folder, "prognosis"),
+    }
+    federation = federation_dict(sites=sites, references=["constant", "local"])
+    (folder / "federation.yaml").write_text(yaml.safe_dump(federation))
+    result = run_cli("simulate", folder / "federation.yaml", "--out", folder / "run")
+    assert result.exit_code == 0, result.output
+    return folder / "run"
 
 
 @pytest.fixture(scope="session")

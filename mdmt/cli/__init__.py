@@ -11,6 +11,7 @@ from mdmt.cli.errors import Commands
 from mdmt.cli.init import init
 from mdmt.cli.predict import predict
 from mdmt.cli.provision import provision
+from mdmt.cli.report import report
 from mdmt.cli.run import demo, simulate
 from mdmt.cli.server import server
 from mdmt.cli.show import show
@@ -27,7 +28,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, simulate, study, show, validate, init, predict, provision):
+for command in (
+    *(demo, simulate, study, show, report),
+    *(validate, init, predict, provision),
+):
     app.command()(command)
 app.add_typer(site)
 app.add_typer(server)

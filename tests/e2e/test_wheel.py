@@ -67,3 +67,13 @@ def test_an_installed_demo_runs_in_another_folder(wheel, tmp_path):
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "run" / "metrics.json").is_file()
     assert "severity" in run.stdout
+    report = subprocess.run(
+        [sys.executable, "-P", "-m", "mdmt", "report", "run"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert report.returncode == 0, report.stderr
+    assert "</html>" in (tmp_path / "run" / "report.html").read_text()

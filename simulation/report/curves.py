@@ -1,0 +1,180 @@
+"""Curves of predicted probabilities, and intervals that draw patients, not images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Bin", "Roc", "Predictions", "calibration_bins", "patient_interval", "roc_with_band"]
+
+Array = NDArray[np.floating]
+
+_LEVELS = (0.025, 0.975)
+_GRID = np.linspace(0.0, 1.0, 101)
+_SEED = 0
+"""The same draws of patients for every arm, the same report every time."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Test predictions of one arm.
+
+    Attributes
+    ----------
+    patients : ndarray of str, (N,)
+    targets, predictions : ndarray, float, (N, K)
+        A column per output; NaN where a label is missing.
+    """
+
+    patients: NDArray[np.str_]
+    targets: Array
+    predictions: Array
+
+
+@dataclass(frozen=True)
+class Roc:
+    """An ROC curve on a grid of false-positive rates, and its area.
+
+    Attributes
+    ----------
+    false_positive, true_positive, low, high : ndarray, float, (101,)
+    area : float
+    area_low, area_high : float or None
+        None where too few resamples have both classes; `low` and `high` are NaN there.
+    """
+
+    false_positive: Array
+    true_positive: Array
+    low: Array
+    high: Array
+    area: float
+    area_low: float | None
+    area_high: float | None
+
+
+def roc_with_band(tested: Predictions, output: int, resamples: int = 1000) -> Roc:
+    """ROC curve of one output, with pointwise 95 % patient-level bootstrap intervals.
+
+    Parameters
+    ----------
+    tested : Predictions
+        With both classes; targets are 1 (positive) and 0.
+    output : int
+        Column of the targets and predictions.
+    resamples : int
+        A patient is drawn with all images.
+    """
+    labelled = np.isfinite(tested.targets[:, output])
+    positive = tested.targets[labelled, output] == 1
+    weights = _draw_patients(tested.patients[labelled], resamples).astype(np.float64)
+    false, true = _weighted_roc(positive, tested.predictions[labelled, output], weights)
+    curves = np.stack([np.interp(_GRID, *pair) for pair in zip(false, true, strict=True)])
+    areas = np.asarray(np.trapezoid(true, false, axis=1))
+    low, high = _quantiles(curves[1:])
+    (area_low,), (area_high,) = _quantiles(areas[1:, None])
+    defined = bool(np.isfinite(area_low))
+    return Roc(
+        false_positive=_GRID,
+        true_positive=curves[0],
+        low=low,
+        high=high,
+        area=float(areas[0]),
+        area_low=float(area_low) if defined else None,
+        area_high=float(area_high) if defined else None,
+    )
+
+
+def patient_interval(
+    patients: NDArray[np.str_], errors: Array, resamples: int = 1000
+) -> tuple[Array, Array, Array]:
+    """Mean error of each column, with its 95 % patient-level bootstrap interval.
+
+    Parameters
+    ----------
+    patients : ndarray of str, (N,)
+    errors : ndarray, float, (N, K)
+        NaN where a label is missing.
+    resamples : int
+
+    Returns
+    -------
+    mean, low, high : ndarray, float, (K,)
+        NaN where undefined.
+    """
+    weights = _draw_patients(patients, resamples)
+    present = np.isfinite(errors)
+    with np.errstate(invalid="ignore"):
+        means = weights @ np.where(present, errors, 0.0) / (weights @ present.astype(int))
+    low, high = _quantiles(means[1:])
+    return means[0], low, high
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images of similar predicted probability: the share that is positive, with its interval."""
+
+    predicted: float
+    observed: float
+    low: float
+    high: float
+    count: int
+
+
+def calibration_bins(positive: NDArray[np.bool_], probabilities: Array) -> list[Bin]:
+    """Group (N,) predictions into at most ten bins of equal counts of twenty or more.
+
+    Intervals are Wilson's, at 95 %, for independent images.
+    """
+    from scipy.stats import binomtest
+
+    order = np.argsort(probabilities, kind="stable")
+    bins = []
+    for part in np.array_split(order, max(1, min(10, len(order) // 20))):
+        if not len(part):
+            continue
+        hits = int(positive[part].sum())
+        interval = binomtest(hits, len(part)).proportion_ci(method="wilson")
+        predicted = float(probabilities[part].mean())
+        bins.append(Bin(predicted, hits / len(part), interval.low, interval.high, len(part)))
+    return bins
+
+
+def _draw_patients(patients: NDArray[np.str_], resamples: int) -> NDArray[np.integer]:
+    """How often each image is drawn, (resamples + 1, N); row 0 has every image once."""
+    every, index = np.unique(patients, return_inverse=True)
+    generator = np.random.default_rng(_SEED)
+    drawn = generator.multinomial(len(every), np.full(len(every), 1 / len(every)), size=resamples)
+    return np.vstack([np.ones(len(every), dtype=drawn.dtype), drawn])[:, index]
+
+
+def _weighted_roc(
+    positive: NDArray[np.bool_], scores: Array, weights: Array
+) -> tuple[Array, Array]:
+    """Rates (R, T + 1) of false and true positives at T thresholds, for weights (R, N).
+
+    A row without both classes is NaN. Images of equal score pass a threshold together.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last_of_tie = np.flatnonzero(np.diff(-scores[order], append=np.inf))
+    rates = []
+    for chosen in (~positive, positive):
+        passed = np.cumsum(weights[:, order] * chosen[order], axis=1)[:, last_of_tie]
+        with np.errstate(invalid="ignore"):
+            share = passed / passed[:, -1:]
+        rates.append(np.hstack([np.zeros((len(weights), 1)), share]))
+    undefined = np.isnan(rates[0][:, -1]) | np.isnan(rates[1][:, -1])
+    for share in rates:
+        share[undefined] = np.nan
+    return rates[0], rates[1]
+
+
+def _quantiles(values: Array) -> tuple[Array, Array]:
+    """Percentiles 2.5 and 97.5 over the rows; NaN where most rows are undefined."""
+    defined = np.isfinite(values)
+    enough = 2 * defined.sum(axis=0) >= len(values)
+    low, high = np.full((2, values.shape[1]), np.nan)
+    if enough.any():
+        low[enough], high[enough] = np.nanquantile(values[:, enough], _LEVELS, axis=0)
+    return low, high

@@ -1,0 +1,212 @@
+"""Reading the files of a study, finished or not."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from pydantic import TypeAdapter
+
+from mdmt.errors import BadInput
+from mdmt.files import read_json
+from mdmt.runs import read_lines
+from mdmt.tasks import AnyTask, Task
+from simulation.report.curves import Predictions
+from simulation.report.records import CellName, Result, Study
+from simulation.report.words import ALL
+
+__all__ = ["read_study"]
+
+
+def read_study(folder: Path) -> Study:
+    """Read a study's folder.
+
+    Raises
+    ------
+    BadInput
+        There is no study, or one of its files is damaged.
+    """
+    config, spaces = _config(folder / "study.yaml")
+    whole = (folder / "results.csv").is_file()
+    cells = {
+        file.parent: _json(file, *_CELL_KEYS) for file in sorted(folder.glob("cells/**/cell.json"))
+    }
+    tables = [folder / "predictions.csv"] if whole else [c / "predictions.csv" for c in cells]
+    facts, statistics = (
+        _json(folder / name, *keys) if (folder / name).is_file() else None
+        for name, keys in (("study.json", _STUDY_KEYS), ("statistics.json", ()))
+    )
+    return Study(
+        folder=folder,
+        config=config,
+        facts=facts or {},
+        spaces=spaces,
+        results=_with_all_sites(
+            list(
+                _results(folder / "results.csv", spaces)
+                if whole
+                else _results_of_cells(cells.values(), spaces)
+            )
+        ),
+        predictions=_predictions(tables, spaces),
+        statistics=statistics,
+        cells={
+            (cell["arm"], _name(cell)): cell | {"history": read_lines(file / "history.jsonl")}
+            for file, cell in cells.items()
+        },
+    )
+
+
+def _config(file: Path) -> tuple[dict[str, Any], dict[str, Task]]:
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        spaces = {
+            name: TypeAdapter[Task](AnyTask).validate_python(task["space"])
+            for name, task in config["federation"]["tasks"].items()
+        }
+    except FileNotFoundError as error:
+        raise BadInput(f"{file.parent}: not a study; it has no study.yaml") from error
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BadInput(f"{file}: damaged: it does not say which tasks there are") from error
+    return config, spaces
+
+
+_STUDY_KEYS = ("versions", "data", "caveats")
+_CELL_KEYS = ("arm", "backbone", "fold", "seed", "results", "steps", "seconds")
+
+
+def _json(file: Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON object that has at least these keys."""
+    try:
+        found = read_json(file)
+    except ValueError as error:
+        raise BadInput(f"{file}: damaged: {error}") from error
+    missing = [key for key in keys if key not in found] if isinstance(found, dict) else ["object"]
+    if missing:
+        raise BadInput(f"{file}: damaged: it has no {missing[0]}")
+    return dict(found)
+
+
+def _name(row: Mapping[str, Any]) -> CellName:
+    return CellName(str(row["backbone"]), str(row["fold"]), str(row["seed"]))
+
+
+def _results_of_cells(
+    cells: Iterable[Mapping[str, Any]], spaces: Mapping[str, Task]
+) -> Iterator[Result]:
+    for cell in cells:
+        for row in cell["results"]:
+            if row["task"] in spaces:
+                value, n = row["value"], int(row["n"])
+                arm, name = cell["arm"], _name(cell)
+                yield Result(arm, name, row["site"], row["task"], row["metric"], value, n)
+
+
+def _rows(file: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Rows of a CSV file, nothing if there is none; equal texts are one object."""
+    if not file.exists():
+        return
+    with file.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise BadInput(f"{file}: no column {missing[0]}; expected {', '.join(columns)}")
+        for row in reader:
+            if None in row.values() or None in row:
+                raise BadInput(f"{file}: line {reader.line_num} is not complete")
+            yield {name: sys.intern(row[name]) for name in columns}
+
+
+def _number(file: Path, text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise BadInput(f"{file}: {text} is not a number") from error
+
+
+def _known(file: Path, task: str, spaces: Mapping[str, Task]) -> None:
+    if task not in spaces:
+        raise BadInput(f"{file}: the task {task} is none of study.json's {', '.join(spaces)}")
+
+
+def _results(file: Path, spaces: Mapping[str, Task]) -> Iterator[Result]:
+    columns = ("arm", "backbone", "fold", "seed", "site", "task", "metric", "value", "n")
+    for row in _rows(file, columns):
+        _known(file, row["task"], spaces)
+        yield Result(
+            row["arm"],
+            _name(row),
+            row["site"],
+            row["task"],
+            row["metric"],
+            _number(file, row["value"]),
+            int(_number(file, row["n"]) or 0),
+        )
+
+
+def _with_all_sites(results: list[Result]) -> list[Result]:
+    """Add the mean over sites, weighted by labelled test images, of tasks that several test."""
+    sites_of: dict[str, set[str]] = defaultdict(set)
+    groups: dict[tuple[str, CellName, str, str], list[Result]] = defaultdict(list)
+    for row in results:
+        sites_of[row.task].add(row.site)
+        groups[row.arm, row.cell, row.task, row.metric].append(row)
+    means = []
+    for (arm, cell, task, metric), rows in groups.items():
+        if len(sites_of[task]) < 2:
+            continue
+        n = sum(row.n for row in rows)
+        terms = [row.value * row.n for row in rows if row.value is not None]
+        mean = sum(terms) / n if n and len(terms) == len(rows) else None
+        means.append(Result(arm, cell, ALL, task, metric, mean, n))
+    return results + means
+
+
+def _predictions(
+    files: Iterable[Path], spaces: Mapping[str, Task]
+) -> dict[tuple[str, str, str], dict[tuple[str, str], Predictions]]:
+    columns = (
+        *("arm", "backbone", "seed", "site", "task"),
+        *("fold", "image", "patient", "output", "target", "prediction"),
+    )
+    texts: defaultdict[tuple[str, str, str], defaultdict[tuple[str, str], list[tuple[str, ...]]]]
+    texts = defaultdict(lambda: defaultdict(list))
+    for file in files:
+        for row in _rows(file, columns):
+            _known(file, row["task"], spaces)
+            rows = texts[row["arm"], row["site"], row["task"]][row["backbone"], row["seed"]]
+            rows.append((str(file), *(row[name] for name in columns[5:])))
+    return {
+        key: {name: _tested(spaces[key[2]], rows) for name, rows in found.items()}
+        for key, found in texts.items()
+    }
+
+
+def _tested(space: Task, rows: list[tuple[str, ...]]) -> Predictions:
+    """Arrays of the rows of one model's folds, a column per output or class.
+
+    Of two classes the rows tell the second alone; the first is what is missing to 1.
+    """
+    patients = {(fold, image): patient for _, fold, image, patient, *_ in rows}
+    row_of = {image: row for row, image in enumerate(patients)}
+    column_of = {name: column for column, name in enumerate(space.prediction_names)}
+    targets, predictions = np.full((2, len(row_of), len(column_of)), np.nan)
+    for file, fold, image, _, output, target, prediction in rows:
+        if output not in column_of:
+            raise BadInput(f"{file}: the output {output} is none of {', '.join(column_of)}")
+        where = row_of[fold, image], column_of[output]
+        for values, text in ((targets, target), (predictions, prediction)):
+            value = _number(Path(file), text)
+            values[where] = np.nan if value is None else value
+    if space.kind == "classification" and len(column_of) == 2:
+        for values in (targets, predictions):
+            values[:, 0] = 1 - values[:, 1]
+    return Predictions(np.array(list(patients.values())), targets, predictions)

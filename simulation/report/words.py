@@ -1,0 +1,136 @@
+"""Numbers and names as a reader wants them, and nothing that tells where files lie."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+__all__ = [
+    "ALL",
+    "UNTOLD",
+    "at",
+    "count",
+    "metric_name",
+    "probability",
+    "signed",
+    "size",
+    "told",
+    "without_paths",
+]
+
+ALL = "all"
+"""What a study calls all sites, or all backbones, together."""
+UNTOLD = "-"
+"""What stands for a number that a site's policy does not tell."""
+
+_NAMES = {
+    "auroc": "AUROC",
+    "balanced_accuracy": "balanced accuracy",
+    "brier": "Brier score",
+    "f1": "F1",
+    "gmean": "G-mean",
+    "kappa": "weighted kappa",
+    "mae": "MAE",
+    "mse": "MSE",
+    "pearson": "Pearson r",
+    "r2": "R²",
+    "sd": "SD of error",
+    "sum_mae": "MAE of global score",
+    "sum_pearson": "Pearson r of global score",
+    "sum_r2": "R² of global score",
+}
+
+
+def at(task: str, site: str) -> str:
+    """Write a task with its site, or with all of them.
+
+    Examples
+    --------
+    >>> at("prognosis", "hospital"), at("prognosis", "all")
+    ('prognosis at hospital', 'prognosis at all sites together')
+    """
+    return f"{task} at {'all sites together' if site == ALL else site}"
+
+
+def metric_name(metric: str) -> str:
+    """Name of a metric in a table.
+
+    Examples
+    --------
+    >>> metric_name("auroc"), metric_name("mae_A"), metric_name("accuracy")
+    ('AUROC', 'MAE A', 'accuracy')
+    """
+    if metric in _NAMES:
+        return _NAMES[metric]
+    stem, _, output = metric.partition("_")
+    return f"{_NAMES.get(stem, stem)} {output}".strip()
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """Write a difference with its sign, and a minus that is as wide as a plus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def probability(p: float | None) -> str:
+    """Write a p-value.
+
+    Examples
+    --------
+    >>> probability(0.04321), probability(1e-5), probability(None)
+    ('0.043', '<0.001', '-')
+    """
+    if p is None:
+        return "-"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def told(number: int | None) -> str:
+    """Write a number, if it is told."""
+    return UNTOLD if number is None else f"{number:,}"
+
+
+def count(number: int | None, one: str, several: str = "") -> str:
+    """Write a number, if it is told, with its noun.
+
+    Examples
+    --------
+    >>> count(1, "site"), count(2, "site"), count(0, "study", "studies")
+    ('1 site', '2 sites', '0 studies')
+    """
+    if number is None:
+        return f"an untold number of {several or one + 's'}"
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def size(number: float) -> str:
+    """Write a number of bytes."""
+    return f"{number / 1e6:.1f} MB"
+
+
+def without_paths(value: Any) -> Any:
+    """Copy a configuration, every absolute path in it cut down to its last part.
+
+    Examples
+    --------
+    >>> without_paths({"root": "/data/hospital/images", "files": ["~/x/y.csv", "a/b"]})
+    {'root': '…/images', 'files': ['…/y.csv', 'a/b']}
+    """
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value]
+    if isinstance(value, str):
+        return _PATH.sub(_last_part, value)
+    return value
+
+
+_PATH = re.compile(r"(?<![\w.…/\\])(?:~?/|[A-Za-z]:[\\/])[^\s\"'<>|;,()]*")
+
+
+def _last_part(match: re.Match[str]) -> str:
+    text = match.group()
+    if len(text) < 2:  # a slash on its own is no path
+        return text
+    kind = PureWindowsPath if ":" in text[:2] or "\\" in text else PurePosixPath
+    return f"…/{kind(text).name}"
