@@ -18,16 +18,9 @@ from mdmt.metrics import weighted_mean_metrics
 from server.exchange import exchange, reason
 from server.federation import Arrays, Federation
 from server.optimiser import load_optimiser_arrays, optimiser_arrays
+from server.records import concerns, from_record, pack_record, to_record
 from server.run import RunDirectory
-from server.strategy import (
-    Round,
-    SiteAverage,
-    build_strategy,
-    concerns,
-    from_record,
-    pack_record,
-    to_record,
-)
+from server.strategy import Round, SiteAverage, build_strategy
 from server.weighting import loss_coefficients
 
 __all__ = ["evaluate_round", "run_rounds"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from flwr.app import (
-    Array,
     ArrayRecord,
     ConfigRecord,
     Message,
@@ -25,19 +24,16 @@ from mdmt.errors import RunError
 from mdmt.messages import SiteCard, TrainReport
 from mdmt.models import head_task
 from mdmt.seeds import derive_seed
-from mdmt.wire import BLOB, pack, unpack
+from mdmt.wire import BLOB, unpack
 from server.aggregation import Arrays, refusal, weighted_mean
 from server.exchange import reason
+from server.records import concerns, content_bytes, from_record, pack_record, to_record
 from server.weighting import site_weights, task_shares
 
 __all__ = [
     "Round",
     "SiteAverage",
     "build_strategy",
-    "concerns",
-    "from_record",
-    "pack_record",
-    "to_record",
 ]
 
 _SLACK = 4096
@@ -53,22 +49,6 @@ class Round:
     refusals: dict[str, str] = field(default_factory=dict)
     bytes_down: dict[str, int] = field(default_factory=dict)
     bytes_up: dict[str, int] = field(default_factory=dict)
-
-
-def to_record(arrays: Arrays) -> ArrayRecord:
-    """Put arrays into a record for Flower's strategies."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays.items()})
-
-
-def from_record(record: ArrayRecord) -> dict[str, NDArray[np.floating]]:
-    """Take arrays out of a record of Flower's strategies."""
-    return {name: array.numpy() for name, array in record.items()}
-
-
-def pack_record(arrays: Arrays) -> ArrayRecord:
-    """Put arrays into a Flower record as they travel: one blob."""
-    blob = pack(arrays)
-    return ArrayRecord({BLOB: Array("uint8", (len(blob),), BLOB, blob)})
 
 
 class SiteAverage(strategy.FedAvg):
@@ -122,7 +102,7 @@ class SiteAverage(strategy.FedAvg):
             content = RecordDict({"arrays": record, "config": ConfigRecord(order)})
             timeout = self.config.training.round_timeout
             self._asked.append((Message(content, node, MessageType.TRAIN, ttl=timeout), card))
-            self.round.bytes_down[card.name] = _size(content)
+            self.round.bytes_down[card.name] = content_bytes(content)
         return [message for message, _ in self._asked]
 
     def aggregate_train(
@@ -207,7 +187,7 @@ class SiteAverage(strategy.FedAvg):
         if unfit := refusal(received, expected):
             raise _Refused(unfit)
         self.round.reports[card.name] = report
-        self.round.bytes_up[card.name] = _size(reply.content)
+        self.round.bytes_up[card.name] = content_bytes(reply.content)
         return received
 
     def _check_quorum(self, server_round: int, accepted: int) -> None:
@@ -226,21 +206,6 @@ class SiteAverage(strategy.FedAvg):
 
 class _Refused(Exception):
     """Why a site's reply cannot be used."""
-
-
-def concerns(card: SiteCard, name: str) -> bool:
-    """Whether an array is of the backbone, or of the head of a task that the site has."""
-    task = head_task(name)
-    return task is None or task in card.tasks
-
-
-def _size(content: RecordDict) -> int:
-    """Payload bytes of a message: its arrays as serialised, and its text."""
-    arrays = sum(len(a.data) for record in content.array_records.values() for a in record.values())
-    texts = sum(
-        len(str(value)) for record in content.config_records.values() for value in record.values()
-    )
-    return arrays + texts
 
 
 class FedAvg(SiteAverage):

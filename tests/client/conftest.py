@@ -9,7 +9,7 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from numpy import float32
 
-from server.strategy import pack_record
+from server.records import pack_record
 from simulation.engine import task_identity
 
 

@@ -14,7 +14,8 @@ from mdmt.messages import TrainReport
 from mdmt.metrics import weighted_mean_metrics
 from mdmt.wire import BLOB, unpack
 from server.optimiser import load_optimiser_arrays, optimiser_arrays
-from server.strategy import build_strategy, from_record, pack_record, to_record
+from server.records import from_record, pack_record, to_record
+from server.strategy import build_strategy
 from simulation.engine import task_identity
 
 W, RUNNING, HEAD = "backbone.w", "backbone.running_mean", "heads.severity.weight"

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from client.app import app as client_app
 from mdmt.errors import RollCallError, RunError
 from mdmt.wire import BLOB, unpack
-from server.strategy import pack_record
+from server.records import pack_record
 
 
 def lines(path):

@@ -14,7 +14,7 @@ from numpy import float32
 from client.audit import open_audit_log
 from mdmt.config import load_site
 from mdmt.kits import open_site_kit
-from server.strategy import pack_record
+from server.records import pack_record
 from simulation.engine import task_identity
 
 REPORT = {
