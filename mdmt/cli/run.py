@@ -34,6 +34,7 @@ def demo(out: Out = None) -> None:
     folder = _simulate(load_federation(find_config("demo")), _Engine.inprocess, out)
     typer.echo("Next:")
     typer.echo(f"  mdmt show {folder}          this table again, and who took part")
+    typer.echo(f"  mdmt report {folder}        the same with curves, as one page for a browser")
     typer.echo(f"  {folder}/release/README.md  the model card of what was trained")
     typer.echo("  mdmt init --table labels.csv      begin with a table of your own")
 
