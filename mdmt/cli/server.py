@@ -58,11 +58,13 @@ def run(
     from mdmt.kits import open_server_kit
     from mdmt.runs import read_lines, read_run
     from server.run import find_run, new_run_folder
-    from server.submission import follow_run, submit
+    from server.submission import follow_run, make_ready, submit
 
     opened = open_server_kit(kit)
     loaded = load_federation(find_config(config)).model_copy(update={"sites": {}})
-    folder = find_run(out, loaded) if resume else new_run_folder(out, loaded.name)
+    resumed = find_run(out, loaded) if resume else None
+    make_ready(opened, loaded, resumed)
+    folder = resumed or new_run_folder(out, loaded.name)
     console = progress_console()
     earlier = len(read_lines(folder / "events.jsonl"))
     with watching(folder, loaded):
