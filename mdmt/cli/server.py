@@ -124,3 +124,19 @@ def stop(kit: Kit = DEFAULT_KIT) -> None:
         typer.echo(f"run {found.id} is stopped")
     if not active:
         typer.echo("no run is under way")
+
+
+@server.command()
+def revoke(
+    site: Annotated[str, typer.Argument(help="Its name.")],
+    kit: KitOption = DEFAULT_KIT,
+) -> None:
+    """Shut a site out for good: its key is refused from now on.
+
+    `mdmt provision ... --site NAME` makes it a new key, once its old folder is deleted.
+    """
+    from mdmt.kits import open_server_kit
+    from server.revocation import revoke_site
+
+    revoke_site(open_server_kit(kit), site)
+    typer.echo(f"{site} is shut out")
