@@ -21,6 +21,7 @@ from flwr.proto.control_pb2 import (
     ListRunsRequest,
     RegisterNodeRequest,
     StopRunRequest,
+    StreamLogsRequest,
     UnregisterNodeRequest,
 )
 from flwr.supercore.control import ControlHttpClient
@@ -30,6 +31,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mdmt.errors import RunError
+from mdmt.files import write_text
 from mdmt.kits import ServerKit
 from mdmt.processes import flower_environment, plain_text
 
@@ -40,6 +42,7 @@ __all__ = [
     "list_nodes",
     "list_runs",
     "register_sites",
+    "save_log",
     "start_run",
     "stop_run",
     "unregister_site",
@@ -175,6 +178,13 @@ def stop_run(kit: ServerKit, run_id: str) -> None:
     """End a run."""
     with _control(kit) as control:
         control.StopRun(StopRunRequest(run_id=int(run_id)))
+
+
+def save_log(kit: ServerKit, run_id: str, file: Path) -> None:
+    """Write what the ServerApp of a finished run logged; the SuperLink keeps it in its database."""
+    with _control(kit) as control:
+        logged = control.StreamLogs(StreamLogsRequest(run_id=int(run_id)))
+        write_text(file, plain_text("".join(part.log_output for part in logged)))
 
 
 def start_run(kit: ServerKit, app: Path, run_config: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mdmt.errors import BadInput
 from mdmt.files import write_json
-from mdmt.kits import KIT_FILE, ServerKit
+from mdmt.kits import KIT_FILE, ServerKit, check_user
 from server.control import unregister_site
 
 __all__ = ["revoke_site"]
@@ -26,6 +26,7 @@ def revoke_site(kit: ServerKit, site: str) -> None:
     RunError
         There is no SuperLink; nothing was changed.
     """
+    check_user(kit)
     registered = unregister_site(kit, site)
     if not registered and site not in kit.facts.sites:
         raise BadInput(f"{site}: no such site; there are: {', '.join(kit.facts.sites) or 'none'}")

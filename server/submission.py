@@ -9,10 +9,11 @@ from pathlib import Path
 from mdmt.config import FederationConfig, save_config
 from mdmt.errors import BadInput, RunError
 from mdmt.files import read_json, write_json
-from mdmt.kits import ServerKit
+from mdmt.kits import ServerKit, check_user
+from mdmt.processes import last_words
 from mdmt.runs import read_lines
 from server.bundle import write_app, write_run_config
-from server.control import healthy, list_runs, start_run, stop_run
+from server.control import healthy, list_runs, save_log, start_run, stop_run
 from server.run import last_event, raise_unless_done
 
 __all__ = ["describe_run", "follow_run", "make_ready", "submit"]
@@ -39,6 +40,7 @@ def make_ready(kit: ServerKit, config: FederationConfig, resumed: Path | None) -
     RunError
         There is no SuperLink, or another run is under way.
     """
+    check_user(kit)
     if config.name != kit.facts.federation:
         raise BadInput(
             f"{config.name}: this kit serves the federation {kit.facts.federation};"
@@ -106,14 +108,18 @@ def follow_run(kit: ServerKit, run: str, folder: Path, earlier: int) -> None:
         if event.get("event") in ("done", "failed"):
             return raise_unless_done(event, f"the run in {folder} broke off")
         process = event.get("process")
-        broken = process is not None and not _exists(process)
-        if not broken and time.monotonic() > next_check:
+        died, over = process is not None and not _exists(process), False
+        if not died and time.monotonic() > next_check:
             next_check = time.monotonic() + _CHECK
-            broken = _is_over(kit, run)
-        if broken and last_event(folder, earlier) == event:
+            over = _is_over(kit, run)
+        if (died or over) and last_event(folder, earlier) == event:
+            why, log = "", kit.run_folder / "superlink.log"
+            if over:  # the ServerApp may have had no folder to tell why
+                log = kit.run_folder / "serverapp.log"
+                save_log(kit, run, log)
+                why = f": {last_words(log)}"
             raise RunError(
-                f"the run in {folder} broke off; see {kit.run_folder / 'superlink.log'},"
-                " then go on with --resume"
+                f"the run in {folder} broke off{why}; see {log}, then go on with --resume"
             )
         time.sleep(_PAUSE)
 

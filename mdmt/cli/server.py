@@ -24,10 +24,11 @@ DEFAULT_KIT = Path("kits/server")
 def start(kit: Kit = DEFAULT_KIT) -> None:
     """Run Flower's SuperLink and the proxy in front of it until interrupted."""
     from mdmt.cli.console import log_to_stderr
-    from mdmt.kits import open_server_kit
+    from mdmt.kits import check_user, open_server_kit
     from mdmt.processes import only_one, until_stopped
 
     opened = open_server_kit(kit)
+    check_user(opened)
     log_to_stderr()
     from server.superlink import serve_federation
 
@@ -44,7 +45,11 @@ def run(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Run directory: new or empty.  [default: runs/NAME]", show_default=False),
+        typer.Option(
+            help="Run directory: new or empty, where the server may write."
+            "  [default: KIT/runs/NAME]",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Train a federation with the sites that are connected, and show the results.
@@ -62,9 +67,9 @@ def run(
 
     opened = open_server_kit(kit)
     loaded = load_federation(find_config(config)).model_copy(update={"sites": {}})
-    resumed = find_run(out, loaded) if resume else None
+    resumed = find_run(out, loaded, opened.runs) if resume else None
     make_ready(opened, loaded, resumed)
-    folder = resumed or new_run_folder(out, loaded.name)
+    folder = resumed or new_run_folder(out, loaded.name, opened.runs)
     console = progress_console()
     earlier = len(read_lines(folder / "events.jsonl"))
     with watching(folder, loaded):

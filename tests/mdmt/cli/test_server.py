@@ -45,7 +45,7 @@ def test_a_run_that_cannot_start_leaves_nothing_behind(config, tmp_path):
     other = config.with_name("other.yaml")
     other.write_text(yaml.safe_dump(federation_dict(name="other")))
     assert run_cli("server", "run", other).exit_code == 2
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "kits" / "server" / "runs").exists()
 
 
 def test_a_second_run_is_refused_and_the_first_left_alone(config, superlink, tmp_path):
@@ -68,3 +68,15 @@ def test_only_what_is_left_of_the_resumed_run_is_stopped(config, superlink, tmp_
     assert superlink == []
     submission.make_ready(kit, loaded, tmp_path / "first")
     assert superlink == ["7"]
+
+
+def test_another_user_than_the_servers_is_refused(config, superlink, tmp_path, monkeypatch):
+    """The server could neither read nor write what that user makes in the kit."""
+    (tmp_path / "kits" / "server" / "superlink.db").touch()
+    monkeypatch.setattr("os.geteuid", lambda: -1)
+    for command in (["run", config], ["revoke", "clinic"]):
+        done = run_cli("server", *command)
+        assert done.exit_code == 2
+        (line,) = errors(done)
+        assert "run this command as" in line
+    assert "clinic" in open_server_kit(tmp_path / "kits" / "server").facts.sites
