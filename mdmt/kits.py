@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "ServerKit",
     "SiteFacts",
     "SiteKit",
+    "check_user",
     "open_server_kit",
     "open_site_kit",
     "split_address",
@@ -145,6 +147,11 @@ class ServerKit:
         return self.folder / "runs.json"
 
     @property
+    def runs(self) -> Path:
+        """Where run directories go: the server may have nowhere else to write to."""
+        return self.folder / "runs"
+
+    @property
     def run_folder(self) -> Path:
         """What the running proxy writes: its pid, what it refused, temporary files."""
         return self.folder / "run"
@@ -199,10 +206,30 @@ def open_server_kit(folder: Path) -> ServerKit:
     return ServerKit(folder.resolve(), _read(folder, ServerFacts))
 
 
+def check_user(kit: ServerKit) -> None:
+    """Refuse to write as one user what the server has to read or go on with as another.
+
+    Raises
+    ------
+    BadInput
+    """
+    if kit.database.exists() and kit.database.stat().st_uid != os.geteuid():
+        try:
+            user = kit.database.owner()
+        except KeyError:  # a container does not know the users of its host
+            user = f"user {kit.database.stat().st_uid}"
+        raise BadInput(
+            f"{kit.folder}: the server runs as {user}: run this command as {user} too, such as by"
+            " sudo -u"
+        )
+
+
 def _read(folder: Path, kind: type[F]) -> F:
     role = kind.model_fields["role"].default
     try:
         found = json.loads((folder / KIT_FILE).read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise BadInput(f"{folder}: only the user that it belongs to may use this kit") from error
     except (OSError, ValueError) as error:
         raise BadInput(
             f"{folder}: not a {role}'s kit: give the folder that mdmt provision wrote"

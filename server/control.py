@@ -21,13 +21,17 @@ from flwr.proto.control_pb2 import (
     ListRunsRequest,
     RegisterNodeRequest,
     StopRunRequest,
+    StreamLogsRequest,
+    UnregisterNodeRequest,
 )
 from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mdmt.errors import RunError
+from mdmt.files import write_text
 from mdmt.kits import ServerKit
 from mdmt.processes import flower_environment, plain_text
 
@@ -38,8 +42,10 @@ __all__ = [
     "list_nodes",
     "list_runs",
     "register_sites",
+    "save_log",
     "start_run",
     "stop_run",
+    "unregister_site",
 ]
 
 _SUPERLINK = "mdmt"
@@ -58,12 +64,15 @@ class Node:
     status : {"registered", "online", "offline"}
         ``registered`` has never been connected.
     since : str
-        When it connected, or was last connected; ISO 8601, empty if never.
+        When it connected, or was last connected; ISO 8601, UTC, empty if never.
+    id : int
+        Flower's.
     """
 
     name: str
     status: str
     since: str
+    id: int
 
 
 @dataclass(frozen=True)
@@ -98,17 +107,40 @@ def healthy(kit: ServerKit, timeout: float = 5.0) -> bool:
 
 
 def register_sites(kit: ServerKit) -> list[str]:
-    """Let the sites of the kit in, by name; give those that were not registered before."""
+    """Let the sites of the kit in, by name; give those that were not registered before.
+
+    Raises
+    ------
+    RunError
+        There is no SuperLink, or a key was revoked before.
+    """
     known = {node.name for node in list_nodes(kit)}
     new = [site for site in kit.facts.sites if site not in known]
     with _control(kit) as control:
         for site in new:
             key = load_ssh_public_key(kit.public_key(site).read_bytes())
             assert isinstance(key, EllipticCurvePublicKey), "mdmt provision wrote it"
-            control.RegisterNode(
-                RegisterNodeRequest(public_key=public_key_to_bytes(key), name=site)
-            )
+            request = RegisterNodeRequest(public_key=public_key_to_bytes(key), name=site)
+            try:
+                control.RegisterNode(request)
+            except httpx.HTTPStatusError as error:
+                said = FlowerError.from_json(error.response.text)
+                if said is None or said.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
+                    raise
+                raise RunError(
+                    f"{site}: this key was revoked; delete {kit.public_key(site)} and the site's"
+                    " folder, and run mdmt provision again"
+                ) from error
     return new
+
+
+def unregister_site(kit: ServerKit, site: str) -> bool:
+    """Shut a site out for good, at once; give whether it was registered."""
+    found = [node.id for node in list_nodes(kit) if node.name == site]
+    with _control(kit) as control:
+        for node in found:
+            control.UnregisterNode(UnregisterNodeRequest(node_id=node))
+    return bool(found)
 
 
 def list_nodes(kit: ServerKit) -> list[Node]:
@@ -121,6 +153,7 @@ def list_nodes(kit: ServerKit) -> list[Node]:
                 node.name,
                 node.status,
                 node.last_activated_at if node.status == "online" else node.last_deactivated_at,
+                node.node_id,
             )
             for node in nodes
             if node.status != "unregistered"
@@ -145,6 +178,13 @@ def stop_run(kit: ServerKit, run_id: str) -> None:
     """End a run."""
     with _control(kit) as control:
         control.StopRun(StopRunRequest(run_id=int(run_id)))
+
+
+def save_log(kit: ServerKit, run_id: str, file: Path) -> None:
+    """Write what the ServerApp of a finished run logged; the SuperLink keeps it in its database."""
+    with _control(kit) as control:
+        logged = control.StreamLogs(StreamLogsRequest(run_id=int(run_id)))
+        write_text(file, plain_text("".join(part.log_output for part in logged)))
 
 
 def start_run(kit: ServerKit, app: Path, run_config: Path) -> str:

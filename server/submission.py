@@ -9,30 +9,29 @@ from pathlib import Path
 from mdmt.config import FederationConfig, save_config
 from mdmt.errors import BadInput, RunError
 from mdmt.files import read_json, write_json
-from mdmt.kits import ServerKit
+from mdmt.kits import ServerKit, check_user
+from mdmt.processes import last_words
 from mdmt.runs import read_lines
 from server.bundle import write_app, write_run_config
-from server.control import healthy, list_runs, start_run, stop_run
+from server.control import healthy, list_runs, save_log, start_run, stop_run
 from server.run import last_event, raise_unless_done
 
-__all__ = ["describe_run", "follow_run", "submit"]
+__all__ = ["describe_run", "follow_run", "make_ready", "submit"]
 
 _PAUSE = 0.5
 _CHECK = 10.0
 """Seconds between two looks at what Flower says of a run that tells nothing."""
 
 
-def submit(kit: ServerKit, config: FederationConfig, folder: Path, *, resume: bool) -> str:
-    """Submit a federation; give the id Flower runs it under.
+def make_ready(kit: ServerKit, config: FederationConfig, resumed: Path | None) -> None:
+    """Make sure that a federation can be submitted, before anything is written for it.
 
     Parameters
     ----------
     kit : ServerKit
     config : FederationConfig
-    folder : Path
-        The run directory.
-    resume : bool
-        Go on after the last complete round of the run in `folder`; what is left of it is stopped.
+    resumed : Path or None
+        Directory of the run that is to go on; what is left of it is stopped.
 
     Raises
     ------
@@ -41,6 +40,7 @@ def submit(kit: ServerKit, config: FederationConfig, folder: Path, *, resume: bo
     RunError
         There is no SuperLink, or another run is under way.
     """
+    check_user(kit)
     if config.name != kit.facts.federation:
         raise BadInput(
             f"{config.name}: this kit serves the federation {kit.facts.federation};"
@@ -49,7 +49,26 @@ def submit(kit: ServerKit, config: FederationConfig, folder: Path, *, resume: bo
     if not healthy(kit):
         raise RunError(f"no SuperLink is running: start it with mdmt server start {kit.folder}")
     submitted = _submitted(kit)
-    _make_way(kit, {run for run, of in submitted.items() if resume and of == str(folder)})
+    _make_way(kit, {run for run, of in submitted.items() if of == str(resumed)})
+
+
+def submit(kit: ServerKit, config: FederationConfig, folder: Path, *, resume: bool) -> str:
+    """Submit a federation that `make_ready` let pass; give the id Flower runs it under.
+
+    Parameters
+    ----------
+    kit : ServerKit
+    config : FederationConfig
+    folder : Path
+        The run directory.
+    resume : bool
+        Go on after the last complete round of the run in `folder`.
+
+    Raises
+    ------
+    RunError
+        It was not accepted.
+    """
     if not resume:
         save_config(config, folder / "federation.yaml")
     write_app(kit.run_folder / "app")
@@ -61,7 +80,7 @@ def submit(kit: ServerKit, config: FederationConfig, folder: Path, *, resume: bo
         expected=" ".join(kit.facts.sites),
     )
     run = start_run(kit, kit.run_folder / "app", kit.run_folder / "run.toml")
-    write_json(kit.submissions, submitted | {run: str(folder)})
+    write_json(kit.submissions, _submitted(kit) | {run: str(folder)})
     return run
 
 
@@ -89,14 +108,18 @@ def follow_run(kit: ServerKit, run: str, folder: Path, earlier: int) -> None:
         if event.get("event") in ("done", "failed"):
             return raise_unless_done(event, f"the run in {folder} broke off")
         process = event.get("process")
-        broken = process is not None and not _exists(process)
-        if not broken and time.monotonic() > next_check:
+        died, over = process is not None and not _exists(process), False
+        if not died and time.monotonic() > next_check:
             next_check = time.monotonic() + _CHECK
-            broken = _is_over(kit, run)
-        if broken and last_event(folder, earlier) == event:
+            over = _is_over(kit, run)
+        if (died or over) and last_event(folder, earlier) == event:
+            why, log = "", kit.run_folder / "superlink.log"
+            if over:  # the ServerApp may have had no folder to tell why
+                log = kit.run_folder / "serverapp.log"
+                save_log(kit, run, log)
+                why = f": {last_words(log)}"
             raise RunError(
-                f"the run in {folder} broke off; see {kit.run_folder / 'superlink.log'},"
-                " then go on with --resume"
+                f"the run in {folder} broke off{why}; see {log}, then go on with --resume"
             )
         time.sleep(_PAUSE)
 
@@ -133,8 +156,8 @@ def _make_way(kit: ServerKit, former: set[str]) -> None:
     active = [run.id for run in list_runs(kit) if not run.finished]
     if strangers := set(active) - former:
         raise RunError(
-            f"run {min(strangers)} is under way: see mdmt server status, or end it with"
-            " mdmt server stop"
+            f"run {min(strangers)} is under way: see mdmt server status {kit.folder}, or end it"
+            f" with mdmt server stop {kit.folder}"
         )
     for run in active:
         stop_run(kit, run)

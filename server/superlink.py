@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mdmt.errors import BadInput, RunError
-from mdmt.kits import ServerKit
+from mdmt.kits import ServerKit, open_server_kit
 from mdmt.processes import Service, flower_environment
 from server.control import healthy, register_sites
 from server.kit_files import write_flwr_config, write_proxy_config
@@ -49,8 +49,7 @@ def serve_federation(kit: ServerKit, on_ready: Callable[[], None] = lambda: None
     write_proxy_config(kit)
     with _services(kit) as (superlink, proxy):
         _wait_until_healthy(kit, superlink)
-        for site in register_sites(kit):
-            log.info("%s is registered", site)
+        _register(kit)
         proxy.tend()
         log.info("sites can connect to %s", kit.facts.server)
         on_ready()
@@ -63,10 +62,30 @@ def serve_federation(kit: ServerKit, on_ready: Callable[[], None] = lambda: None
                 continue
             failed = 0 if healthy(kit) else failed + 1
             next_check = time.monotonic() + _CHECK
+            if not failed:
+                kit = _with_new_sites(kit)
             if failed >= _FAILED_CHECKS and superlink.pid is not None:
                 log.error("the SuperLink does not answer and is started again")
                 superlink.stop()
                 failed = 0
+
+
+def _register(kit: ServerKit) -> None:
+    for site in register_sites(kit):
+        log.info("%s is registered", site)
+
+
+def _with_new_sites(kit: ServerKit) -> ServerKit:
+    """Let sites in that were provisioned since."""
+    now = open_server_kit(kit.folder)
+    if now.facts.sites == kit.facts.sites:
+        return kit
+    try:
+        _register(now)
+    except RunError as error:
+        log.error("the new sites cannot be registered: %s", error)
+        return kit
+    return now
 
 
 @contextmanager

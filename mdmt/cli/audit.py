@@ -22,7 +22,7 @@ _SHOWN = 3
 
 
 def audit(
-    kit: Annotated[Path, typer.Argument(help="The site's kit, as mdmt provision wrote it.")],
+    kit: Annotated[Path, typer.Argument(help="The site's folder.")] = Path(),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the log: a JSON object per message.")
     ] = False,

@@ -24,10 +24,11 @@ DEFAULT_KIT = Path("kits/server")
 def start(kit: Kit = DEFAULT_KIT) -> None:
     """Run Flower's SuperLink and the proxy in front of it until interrupted."""
     from mdmt.cli.console import log_to_stderr
-    from mdmt.kits import open_server_kit
+    from mdmt.kits import check_user, open_server_kit
     from mdmt.processes import only_one, until_stopped
 
     opened = open_server_kit(kit)
+    check_user(opened)
     log_to_stderr()
     from server.superlink import serve_federation
 
@@ -44,7 +45,11 @@ def run(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Run directory: new or empty.  [default: runs/NAME]", show_default=False),
+        typer.Option(
+            help="Run directory: new or empty, where the server may write."
+            "  [default: KIT/runs/NAME]",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Train a federation with the sites that are connected, and show the results.
@@ -58,11 +63,13 @@ def run(
     from mdmt.kits import open_server_kit
     from mdmt.runs import read_lines, read_run
     from server.run import find_run, new_run_folder
-    from server.submission import follow_run, submit
+    from server.submission import follow_run, make_ready, submit
 
     opened = open_server_kit(kit)
     loaded = load_federation(find_config(config)).model_copy(update={"sites": {}})
-    folder = find_run(out, loaded) if resume else new_run_folder(out, loaded.name)
+    resumed = find_run(out, loaded, opened.runs) if resume else None
+    make_ready(opened, loaded, resumed)
+    folder = resumed or new_run_folder(out, loaded.name, opened.runs)
     console = progress_console()
     earlier = len(read_lines(folder / "events.jsonl"))
     with watching(folder, loaded):
@@ -122,3 +129,19 @@ def stop(kit: Kit = DEFAULT_KIT) -> None:
         typer.echo(f"run {found.id} is stopped")
     if not active:
         typer.echo("no run is under way")
+
+
+@server.command()
+def revoke(
+    site: Annotated[str, typer.Argument(help="Its name.")],
+    kit: KitOption = DEFAULT_KIT,
+) -> None:
+    """Shut a site out for good: its key is refused from now on.
+
+    `mdmt provision ... --site NAME` makes it a new key, once its old folder is deleted.
+    """
+    from mdmt.kits import open_server_kit
+    from server.revocation import revoke_site
+
+    revoke_site(open_server_kit(kit), site)
+    typer.echo(f"{site} is shut out")

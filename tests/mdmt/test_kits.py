@@ -91,3 +91,12 @@ def test_a_kit_may_be_named_from_anywhere(tmp_path, monkeypatch):
     assert kit.site_file == tmp_path.resolve() / "site.yaml"
     with pytest.raises(BadInput, match="site's kit, not a server's"):
         open_server_kit(tmp_path)
+
+
+def test_a_kit_that_belongs_to_another_user_is_not_called_something_else(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    with pytest.raises(BadInput, match="only the user that it belongs to"):
+        open_site_kit(tmp_path)

@@ -1,0 +1,82 @@
+"""``mdmt server``: what is refused before anything is written, or stopped."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from builders import federation_dict
+from cli_builders import errors, run_cli
+
+from mdmt.config import load_federation, save_config
+from mdmt.files import write_json
+from mdmt.kits import open_server_kit
+from server import submission
+from server.control import FlowerRun
+from server.provision import provision
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A federation's file, with kits beside it."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "federation.yaml"
+    file.write_text(yaml.safe_dump(federation_dict()))
+    provision(load_federation(file), file, "localhost:9092", tmp_path / "kits", ["clinic"])
+    return file
+
+
+@pytest.fixture
+def superlink(monkeypatch):
+    """A SuperLink on which run 7 is under way; what was stopped is noted."""
+    stopped = []
+    monkeypatch.setattr(submission, "healthy", lambda kit: True)
+    monkeypatch.setattr(submission, "list_runs", lambda kit: [FlowerRun("7", "running")])
+    monkeypatch.setattr(submission, "stop_run", lambda kit, run: stopped.append(run))
+    return stopped
+
+
+def test_a_run_that_cannot_start_leaves_nothing_behind(config, tmp_path):
+    """An empty folder would hide the run before it from --resume."""
+    done = run_cli("server", "run", config)
+    assert done.exit_code == 1
+    assert errors(done) == [
+        f"error: no SuperLink is running: start it with mdmt server start {tmp_path}/kits/server"
+    ]
+    other = config.with_name("other.yaml")
+    other.write_text(yaml.safe_dump(federation_dict(name="other")))
+    assert run_cli("server", "run", other).exit_code == 2
+    assert not (tmp_path / "kits" / "server" / "runs").exists()
+
+
+def test_a_second_run_is_refused_and_the_first_left_alone(config, superlink, tmp_path):
+    done = run_cli("server", "run", config, "--out", tmp_path / "second")
+    assert done.exit_code == 1
+    (line,) = errors(done)
+    assert line.startswith("error: run 7 is under way: ")
+    assert superlink == []
+    assert not (tmp_path / "second").exists()
+
+
+def test_only_what_is_left_of_the_resumed_run_is_stopped(config, superlink, tmp_path):
+    kit = open_server_kit(tmp_path / "kits" / "server")
+    loaded = load_federation(config)
+    for name in ("first", "second"):
+        save_config(loaded, tmp_path / name / "federation.yaml")
+    write_json(kit.submissions, {"7": str(tmp_path / "first")})
+    done = run_cli("server", "run", config, "--out", tmp_path / "second", "--resume")
+    assert done.exit_code == 1
+    assert superlink == []
+    submission.make_ready(kit, loaded, tmp_path / "first")
+    assert superlink == ["7"]
+
+
+def test_another_user_than_the_servers_is_refused(config, superlink, tmp_path, monkeypatch):
+    """The server could neither read nor write what that user makes in the kit."""
+    (tmp_path / "kits" / "server" / "superlink.db").touch()
+    monkeypatch.setattr("os.geteuid", lambda: -1)
+    for command in (["run", config], ["revoke", "clinic"]):
+        done = run_cli("server", *command)
+        assert done.exit_code == 2
+        (line,) = errors(done)
+        assert "run this command as" in line
+    assert "clinic" in open_server_kit(tmp_path / "kits" / "server").facts.sites
