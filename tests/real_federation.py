@@ -28,6 +28,7 @@ from client.app import app as client_app
 from mdmt.config import FederationConfig, save_config
 from mdmt.kits import ServerKit, open_server_kit
 from server.app import app as server_app
+from server.control import list_nodes
 from simulation.engine import InProcessGrid, task_identity
 
 MDMT = str(Path(sysconfig.get_path("scripts")) / "mdmt")
@@ -76,8 +77,16 @@ class RealFederation:
         return self.site_kit(site) / "state"
 
     def fault_file(self, site: str) -> Path:
-        """Hold ``KIND ROUND`` to make the site misbehave; see `site_faults`."""
+        """Holds lines of ``KIND ROUND`` to make the site misbehave; see `site_faults`."""
         return self.folder / f"fault-{site}"
+
+    def misbehave(self, site: str, *faults: str) -> None:
+        self.fault_file(site).write_text("\n".join(faults))
+
+    def behave(self, site: str) -> None:
+        """Let the site do as it should; what it holds goes on."""
+        for file in (self.fault_file(site), self.fault_file(site).with_suffix(".pid")):
+            file.unlink(missing_ok=True)
 
     def write_config(self, **changes: Any) -> Path:
         file = self.folder / "federation.yaml"
@@ -112,7 +121,8 @@ class RealFederation:
         """Start a command that stays; its output is in ``NAME.log``."""
         environment = self._environment()
         if faulty:
-            environment["PYTHONPATH"] = str(FAULTS)
+            path = filter(None, [str(FAULTS), environment.get("PYTHONPATH")])
+            environment["PYTHONPATH"] = os.pathsep.join(path)
             environment["MDMT_TEST_FAULT"] = str(self.fault_file(name))
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
@@ -151,6 +161,12 @@ class RealFederation:
     def start_run(self, out: str, *options: object) -> None:
         self.start("run", "server", "run", self.config_file, "--out", out, *options)
 
+    def complete_run(self, out: str, *options: object) -> str:
+        """Run the federation to its good end; what it says."""
+        done = self.run(out, *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
     def end_of_run(self) -> int:
         return self.processes.pop("run").wait(240)
 
@@ -158,6 +174,26 @@ class RealFederation:
         file = self.folder / out / f"{name}.jsonl"
         lines = file.read_text().splitlines(True) if file.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def refusals(self, out: str) -> dict[tuple[str, int], str]:
+        """Why sites were not heard, by site and round, as the history says."""
+        return {
+            (site, line["round"]): reason
+            for line in self.lines(out, "history")
+            for site, reason in line["refusals"].items()
+        }
+
+    def missed(self, out: str) -> set[tuple[str, int]]:
+        """Sites that a round's backbone owes nothing to."""
+        return {
+            (site, line["round"])
+            for line in self.lines(out, "history")[1:]
+            for site in SITES
+            if "weight" not in line["sites"].get(site, {})
+        }
+
+    def online(self) -> set[str]:
+        return {node.name for node in list_nodes(self.server_kit) if node.status == "online"}
 
     def wait_for_event(self, out: str, kind: str, count: int = 1, **facts: Any) -> dict[str, Any]:
         """Wait for the `count`-th event of a kind with these facts."""
