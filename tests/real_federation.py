@@ -26,7 +26,9 @@ from safetensors.numpy import load_file
 
 from client.app import app as client_app
 from mdmt.config import FederationConfig, save_config
-from mdmt.kits import ServerKit, open_server_kit
+from mdmt.files import read_json, write_json
+from mdmt.kits import KIT_FILE, ServerKit, open_server_kit
+from mdmt.processes import flower_environment
 from server.app import app as server_app
 from server.control import list_nodes
 from simulation.engine import InProcessGrid, task_identity
@@ -100,7 +102,24 @@ class RealFederation:
         tasks = changes.pop("tasks", None)
         if tasks is not None:
             found["tasks"] = {task: found["tasks"][task] for task in tasks}
+        found["policy"] |= changes.pop("policy", {})
         file.write_text(yaml.safe_dump(found | changes))
+
+    def copy_kit(self, site: str, name: str, **facts: str) -> Path:
+        """A copy of a site's kit to break; `facts` are of its ``kit.json``."""
+        kit = self.site_kit(name)
+        shutil.copytree(self.site_kit(site), kit, ignore=shutil.ignore_patterns("state", "cache"))
+        write_json(kit / KIT_FILE, read_json(kit / KIT_FILE) | facts)
+        return kit
+
+    def at_rest(self) -> None:
+        """Wait until the usual federation can run, its sites without a fault."""
+        self.write_config()
+        for site in SITES:
+            self.behave(site)
+            if site not in self.processes:
+                self.start_site(site, faulty=True)
+        self.wait(lambda: self.online() == set(SITES), "the sites")
 
     def mdmt(self, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
@@ -116,6 +135,19 @@ class RealFederation:
         )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
+
+    def flower(self, *command: object, home: Path) -> subprocess.CompletedProcess[str]:
+        """Run one of Flower's own commands to its end, whatever it is; `home` has its settings."""
+        return subprocess.run(
+            list(map(str, command)),
+            cwd=self.folder,
+            env=flower_environment(home) | self._environment_mark(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
 
     def start(self, name: str, *arguments: object, faulty: bool = False) -> None:
         """Start a command that stays; its output is in ``NAME.log``."""
@@ -231,9 +263,12 @@ class RealFederation:
                 os.kill(pid, signal.SIGKILL)
 
     def _environment(self) -> dict[str, str]:
-        key, _, value = self.mark.partition("=")
         environment = {k: v for k, v in os.environ.items() if k != "MDMT_KIT"}
-        return environment | {key: value, "OMP_NUM_THREADS": "1"}
+        return environment | self._environment_mark() | {"OMP_NUM_THREADS": "1"}
+
+    def _environment_mark(self) -> dict[str, str]:
+        key, _, value = self.mark.partition("=")
+        return {key: value}
 
 
 def expected(

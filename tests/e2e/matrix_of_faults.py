@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from disks import full_disk, read_only_disk
 from real_federation import SITES, RealFederation, assert_same_result, expected
+
+from mdmt.files import read_json
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -29,14 +33,8 @@ HOSTILE = {
 
 
 @pytest.fixture(autouse=True)
-def _usual(real):
-    """Every test finds the usual federation and three sites that behave."""
-    real.write_config()
-    for site in SITES:
-        real.behave(site)
-        if site not in real.processes:
-            real.start_site(site, faulty=True)
-    real.wait(lambda: real.online() == set(SITES), "the sites")
+def _at_rest(real):
+    real.at_rest()
 
 
 def assert_survived(
@@ -154,3 +152,59 @@ def test_a_stopped_run_resumes_from_the_checkpoint_before_a_damaged_one(real, tm
     assert "resumed after round 1" in said
     assert real.lines("damaged", "history")[: len(booked)] == booked
     assert_survived(real, "damaged", tmp_path / "simulated")
+
+
+def test_a_full_disk_at_a_site_costs_it_the_round(real, tmp_path):
+    def train_on_a_full_disk():
+        with full_disk(real.state("ward") / "test"):
+            real.behave("ward")
+            real.wait_for_event("full-disk", "reply", round=2, site="ward")
+
+    run_while_both_hold(real, "full-disk", train_on_a_full_disk)
+    assert set(real.refusals("full-disk")) == {("ward", 2)}
+    assert_survived(real, "full-disk", tmp_path / "simulated", ("ward", 2))
+
+
+def test_what_cannot_be_audited_is_not_sent(real, tmp_path):
+    def train_on_a_read_only_disk():
+        before = real.log("ward").count("nothing was sent")
+        with read_only_disk(real.state("ward")):
+            real.behave("ward")
+            real.wait(lambda: real.log("ward").count("nothing was sent") > before, "the refusal")
+
+    run_while_both_hold(real, "read-only", train_on_a_read_only_disk)
+    assert set(real.refusals("read-only")) == {("ward", 2)}
+    assert_survived(real, "read-only", tmp_path / "simulated", ("ward", 2))
+    assert "intact" in real.mdmt("site", "audit", real.site_kit("ward")).stdout
+
+
+def run_while_both_hold(real: RealFederation, out: str, fault: Callable[[], None]) -> None:
+    """A run in whose second round ward meets a fault, and clinic waits for it."""
+    real.misbehave("ward", "hold 2")
+    real.misbehave("clinic", "hold 2")
+    real.start_run(out)
+    real.wait_for_event(out, "reply", round=2, site="hospital")
+    fault()
+    real.behave("clinic")
+    assert real.end_of_run() == 0, real.log("run")
+
+
+def test_a_site_that_starts_late_is_admitted_and_trains(real, tmp_path):
+    real.stop("ward")
+    real.write_config(aggregation={"join_timeout": 3})
+    real.misbehave("clinic", "hold 1")
+    real.misbehave("hospital", "hold 2")
+    real.start_run("late")
+    real.wait_for_event("late", "round", round=1)
+    asked = real.log("ward").count("query answered")
+    real.start_site("ward", faulty=True)
+    real.wait(lambda: "ward" in real.online(), "the late site")
+    real.behave("clinic")
+    real.wait(lambda: real.log("ward").count("query answered") > asked, "its card")
+    real.behave("hospital")
+    assert real.end_of_run() == 0, real.log("run")
+    joined = [e["site"] for e in real.lines("late", "events") if e["event"] == "joined"]
+    assert joined == ["clinic", "hospital", "ward"]
+    assert set(read_json(real.folder / "late" / "sites.json")["sites"]) == set(SITES)
+    assert real.refusals("late") == {}
+    assert_survived(real, "late", tmp_path / "simulated", ("ward", 1), ("ward", 2))
