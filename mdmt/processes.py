@@ -21,6 +21,7 @@ __all__ = [
     "Service",
     "flower_environment",
     "free_port",
+    "is_running",
     "last_words",
     "only_one",
     "plain_text",
@@ -59,6 +60,18 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine runs; one that ended and that nobody asked why does not."""
+    try:
+        os.kill(pid, 0)
+        status = Path(f"/proc/{pid}/stat").read_text()  # the state stands behind the name
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's, or a system without /proc
+        return True
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def plain_text(text: str) -> str:

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterable
 
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-__all__ = ["exchange", "reason"]
+__all__ = ["exchange", "lost", "reason"]
 
 _FIRST_POLL, _LAST_POLL = 0.05, 1.0
 """Seconds between two looks for replies: more while none come, as each look is a request."""
@@ -48,7 +49,7 @@ def exchange(
         arrived = list(grid.pull_messages(list(waiting)))
         for reply in arrived:
             node = waiting.pop(reply.metadata.reply_to_message_id, None)
-            if node is not None:
+            if node is not None and not lost(reply):
                 replies[node] = reply
                 on_reply(node)
         if time.monotonic() >= deadline:
@@ -57,6 +58,12 @@ def exchange(
         if not arrived:
             time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
     return replies
+
+
+def lost(reply: Message) -> bool:
+    """Whether this is but what Flower says in place of a reply that came late, or not whole."""
+    unavailable = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+    return reply.has_error() and reply.error.code in unavailable
 
 
 def reason(reply: Message) -> str:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from mdmt.config import FederationConfig
 from mdmt.messages import Query, SiteCard
-from server.exchange import reason
+from server.exchange import lost, reason
 
 __all__ = ["Refused", "Roster", "node_name", "read_card", "site_problems"]
 
@@ -95,7 +95,10 @@ class Roster:
         if self._waiting:
             for reply in self._grid.pull_messages(list(self._waiting)):
                 node, _ = self._waiting.pop(reply.metadata.reply_to_message_id)
-                self._consider(node, reply)
+                if lost(reply):
+                    self.forget(node)
+                else:
+                    self._consider(node, reply)
         for message_id, (node, deadline) in list(self._waiting.items()):
             if time.monotonic() > deadline:
                 del self._waiting[message_id]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from mdmt.config import FederationConfig, save_config
 from mdmt.errors import BadInput, RunError
 from mdmt.files import read_json, write_json
 from mdmt.kits import ServerKit, check_user
-from mdmt.processes import last_words
+from mdmt.processes import is_running, last_words
 from mdmt.runs import read_lines
 from server.bundle import write_app, write_run_config
 from server.control import healthy, list_runs, save_log, start_run, stop_run
@@ -107,8 +106,8 @@ def follow_run(kit: ServerKit, run: str, folder: Path, earlier: int) -> None:
         event = last_event(folder, earlier)
         if event.get("event") in ("done", "failed"):
             return raise_unless_done(event, f"the run in {folder} broke off")
-        process = event.get("process")
-        died, over = process is not None and not _exists(process), False
+        process = event.get("process")  # the ServerApp's, which runs where its SuperLink does
+        died, over = process is not None and not is_running(process), False
         if not died and time.monotonic() > next_check:
             next_check = time.monotonic() + _CHECK
             over = _is_over(kit, run)
@@ -161,14 +160,3 @@ def _make_way(kit: ServerKit, former: set[str]) -> None:
         )
     for run in active:
         stop_run(kit, run)
-
-
-def _exists(pid: int) -> bool:
-    """Whether a process of this machine is alive; the ServerApp runs where its SuperLink does."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

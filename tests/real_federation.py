@@ -26,8 +26,11 @@ from safetensors.numpy import load_file
 
 from client.app import app as client_app
 from mdmt.config import FederationConfig, save_config
-from mdmt.kits import ServerKit, open_server_kit
+from mdmt.files import read_json, write_json
+from mdmt.kits import KIT_FILE, ServerKit, open_server_kit
+from mdmt.processes import flower_environment
 from server.app import app as server_app
+from server.control import list_nodes
 from simulation.engine import InProcessGrid, task_identity
 
 MDMT = str(Path(sysconfig.get_path("scripts")) / "mdmt")
@@ -76,8 +79,16 @@ class RealFederation:
         return self.site_kit(site) / "state"
 
     def fault_file(self, site: str) -> Path:
-        """Hold ``KIND ROUND`` to make the site misbehave; see `site_faults`."""
+        """Holds lines of ``KIND ROUND`` to make the site misbehave; see `site_faults`."""
         return self.folder / f"fault-{site}"
+
+    def misbehave(self, site: str, *faults: str) -> None:
+        self.fault_file(site).write_text("\n".join(faults))
+
+    def behave(self, site: str) -> None:
+        """Let the site do as it should; what it holds goes on."""
+        for file in (self.fault_file(site), self.fault_file(site).with_suffix(".pid")):
+            file.unlink(missing_ok=True)
 
     def write_config(self, **changes: Any) -> Path:
         file = self.folder / "federation.yaml"
@@ -91,7 +102,24 @@ class RealFederation:
         tasks = changes.pop("tasks", None)
         if tasks is not None:
             found["tasks"] = {task: found["tasks"][task] for task in tasks}
+        found["policy"] |= changes.pop("policy", {})
         file.write_text(yaml.safe_dump(found | changes))
+
+    def copy_kit(self, site: str, name: str, **facts: str) -> Path:
+        """A copy of a site's kit to break; `facts` are of its ``kit.json``."""
+        kit = self.site_kit(name)
+        shutil.copytree(self.site_kit(site), kit, ignore=shutil.ignore_patterns("state", "cache"))
+        write_json(kit / KIT_FILE, read_json(kit / KIT_FILE) | facts)
+        return kit
+
+    def at_rest(self) -> None:
+        """Wait until the usual federation can run, its sites without a fault."""
+        self.write_config()
+        for site in SITES:
+            self.behave(site)
+            if site not in self.processes:
+                self.start_site(site, faulty=True)
+        self.wait(lambda: self.online() == set(SITES), "the sites")
 
     def mdmt(self, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
@@ -108,11 +136,25 @@ class RealFederation:
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
+    def flower(self, *command: object, home: Path) -> subprocess.CompletedProcess[str]:
+        """Run one of Flower's own commands to its end, whatever it is; `home` has its settings."""
+        return subprocess.run(
+            list(map(str, command)),
+            cwd=self.folder,
+            env=flower_environment(home) | self._environment_mark(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+
     def start(self, name: str, *arguments: object, faulty: bool = False) -> None:
         """Start a command that stays; its output is in ``NAME.log``."""
         environment = self._environment()
         if faulty:
-            environment["PYTHONPATH"] = str(FAULTS)
+            path = filter(None, [str(FAULTS), environment.get("PYTHONPATH")])
+            environment["PYTHONPATH"] = os.pathsep.join(path)
             environment["MDMT_TEST_FAULT"] = str(self.fault_file(name))
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
@@ -151,6 +193,12 @@ class RealFederation:
     def start_run(self, out: str, *options: object) -> None:
         self.start("run", "server", "run", self.config_file, "--out", out, *options)
 
+    def complete_run(self, out: str, *options: object) -> str:
+        """Run the federation to its good end; what it says."""
+        done = self.run(out, *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
     def end_of_run(self) -> int:
         return self.processes.pop("run").wait(240)
 
@@ -158,6 +206,26 @@ class RealFederation:
         file = self.folder / out / f"{name}.jsonl"
         lines = file.read_text().splitlines(True) if file.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def refusals(self, out: str) -> dict[tuple[str, int], str]:
+        """Why sites were not heard, by site and round, as the history says."""
+        return {
+            (site, line["round"]): reason
+            for line in self.lines(out, "history")
+            for site, reason in line["refusals"].items()
+        }
+
+    def missed(self, out: str) -> set[tuple[str, int]]:
+        """Sites that a round's backbone owes nothing to."""
+        return {
+            (site, line["round"])
+            for line in self.lines(out, "history")[1:]
+            for site in SITES
+            if "weight" not in line["sites"].get(site, {})
+        }
+
+    def online(self) -> set[str]:
+        return {node.name for node in list_nodes(self.server_kit) if node.status == "online"}
 
     def wait_for_event(self, out: str, kind: str, count: int = 1, **facts: Any) -> dict[str, Any]:
         """Wait for the `count`-th event of a kind with these facts."""
@@ -195,9 +263,12 @@ class RealFederation:
                 os.kill(pid, signal.SIGKILL)
 
     def _environment(self) -> dict[str, str]:
-        key, _, value = self.mark.partition("=")
         environment = {k: v for k, v in os.environ.items() if k != "MDMT_KIT"}
-        return environment | {key: value, "OMP_NUM_THREADS": "1"}
+        return environment | self._environment_mark() | {"OMP_NUM_THREADS": "1"}
+
+    def _environment_mark(self) -> dict[str, str]:
+        key, _, value = self.mark.partition("=")
+        return {key: value}
 
 
 def expected(

@@ -1,6 +1,6 @@
 """A real federation: TLS, keys, a proxy, three sites; and two of the faults it survives.
 
-The whole matrix of faults is in ``matrix_of_faults.py`` (`make e2e`).
+The whole matrix is in ``matrix_of_faults.py`` and ``matrix_of_refusals.py`` (`make e2e`).
 """
 
 from __future__ import annotations
@@ -9,21 +9,9 @@ import os
 import signal
 
 import pytest
-from real_federation import SITES, RealFederation, assert_same_result, expected
+from real_federation import SITES, assert_same_result, expected
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    federation = RealFederation(tmp_path_factory.mktemp("real"))
-    try:
-        federation.start_server()
-        for site in SITES:
-            federation.start_site(site, faulty=True)
-        yield federation
-    finally:
-        federation.close()
 
 
 def test_a_healthy_run_gives_the_bits_of_the_simulation(real, tmp_path):
@@ -58,12 +46,12 @@ def test_status_tells_sites_and_runs(real):
 
 def test_a_site_whose_training_is_killed_misses_a_round_and_comes_back(real, tmp_path):
     pid_file = real.fault_file("ward").with_suffix(".pid")
-    real.fault_file("ward").write_text("pause 2")
+    real.misbehave("ward", "pause 2")
     real.start_run("killed-worker")
     real.wait(pid_file.exists, "the worker to train")
     os.kill(int(pid_file.read_text()), signal.SIGKILL)
     assert real.end_of_run() == 0, real.log("run")
-    real.fault_file("ward").unlink()
+    real.behave("ward")
     refusals = [line["refusals"] for line in real.lines("killed-worker", "history")]
     assert refusals == [{}, {}, {"ward": "the training process ended (signal SIGKILL)"}, {}]
     simulated = expected(real, tmp_path / "simulated", absent=[("ward", 2)])

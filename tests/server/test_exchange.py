@@ -12,7 +12,7 @@ from simulation.engine import task_identity
 
 
 class Grid:
-    """Nodes that answer after so many looks; None never answers."""
+    """Nodes that answer after so many looks; None never answers, an error is answered at once."""
 
     def __init__(self, looks):
         self.looks = dict(looks)
@@ -29,6 +29,9 @@ class Grid:
             message = self.asked[message_id]
             node = message.metadata.dst_node_id
             if self.looks[node] is None:
+                continue
+            if isinstance(self.looks[node], Error):
+                arrived.append(Message(self.looks[node], reply_to=message))
                 continue
             self.looks[node] -= 1
             if self.looks[node] < 0:
@@ -57,6 +60,17 @@ def test_a_silent_node_is_waited_for_until_the_deadline_and_left_out(ask):
     started = time.monotonic()
     assert set(ask({7: 0, 8: None}, 0.3)) == {7}
     assert 0.3 <= time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("code", [3, 4])
+def test_what_flower_says_of_a_message_that_expired_is_no_reply(ask, code):
+    told = []
+    assert set(ask({7: 0, 8: Error(code, "may have expired")}, 5.0, told.append)) == {7}
+    assert told == [7]
+
+
+def test_the_error_of_a_site_is_its_reply(ask):
+    assert ask({7: Error(2, "ValueError")}, 5.0)[7].error.reason == "ValueError"
 
 
 def test_nobody_asked_is_nobody_waited_for(ask):

@@ -1,6 +1,6 @@
 """What may go wrong at a site while it trains. The file in MDMT_TEST_FAULT says what and when.
 
-It holds ``KIND ROUND``, and is read at every order, so that a test can change its mind.
+It holds lines of ``KIND ROUND``, and is read at every order, so that a test can change its mind.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import numpy as np
 
 from mdmt.messages import TrainReport
 
+SECRET = "patient-4711.dcm"
+"""A file name that an exception tells, and nobody but the site may."""
+
 
 def apply(module: Any) -> None:
     """Wrap `Site.train` of the module ``client.site``."""
@@ -21,14 +24,16 @@ def apply(module: Any) -> None:
 
     def train(self: Any, order: Any, arrays: Any, mu: float) -> Any:
         file = Path(os.environ["MDMT_TEST_FAULT"])
-        kind, _, number = (file.read_text() if file.exists() else "").partition(" ")
-        if not kind or int(number) != order.round:
-            return honest(self, order, arrays, mu)
+        lines = file.read_text().splitlines() if file.exists() else []
+        faults = {int(number): kind for kind, number in map(str.split, lines)}
+        kind = faults.get(order.round, "")
         if kind == "exception":
-            raise ValueError(f"{self.config.dataset} cannot be read")
+            raise ValueError(f"{self.config.state_root}/{SECRET}: cannot be read")
         if kind == "pause":  # until somebody kills this process
             file.with_suffix(".pid").write_text(str(os.getpid()))
             time.sleep(600)
+        while kind == "hold" and file.exists():  # until the test has seen enough
+            time.sleep(0.1)
         if kind.startswith("slow"):
             time.sleep(float(kind.removeprefix("slow")))
         report, updated = honest(self, order, arrays, mu)

@@ -1,0 +1,210 @@
+"""Faults while a federation runs, each injected into real processes (`make e2e`).
+
+After every one the history is complete, the refusals tell who and why, the others went on, and
+the final backbone and metrics are those of a simulation in which the same sites missed the same
+rounds.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from disks import full_disk, read_only_disk
+from real_federation import SITES, RealFederation, assert_same_result, expected
+
+from mdmt.files import read_json
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+EXCEPTION = "ValueError at the site; its own log says more"
+HOSTILE = {
+    "nan": "is not finite",
+    "absurd": "holds 1.0e+30, which is beyond",
+    "shape": "is float32 [3,",
+    "extra": "array heads.prognosis.weight was not asked for",
+    "large": "bytes, at most",
+    "odd": "the reply is not a training report",
+}
+
+
+@pytest.fixture(autouse=True)
+def _at_rest(real):
+    real.at_rest()
+
+
+def assert_survived(
+    real: RealFederation, out: str, simulated: Path, *missed: tuple[str, int], trained: bool = False
+) -> None:
+    """Those sites missed those rounds, and nothing else is different.
+
+    With `trained` the sites did what they should, but the server could not use it.
+    """
+    rounds = yaml.safe_load(real.config_file.read_text())["training"]["rounds"]
+    assert [line["round"] for line in real.lines(out, "history")] == list(range(rounds + 1))
+    assert real.missed(out) == set(missed)
+    lost = {"unheard" if trained else "absent": missed}
+    assert_same_result(real.folder / out, expected(real, simulated, **lost))
+
+
+def test_an_exception_tells_the_server_its_kind_and_nothing_else(real, tmp_path):
+    real.misbehave("ward", "exception 2")
+    real.complete_run("exception")
+    assert real.refusals("exception") == {("ward", 2): EXCEPTION}
+    assert_survived(real, "exception", tmp_path / "simulated", ("ward", 2))
+    secret = b"patient-4711"
+    assert secret in (real.state("ward") / "site.log").read_bytes()
+    files = [*(real.folder / "exception").rglob("*"), *real.server_kit.folder.rglob("*")]
+    assert [file for file in files if file.is_file() and secret in file.read_bytes()] == []
+
+
+def test_hostile_answers_are_refused_by_name_and_the_others_go_on(real, tmp_path):
+    real.write_config(training={"rounds": len(HOSTILE) + 1})
+    rounds = {kind: number for number, kind in enumerate(HOSTILE, start=1)}
+    real.misbehave("ward", *(f"{kind} {number}" for kind, number in rounds.items()))
+    said = real.complete_run("hostile")
+    refusals = real.refusals("hostile")
+    for kind, number in rounds.items():
+        assert HOSTILE[kind] in refusals["ward", number], kind
+        assert f"refused: ward, round {number}: " in said
+    missed = [("ward", number) for number in rounds.values()]
+    assert_survived(real, "hostile", tmp_path / "simulated", *missed, trained=True)
+
+
+def test_a_site_that_is_too_slow_misses_a_round_and_is_back_in_the_next(real, tmp_path):
+    real.write_config(training={"round_timeout": 20})
+    real.misbehave("ward", "slow60 2")
+    real.complete_run("slow")
+    assert real.refusals("slow") == {("ward", 2): "no answer within 20 s"}
+    assert_survived(real, "slow", tmp_path / "simulated", ("ward", 2))
+
+
+def test_a_supernode_that_is_killed_comes_back_with_its_head(real, tmp_path):
+    """Flower lets a node in again once it has missed its heartbeats, after a minute."""
+    real.write_config(training={"round_timeout": 140})
+    real.misbehave("ward", "pause 2")
+    real.misbehave("clinic", "hold 2")
+    real.start_run("killed-supernode")
+    real.wait(real.fault_file("ward").with_suffix(".pid").exists, "the worker to train")
+    os.kill(real.pid("ward", "SuperNode"), signal.SIGKILL)
+    real.behave("ward")
+    real.wait(lambda: "ward" not in real.online(), "the server to miss the site")
+    real.wait(lambda: "ward" in real.online(), "the site to be let in again")
+    real.behave("clinic")
+    assert real.end_of_run() == 0, real.log("run")
+    assert set(real.refusals("killed-supernode")) == {("ward", 2)}
+    assert_survived(real, "killed-supernode", tmp_path / "simulated", ("ward", 2))
+    status = real.mdmt("server", "status", "kits/server").stdout
+    assert any("ward" in line and "online" in line for line in status.splitlines())
+    real.complete_run("after-killed-supernode")
+    assert real.missed("after-killed-supernode") == set()
+
+
+def test_a_site_that_is_stopped_and_started_rejoins_the_run_with_its_head(real, tmp_path):
+    real.misbehave("ward", "pause 2")
+    real.misbehave("clinic", "hold 2")
+    real.start_run("restarted-site")
+    real.wait(real.fault_file("ward").with_suffix(".pid").exists, "the worker to train")
+    assert real.stop("ward") == 0, real.log("ward")
+    assert "ward" not in real.online()
+    real.behave("ward")
+    real.start_site("ward", faulty=True)
+    real.wait(lambda: "ward" in real.online(), "the site to be back")
+    real.behave("clinic")
+    assert real.end_of_run() == 0, real.log("run")
+    assert set(real.refusals("restarted-site")) == {("ward", 2)}
+    assert_survived(real, "restarted-site", tmp_path / "simulated", ("ward", 2))
+
+
+def test_a_serverapp_that_is_killed_while_it_averages_resumes(real, tmp_path):
+    real.start_run("killed-serverapp")
+    event = real.wait_for_event("killed-serverapp", "reply", count=len(SITES), round=2)
+    os.kill(event["process"], signal.SIGKILL)
+    assert real.end_of_run() == 1
+    assert "go on with --resume" in real.log("run")
+    booked = real.lines("killed-serverapp", "history")
+    real.complete_run("killed-serverapp", "--resume")
+    assert real.lines("killed-serverapp", "history")[: len(booked)] == booked
+    assert_survived(real, "killed-serverapp", tmp_path / "simulated")
+
+
+def test_a_stopped_run_resumes_from_the_checkpoint_before_a_damaged_one(real, tmp_path):
+    real.misbehave("clinic", "hold 3")
+    real.start_run("damaged")
+    real.wait_for_event("damaged", "round", round=3)
+    second = real.run("beside")
+    assert second.returncode == 1
+    assert "is under way" in second.stderr, "two runs at once only delay each other"
+    assert "is stopped" in real.mdmt("server", "stop", "kits/server").stdout
+    assert real.end_of_run() == 1
+    real.behave("clinic")
+    booked = real.lines("damaged", "history")
+    newest = max((real.folder / "damaged" / "checkpoints").glob("round-*.safetensors"))
+    assert newest.name == "round-00002.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-7])
+    said = " ".join(real.complete_run("damaged", "--resume").split())
+    assert "round-00002.safetensors: cannot be read" in said
+    assert "the one before is used" in said
+    assert "resumed after round 1" in said
+    assert real.lines("damaged", "history")[: len(booked)] == booked
+    assert_survived(real, "damaged", tmp_path / "simulated")
+
+
+def test_a_full_disk_at_a_site_costs_it_the_round(real, tmp_path):
+    def train_on_a_full_disk():
+        with full_disk(real.state("ward") / "test"):
+            real.behave("ward")
+            real.wait_for_event("full-disk", "reply", round=2, site="ward")
+
+    run_while_both_hold(real, "full-disk", train_on_a_full_disk)
+    assert set(real.refusals("full-disk")) == {("ward", 2)}
+    assert_survived(real, "full-disk", tmp_path / "simulated", ("ward", 2))
+
+
+def test_what_cannot_be_audited_is_not_sent(real, tmp_path):
+    def train_on_a_read_only_disk():
+        before = real.log("ward").count("nothing was sent")
+        with read_only_disk(real.state("ward")):
+            real.behave("ward")
+            real.wait(lambda: real.log("ward").count("nothing was sent") > before, "the refusal")
+
+    run_while_both_hold(real, "read-only", train_on_a_read_only_disk)
+    assert set(real.refusals("read-only")) == {("ward", 2)}
+    assert_survived(real, "read-only", tmp_path / "simulated", ("ward", 2))
+    assert "intact" in real.mdmt("site", "audit", real.site_kit("ward")).stdout
+
+
+def run_while_both_hold(real: RealFederation, out: str, fault: Callable[[], None]) -> None:
+    """A run in whose second round ward meets a fault, and clinic waits for it."""
+    real.misbehave("ward", "hold 2")
+    real.misbehave("clinic", "hold 2")
+    real.start_run(out)
+    real.wait_for_event(out, "reply", round=2, site="hospital")
+    fault()
+    real.behave("clinic")
+    assert real.end_of_run() == 0, real.log("run")
+
+
+def test_a_site_that_starts_late_is_admitted_and_trains(real, tmp_path):
+    real.stop("ward")
+    real.write_config(aggregation={"join_timeout": 3})
+    real.misbehave("clinic", "hold 1")
+    real.misbehave("hospital", "hold 2")
+    real.start_run("late")
+    real.wait_for_event("late", "round", round=1)
+    asked = real.log("ward").count("query answered")
+    real.start_site("ward", faulty=True)
+    real.wait(lambda: "ward" in real.online(), "the late site")
+    real.behave("clinic")
+    real.wait(lambda: real.log("ward").count("query answered") > asked, "its card")
+    real.behave("hospital")
+    assert real.end_of_run() == 0, real.log("run")
+    joined = [e["site"] for e in real.lines("late", "events") if e["event"] == "joined"]
+    assert joined == ["clinic", "hospital", "ward"]
+    assert set(read_json(real.folder / "late" / "sites.json")["sites"]) == set(SITES)
+    assert real.refusals("late") == {}
+    assert_survived(real, "late", tmp_path / "simulated", ("ward", 1), ("ward", 2))
