@@ -79,6 +79,7 @@ class _Launcher:
             flower_environment(home),
             site.state_root / "supernode.log",
             _RESTARTS,
+            advice=f"; if it lasts over 2 minutes, mdmt site check {kit.folder} says why",
         )
 
     def run(self) -> None:

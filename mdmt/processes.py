@@ -31,6 +31,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_TIED = ("setpriv", "--pdeathsig", "TERM")
+"""Before a command: it ends when whoever started it does, however that came about (util-linux)."""
 _GRACE = 10.0
 """Seconds a process has to end before it is killed."""
 _STEADY = 60.0
@@ -92,6 +94,8 @@ def last_words(log_path: Path) -> str:
 class Service:
     """A process that is started again whenever it ends, ever less eagerly while it keeps ending.
 
+    It does not outlive this one: a SuperNode left behind would keep its site's place at the server.
+
     Parameters
     ----------
     name : str
@@ -103,6 +107,8 @@ class Service:
         Its output is appended here.
     pauses : sequence of float
         Seconds before the first, second, ... restart in a row; the last one repeats.
+    advice : str
+        What to do if it keeps ending.
     """
 
     def __init__(
@@ -112,8 +118,9 @@ class Service:
         environment: Mapping[str, str],
         log_file: Path,
         pauses: Sequence[float] = (1.0, 5.0, 15.0, 60.0),
+        advice: str = "",
     ) -> None:
-        self.name, self.pauses = name, pauses
+        self.name, self.pauses, self.advice = name, pauses, advice
         self._command, self._environment, self._log_file = command, environment, log_file
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
@@ -136,8 +143,9 @@ class Service:
                 return
             pause = self.pauses[min(self._failures, len(self.pauses) - 1)]
             log.warning(
-                "%s ended with %s (%s); it starts again in %.0f s, see %s",
+                "%s ended with %s (%s); it starts again in %.0f s, see %s%s",
                 *(self.name, _ending(code), last_words(self._log_file), pause, self._log_file),
+                self.advice,
             )
             self._process, self._next_start = None, time.monotonic() + pause
             self._failures += 1
@@ -146,7 +154,7 @@ class Service:
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         with self._log_file.open("ab") as stream:
             self._process = subprocess.Popen(
-                list(self._command()),
+                [*_TIED, *self._command()],
                 env=dict(self._environment),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,

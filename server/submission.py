@@ -107,19 +107,12 @@ def follow_run(kit: ServerKit, run: str, folder: Path, earlier: int) -> None:
         if event.get("event") in ("done", "failed"):
             return raise_unless_done(event, f"the run in {folder} broke off")
         process = event.get("process")  # the ServerApp's, which runs where its SuperLink does
-        died, over = process is not None and not is_running(process), False
+        status, died = "", process is not None and not is_running(process)
         if not died and time.monotonic() > next_check:
             next_check = time.monotonic() + _CHECK
-            over = _is_over(kit, run)
-        if (died or over) and last_event(folder, earlier) == event:
-            why, log = "", kit.run_folder / "superlink.log"
-            if over:  # the ServerApp may have had no folder to tell why
-                log = kit.run_folder / "serverapp.log"
-                save_log(kit, run, log)
-                why = f": {last_words(log)}"
-            raise RunError(
-                f"the run in {folder} broke off{why}; see {log}, then go on with --resume"
-            )
+            status = _final_status(kit, run)
+        if (died or status) and last_event(folder, earlier) == event:
+            raise RunError(_broke_off(kit, run, folder, status))
         time.sleep(_PAUSE)
 
 
@@ -139,12 +132,24 @@ def _submitted(kit: ServerKit) -> dict[str, str]:
     return read_json(kit.submissions) if kit.submissions.exists() else {}
 
 
-def _is_over(kit: ServerKit, run: str) -> bool:
-    """Whether Flower has given up a run; while no SuperLink answers, it may come back."""
+def _final_status(kit: ServerKit, run: str) -> str:
+    """How Flower says that a run ended; while no SuperLink answers, it may come back."""
     try:
-        return all(found.finished for found in list_runs(kit) if found.id == run)
+        return next((f.status for f in list_runs(kit) if f.id == run and f.finished), "")
     except RunError:
-        return False
+        return ""
+
+
+def _broke_off(kit: ServerKit, run: str, folder: Path, status: str) -> str:
+    """Say why a run ended whose ServerApp did not say so itself."""
+    if status == "finished:stopped":
+        return f"the run in {folder} was stopped; go on with --resume"
+    why, log = "", kit.run_folder / "superlink.log"
+    if status:  # it may have had no folder to tell why
+        log = kit.run_folder / "serverapp.log"
+        save_log(kit, run, log)
+        why = f": {last_words(log)}"
+    return f"the run in {folder} broke off{why}; see {log}, then go on with --resume"
 
 
 def _make_way(kit: ServerKit, former: set[str]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mdmt.errors import BadInput, RunError
-from mdmt.kits import ServerKit, open_server_kit
+from mdmt.kits import ServerKit, open_server_kit, split_address
 from mdmt.processes import Service, flower_environment
 from server.control import healthy, register_sites
 from server.kit_files import write_flwr_config, write_proxy_config
@@ -42,8 +43,9 @@ def serve_federation(kit: ServerKit, on_ready: Callable[[], None] = lambda: None
     BadInput
         nginx is not installed.
     RunError
-        The SuperLink does not start.
+        A port is taken, or the SuperLink does not start.
     """
+    _check_ports(kit)
     # The kit may have been moved since it was made.
     write_flwr_config(kit)
     write_proxy_config(kit)
@@ -112,6 +114,25 @@ def _services(kit: ServerKit) -> Iterator[tuple[Service, Service]]:
     finally:
         for service in reversed(services):
             service.stop()
+
+
+def _check_ports(kit: ServerKit) -> None:
+    """Say at once what would otherwise keep a service from starting, again and again."""
+    facts, port = kit.facts, split_address(kit.facts.server)[1]
+    for address in (
+        ("", port),
+        ("127.0.0.1", facts.superlink_port),
+        ("127.0.0.1", facts.health_port),
+    ):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            try:
+                probe.bind(address)
+            except OSError as error:
+                raise RunError(
+                    f"port {address[1]} cannot be opened: {error.strerror}; ss -ltnp tells who"
+                    " uses it"
+                ) from error
 
 
 def _nginx() -> str:

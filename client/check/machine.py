@@ -33,7 +33,12 @@ def check_versions(expected: Mapping[str, str]) -> Check:
     )
     if not wrong:
         return Check("versions", "pass", found)
-    wanted = " ".join(f"{name}=={expected[name]}" for name in expected if name in wrong)
+    # mdmt itself comes from the coordinator: in an index the name may be somebody else's.
+    wanted = " ".join(
+        f"mdmt-{expected[name]}-py3-none-any.whl" if name == "mdmt" else f"{name}=={expected[name]}"
+        for name in expected
+        if name in wrong
+    )
     must = wrong & _MUST_MATCH
     return Check("versions", "fail" if must else "warn", found, f"pip install {wanted}")
 

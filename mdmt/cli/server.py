@@ -62,6 +62,7 @@ def run(
     from mdmt.config import find_config, load_federation
     from mdmt.kits import open_server_kit
     from mdmt.runs import read_lines, read_run
+    from server.control import list_nodes
     from server.run import find_run, new_run_folder
     from server.submission import follow_run, make_ready, submit
 
@@ -71,6 +72,9 @@ def run(
     make_ready(opened, loaded, resumed)
     folder = resumed or new_run_folder(out, loaded.name, opened.runs)
     console = progress_console()
+    if away := [node.name for node in list_nodes(opened) if node.status != "online"]:
+        seconds = loaded.aggregation.join_timeout
+        console.print(f"not connected: {', '.join(away)}; the roll call waits {seconds:.0f} s")
     earlier = len(read_lines(folder / "events.jsonl"))
     with watching(folder, loaded):
         submitted = submit(opened, loaded, folder, resume=resume)

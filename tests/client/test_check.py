@@ -358,15 +358,20 @@ def test_what_the_server_says_of_the_key(kit, server, answer, outcome, says):
 
 
 @pytest.mark.parametrize(
-    ("package", "outcome"),
-    [("mdmt", "fail"), ("flwr", "fail"), ("torch", "warn"), ("timm", "warn")],
+    ("package", "outcome", "install"),
+    [
+        ("mdmt", "fail", "mdmt-0.0.1-py3-none-any.whl"),
+        ("flwr", "fail", "flwr==0.0.1"),
+        ("torch", "warn", "torch==0.0.1"),
+        ("timm", "warn", "timm==0.0.1"),
+    ],
 )
-def test_versions_that_differ(kit, package, outcome):
+def test_versions_that_differ(kit, package, outcome, install):
     expected = kit.facts.versions
     assert check_versions(expected).outcome == "pass"
     check = check_versions(expected | {package: "0.0.1"})
     assert check.outcome == outcome
-    assert check.remedy == f"pip install {package}==0.0.1"
+    assert check.remedy == f"pip install {install}"
     assert f"{package} {expected[package]} where the server has 0.0.1" in check.found
 
 

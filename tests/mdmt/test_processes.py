@@ -1,12 +1,39 @@
-"""Which processes run."""
+"""Processes that we keep running end with us; which processes run."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 from mdmt.processes import is_running
+
+START = """
+import os, sys, time
+from pathlib import Path
+from mdmt.processes import Service
+
+service = Service("sleeper", lambda: ["sleep", "60"], os.environ, Path(sys.argv[1]))
+service.tend()
+print(service.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_service_does_not_outlive_its_killed_owner(tmp_path):
+    """A SuperNode that did would keep its site's place, and the site could never come back."""
+    command = [sys.executable, "-c", START, str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        service = int(owner.stdout.readline())
+        assert is_running(service)
+        os.kill(owner.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while is_running(service) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not is_running(service)
 
 
 def test_a_process_runs_until_it_ends_even_if_its_parent_does_not_ask_why():

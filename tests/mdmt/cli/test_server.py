@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import yaml
 from builders import federation_dict
 from cli_builders import errors, run_cli
+from deployment import free_ports
 
 from mdmt.config import load_federation, save_config
 from mdmt.files import write_json
-from mdmt.kits import open_server_kit
+from mdmt.kits import open_server_kit, split_address
 from server import submission
 from server.control import FlowerRun
 from server.provision import provision
@@ -21,7 +24,9 @@ def config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "federation.yaml"
     file.write_text(yaml.safe_dump(federation_dict()))
-    provision(load_federation(file), file, "localhost:9092", tmp_path / "kits", ["clinic"])
+    provision(
+        load_federation(file), file, f"localhost:{free_ports()}", tmp_path / "kits", ["clinic"]
+    )
     return file
 
 
@@ -80,3 +85,17 @@ def test_another_user_than_the_servers_is_refused(config, superlink, tmp_path, m
         (line,) = errors(done)
         assert "run this command as" in line
     assert "clinic" in open_server_kit(tmp_path / "kits" / "server").facts.sites
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_port_that_is_taken_is_named_before_anything_starts(config, tmp_path, which):
+    kit = open_server_kit(tmp_path / "kits" / "server")
+    ports = [split_address(kit.facts.server)[1], kit.facts.superlink_port, kit.facts.health_port]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports[which]))
+        taken.listen()
+        done = run_cli("server", "start", kit.folder)
+    assert done.exit_code == 1
+    (line,) = errors(done)
+    assert line.startswith(f"error: port {ports[which]} cannot be opened: Address already in use")
+    assert not (kit.run_folder / "superlink.log").exists()
