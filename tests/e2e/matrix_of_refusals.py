@@ -97,8 +97,7 @@ def test_a_site_with_anothers_key_is_refused_by_name(real):
 
 def test_no_tls_is_no_way_in(real):
     kit = real.copy_kit("ward", "no-tls")
-    said = supernode(real, kit, "--insecure")
-    assert "400 Bad Request" in said
+    assert "400 Bad Request" in supernode(real, kit, "--insecure")
 
 
 def test_a_server_of_another_ca_is_not_trusted(real):
