@@ -1,16 +1,20 @@
 # make demo: two hospitals train together. make test: everything CI checks.
+# make e2e: every fault that a real federation survives, and whom it refuses; half an hour.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check install clean
+.PHONY: demo test e2e check install clean
 
 demo: install
 	$(BIN)/mdmt demo
 
 test: check
 	$(BIN)/pytest
+
+e2e: install
+	$(BIN)/pytest tests/e2e/matrix_of_faults.py tests/e2e/matrix_of_refusals.py tests/e2e
 
 check: install
 	$(BIN)/ruff check .

@@ -121,8 +121,7 @@ class Runtime:
         Raises
         ------
         httpx.HTTPError, ObjectPullError
-            The SuperNode is gone, or has only half the message: it says itself that there is no
-            reply.
+            The SuperNode is gone, or has only half the message.
         """
         client = RuntimeHttpClient.from_server_address(
             server_address=self._address,
@@ -147,7 +146,7 @@ class Runtime:
 
         sender = HeartbeatSender(heartbeat)
         sender.start()
-        status, context = SubStatus.FAILED, None
+        status, context, message = SubStatus.FAILED, None, None
         replies: list[Message] = []
         try:
             given = client.PullTaskInput(PullTaskInputRequest())
@@ -158,7 +157,10 @@ class Runtime:
                 push_message(client, reply, context)
             status = SubStatus.COMPLETED
         finally:
-            push_task_output(client, context, status, "")
+            # A SuperNode whose message was taken waits for the reply, even of a task that failed.
+            # When the heartbeats end it says itself that there is none, after a minute.
+            if status == SubStatus.COMPLETED or message is None:
+                push_task_output(client, context, status, "")
             sender.stop()
             client.close()
 
