@@ -156,6 +156,7 @@ def _environment(home: Path, threads: int) -> dict[str, str]:
     # A RAY_ADDRESS would lead into somebody's cluster.
     inherited = {key: value for key, value in environment.items() if not key.startswith("RAY_")}
     return inherited | {
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",  # this SuperLink has one run, and soon ends
         "OMP_NUM_THREADS": str(threads),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # every actor sees the GPUs; `device` says which
         # As on other systems: Ray's servers listen on the loopback address, not on the network's.
