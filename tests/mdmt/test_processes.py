@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 START = """
@@ -27,12 +28,17 @@ def test_a_service_does_not_outlive_its_killed_owner(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         service = Path("/proc") / owner.stdout.readline().strip()
-        assert (service / "cmdline").read_bytes().startswith((b"sleep", b"setpriv"))
+        assert _soon(lambda: (service / "cmdline").read_bytes().startswith(b"sleep"))
         os.kill(owner.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 10
-        while _runs(service) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert not _runs(service)
+        assert _soon(lambda: not _runs(service))
+
+
+def _soon(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    """Whether a condition comes true."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
 
 
 def _runs(process: Path) -> bool:
