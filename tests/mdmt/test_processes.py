@@ -1,4 +1,4 @@
-"""Processes that we keep running end with us."""
+"""Processes that we keep running end with us; which processes run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+
+from mdmt.processes import is_running
 
 START = """
 import os, sys, time
@@ -27,23 +27,24 @@ def test_a_service_does_not_outlive_its_killed_owner(tmp_path):
     command = [sys.executable, "-c", START, str(tmp_path / "log")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
-        service = Path("/proc") / owner.stdout.readline().strip()
-        assert _soon(lambda: (service / "cmdline").read_bytes().startswith(b"sleep"))
+        service = int(owner.stdout.readline())
+        assert is_running(service)
         os.kill(owner.pid, signal.SIGKILL)
-        assert _soon(lambda: not _runs(service))
+        deadline = time.monotonic() + 10
+        while is_running(service) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not is_running(service)
 
 
-def _soon(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Whether a condition comes true."""
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
+def test_a_process_runs_until_it_ends_even_if_its_parent_does_not_ask_why():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert is_running(child.pid)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # ended, and left as it is
+    assert not is_running(child.pid)
+    child.communicate()
+    assert not is_running(child.pid)
 
 
-def _runs(process: Path) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def test_this_process_runs():
+    assert is_running(os.getpid())
