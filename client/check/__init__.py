@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from client.check.base import Check
 from client.check.data import check_dataset, check_table
-from client.check.kit import check_key, check_site_file
+from client.check.kit import check_audit_log, check_key, check_site_file
 from client.check.machine import check_device, check_folder, check_versions
 from client.check.server import (
     Answer,
@@ -46,11 +46,12 @@ def check_site(kit: SiteKit, progress: Callable[[int, int], None] | None = None)
     yield check_registered(kit, answer)
     yield check_versions(kit.facts.versions)
     if site is None:
-        for name in ("device", "state_dir", "cache_dir", "dataset"):
+        for name in ("device", "state_dir", "audit log", "cache_dir", "dataset"):
             yield Check(name, "fail", "not checked", "correct site.yaml first")
         return
     yield check_device(site)
     yield check_folder("state_dir", site.state_root)
+    yield check_audit_log(kit, site)
     yield check_folder("cache_dir", site.cache_dir or default_cache_dir())
     yield check_dataset(site, progress)
 
@@ -73,5 +74,6 @@ def check_start(kit: SiteKit) -> Iterator[Check]:
     if site.device.startswith("cuda"):  # else there is nothing to miss, and torch is slow to load
         yield check_device(site)
     yield check_folder("state_dir", site.state_root)
+    yield check_audit_log(kit, site)
     yield check_folder("cache_dir", site.cache_dir or default_cache_dir())
     yield check_table(site)

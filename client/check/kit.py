@@ -1,4 +1,4 @@
-"""Checks of a kit's own files."""
+"""Checks of a kit's own files, and of the log that it keeps the head of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mdmt.config import SiteConfig, load_site
 from mdmt.errors import ConfigError
 from mdmt.kits import SiteKit
 
-__all__ = ["check_key", "check_site_file"]
+__all__ = ["check_audit_log", "check_key", "check_site_file"]
 
 
 def check_site_file(kit: SiteKit) -> tuple[Check, SiteConfig | None]:
@@ -45,3 +45,14 @@ def check_key(kit: SiteKit) -> Check:
     if mode & 0o077:
         return Check(name, "fail", f"{file}: others can read it", f"chmod 600 {file}")
     return Check(name, "pass", "readable by its owner only")
+
+
+def check_audit_log(kit: SiteKit, site: SiteConfig) -> Check:
+    """Check that the audit log is what was written: on another one nothing would be sent."""
+    from client.audit import open_audit_log
+
+    log = open_audit_log(kit, site)
+    if problems := log.verify():
+        remedy = f"mdmt site audit lists all; to begin anew, keep it and {kit.audit_head} elsewhere"
+        return Check("audit log", "fail", f"{log.path}: {problems[0]}", remedy)
+    return Check("audit log", "pass", "intact")

@@ -21,7 +21,7 @@ from cli_builders import patients, table_site, write_rows
 from deployment import free_ports, make_kits, serve
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
-from client.check import check_site
+from client.check import check_site, check_start
 from client.check.kit import check_key, check_site_file
 from client.check.machine import check_device, check_folder, check_versions
 from client.check.registered import check_registered
@@ -119,6 +119,7 @@ def test_a_site_that_is_fit_passes_every_check(kit, server):
         "versions",
         "device",
         "state_dir",
+        "audit log",
         "cache_dir",
         "dataset",
     ]
@@ -132,7 +133,7 @@ def test_all_checks_run_whatever_fails_each_in_one_line(kit):
     kit.site_file.write_text("name: clinic\n")
     kit.private_key.chmod(0o644)
     checks = list(check_site(kit))
-    assert len(checks) == 12
+    assert len(checks) == 13
     failed = {check.name for check in checks if check.outcome == "fail"}
     assert failed == {check.name for check in checks} - {"versions"}
     for check in checks:
@@ -450,3 +451,12 @@ def test_a_dataset_that_is_wrong(kit, server, tmp_path, change, outcome, says):
     assert check.outcome == outcome
     assert says in check.found
     assert "\n" not in check.found
+
+
+def test_an_audit_log_that_was_cut_is_said_at_the_start(kit):
+    """On such a log no message is recorded, so none would be sent."""
+    kit.audit_head.write_text(json.dumps({"lines": 2, "hash": "1" * 64}))
+    (check,) = (item for item in check_start(kit) if item.outcome == "fail")
+    assert check.name == "audit log"
+    assert "2 of 2 lines are missing" in check.found
+    assert str(kit.audit_head) in check.remedy

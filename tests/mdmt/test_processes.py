@@ -17,6 +17,9 @@ from mdmt.processes import Service
 
 service = Service("sleeper", lambda: ["sleep", "60"], os.environ, Path(sys.argv[1]))
 service.tend()
+command = Path("/proc") / str(service.pid) / "cmdline"
+while not command.read_bytes().startswith(b"sleep"):  # what ties it to us has come first
+    time.sleep(0.01)
 print(service.pid, flush=True)
 time.sleep(60)
 """
