@@ -14,7 +14,7 @@ test: check
 	$(BIN)/pytest
 
 e2e: install
-	$(BIN)/pytest tests/e2e/matrix_of_faults.py tests/e2e/matrix_of_refusals.py tests/e2e
+	$(BIN)/pytest -o python_files='matrix_of_*.py test_*.py' tests/e2e
 
 check: install
 	$(BIN)/ruff check .

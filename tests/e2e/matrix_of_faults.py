@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 from disks import full_disk, read_only_disk
-from real_federation import SITES, RealFederation, assert_same_result, expected
+from real_federation import SITES, RealFederation
+from simulated_federation import assert_same_result, expected
 
 from mdmt.files import read_json
 

@@ -9,7 +9,8 @@ import os
 import signal
 
 import pytest
-from real_federation import SITES, assert_same_result, expected
+from real_federation import SITES
+from simulated_federation import assert_same_result, expected
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
