@@ -38,7 +38,7 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
@@ -131,7 +131,7 @@ class Runtime:
                 RuntimeVersionHttpInterceptor(component_name=_COMPONENT),
                 RuntimeTokenHttpInterceptor(token),
             ],
-            retry_invoker=make_simple_http_retry_invoker(),
+            retry_invoker=_patience(),
         )
         cancelled = threading.Event()
 
@@ -169,6 +169,16 @@ class Runtime:
         self._client.close()
 
 
+def _patience() -> RetryInvoker:
+    """Ask a SuperNode that hiccups again, for seconds: one that is gone takes its message along.
+
+    Flower's own asks for ever, and interrupts this process when a task's token is not valid.
+    """
+    return RetryInvoker(
+        lambda: exponential(max_delay=2), httpx.TransportError, max_tries=4, max_time=None
+    )
+
+
 def _pull_message(client: RuntimeHttpClient, context: Context) -> Message:
     """Pull the message of a claimed task, for as long as somebody waits for its answer.
 
@@ -187,7 +197,9 @@ def _pull_message(client: RuntimeHttpClient, context: Context) -> Message:
         ),
         return_type=Message,
         max_time=pulled.messages_list[0].metadata.ttl,
+        max_tries_per_object=None,
         initial_backoff=0.05,
+        backoff_cap=1.0,  # its threads are waited for when the site is stopped
     )
     # What is taken apart does not carry its own id.
     message.metadata.__dict__["_message_id"] = tree.object_id
