@@ -118,7 +118,7 @@ def restore(federation: Federation, run: RunDirectory) -> None:
         try:
             saved = run.checkpoints.load(number)
         except DamagedError as error:
-            run.event("damaged", round=number, message=f"{error}; the one before is used")
+            run.event("notice", round=number, message=f"{error}; the one before is used")
             continue
         federation.arrays, federation.optimiser = _split(saved.tensors)
         federation.round, federation.line = number, saved.facts["line"]
