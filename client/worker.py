@@ -6,9 +6,11 @@ messages, so that a round costs what its training costs.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,12 +30,16 @@ from flwr.proto.message_pb2 import Context as ContextProto
 from flwr.proto.message_pb2 import Message as MessageProto
 
 from client.runtime import identify
-from mdmt.errors import RunError
+from mdmt.errors import MDMTError, RunError
 
 __all__ = ["Worker"]
 
 _GRACE = 5.0
 """Seconds a worker has to end before it is killed."""
+_LONGEST_PAUSE = 300.0
+"""Seconds before one that keeps ending is started again."""
+
+log = logging.getLogger(__name__)
 
 
 class Worker:
@@ -49,11 +55,29 @@ class Worker:
         self._site_file = site_file
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
+        self._deaths = 0
+        self._next_start = 0.0
 
     @property
     def pid(self) -> int | None:
         """Process id while it runs."""
         return self._process.pid if self._process and self._process.is_alive() else None
+
+    def tend(self) -> None:
+        """Start the process if it is not running, ever less eagerly while it keeps ending."""
+        if self.pid is not None:
+            return
+        if self._process is not None:
+            pause = min(2.0**self._deaths, _LONGEST_PAUSE)
+            log.warning(
+                "the training process ended (%s); it starts again with the next message, or in"
+                " %.0f s",
+                *(_ending(self._process), pause),
+            )
+            self.stop()
+            self._deaths, self._next_start = self._deaths + 1, time.monotonic() + pause
+        if time.monotonic() >= self._next_start:
+            self.start()
 
     def start(self) -> None:
         """Start the process unless it runs."""
@@ -79,8 +103,9 @@ class Worker:
             The process died, or was ended; the next message meets a new one.
         """
         self.start()
-        assert self._connection is not None, "start makes it"
-        connection = self._connection
+        connection, process = self._connection, self._process  # `stop` may be called meanwhile
+        assert connection is not None, "start makes it"
+        assert process is not None, "start makes it"
         try:
             connection.send_bytes(context_to_proto(context).SerializeToString())
             connection.send_bytes(message_to_proto(message).SerializeToString())
@@ -88,9 +113,11 @@ class Worker:
                 if reason := give_up():
                     self.stop()
                     raise RunError(reason)
-            return message_from_proto(MessageProto.FromString(connection.recv_bytes()))
+            reply = message_from_proto(MessageProto.FromString(connection.recv_bytes()))
+            self._deaths = 0
+            return reply
         except (EOFError, OSError) as error:
-            raise RunError(f"the training process ended ({self._ending()})") from error
+            raise RunError(f"the training process ended ({_ending(process)})") from error
 
     def stop(self) -> None:
         """End the process."""
@@ -104,14 +131,14 @@ class Worker:
                 self._process.join()
         self._process = self._connection = None
 
-    def _ending(self) -> str:
-        """Say how the process ended."""
-        assert self._process is not None, "it was asked before"
-        self._process.join(_GRACE)
-        code = self._process.exitcode
-        if code is None:
-            return "its connection broke"
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+def _ending(process: BaseProcess) -> str:
+    """Say how the process ended."""
+    process.join(_GRACE)
+    code = process.exitcode
+    if code is None:
+        return "its connection broke"
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _serve(connection: Connection, site_file: Path, parent: int) -> None:
@@ -122,8 +149,11 @@ def _serve(connection: Connection, site_file: Path, parent: int) -> None:
     from client.policy import cap_memory
     from mdmt.config import load_site
 
-    site = load_site(site_file)
-    cap_memory(site.policy, site.device)
+    try:
+        site = load_site(site_file)
+        cap_memory(site.policy, site.device)
+    except MDMTError as error:
+        sys.exit(f"error: {error}")
     with suppress(EOFError, OSError):
         while True:
             context = context_from_proto(ContextProto.FromString(connection.recv_bytes()))

@@ -111,6 +111,7 @@ def test_a_site_that_is_fit_passes_every_check(kit, server):
     assert [check.name for check in checks] == [
         "site.yaml",
         "private key",
+        "CA certificate",
         "address",
         "certificate",
         "server",
