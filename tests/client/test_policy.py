@@ -322,6 +322,14 @@ def test_a_split_without_labels_is_told_as_such():
     assert told_metrics(policy, manifest, metrics, "val") == metrics
 
 
+@pytest.mark.parametrize("run", ["/tmp/elsewhere", "../../../other", "", "0" * 13])
+def test_a_run_cannot_be_named_so_that_its_heads_lie_elsewhere(run):
+    with pytest.raises(ValueError, match="run"):
+        TrainOrder.model_validate(NOTHING.model_dump() | {"run": run})
+    with pytest.raises(ValueError, match="run"):
+        EvaluateOrder(run=run, arm="federated", round=1, recipe="")
+
+
 @pytest.mark.parametrize(
     ("policy", "loss", "images"),
     [

@@ -275,7 +275,12 @@ def test_odd_metrics_of_one_site_are_refused_not_averaged():
     for name in ("no-slash", "a/b/c", "task/\nname", "x" * 200 + "/mae"):
         with pytest.raises(ValueError, match="validation"):
             TrainReport.model_validate(report | {"validation": {name: 1.0}})
-    with pytest.raises(ValueError, match="less than"):
+    for key, value in {"examples": -8, "mae": 1e308, "auroc": 10**400}.items():
+        with pytest.raises(ValueError, match="than or equal"):
+            TrainReport.model_validate(report | {"validation": {f"t/{key}": value}})
+    with pytest.raises(ValueError, match="integer"):
+        TrainReport.model_validate(report | {"validation": {"t/examples": 2.5}})
+    with pytest.raises(ValueError, match="finite"):
         TrainReport.model_validate(report | {"validation": {"t/mae": math.inf}})
     assert weighted_mean_metrics({"a": {"t/mae": 1.0}, "b": {"t/mae": 2.0, "t/examples": 4}}) == {
         "t/mae": 2.0,
