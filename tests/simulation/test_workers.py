@@ -116,9 +116,10 @@ def test_a_run_is_resumed_with_another_number_of_workers(config, tmp_path, monke
             raise KeyboardInterrupt
         original(self, kind, **facts)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(RunDirectory, "event", event)
-        run(config, tmp_path / "killed", 3)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "killed", 3)
     assert outcome(run(config, tmp_path / "killed", 2, resume=True)) == outcome(whole)
 
 
