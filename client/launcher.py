@@ -13,13 +13,14 @@ import secrets
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
 from flwr.app import Error, Message
 
 from client.audit import AuditLog, open_audit_log
-from client.policy import check_app
+from client.policy import cap_memory, check_app
 from client.runtime import Assignment, ObjectPullError, Runtime
 from client.worker import Worker
 from mdmt.config import SiteConfig
@@ -71,7 +72,7 @@ class _Launcher:
         self._secret_file.touch(mode=0o600)
         self._secret_file.write_bytes(self._secret)
         self._runtime: Runtime | None = None
-        self._worker = Worker(kit.site_file)
+        self._worker = Worker(partial(cap_memory, site.policy, site.device))
         self._training = threading.Lock()
         self._supernode = Service(
             "SuperNode",

@@ -150,6 +150,7 @@ class Site:
             # Moments of what is averaged make no sense after averaging.
             keep_moments=[name for name, _ in model.named_parameters() if name not in returned],
         )
+        model.zero_grad()  # the model waits for the next round, its gradients need no memory
         kept_moments = {_MOMENTS + name: value for name, value in result.moments.items()}
         state.save(order.round, staying(model, federation.aggregation) | kept_moments)
         # The server may go back by one round: the start of the last two is kept.

@@ -15,11 +15,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mdmt.errors import RunError
 from simulation.study.cells import Cell, run_cell
 from simulation.study.config import StudyConfig
+from simulation.workers import choose_gpu
 
 __all__ = ["run_cells"]
 
@@ -94,8 +93,7 @@ def _start(alive: Connection, counter: Any) -> None:
     with counter.get_lock():
         number = counter.value
         counter.value += 1
-    if torch.cuda.is_available():
-        torch.cuda.set_device(number % torch.cuda.device_count())
+    choose_gpu(number)
 
     def end_with_parent() -> None:
         with suppress(EOFError):

@@ -9,14 +9,18 @@ import time
 import pytest
 
 from client.worker import Worker
+from mdmt.errors import ConfigError
+
+
+def refuse():
+    """What a worker does before its first message."""
+    raise ConfigError("device: cuda:7 is not there")
 
 
 @pytest.fixture
-def worker(tmp_path):
-    """A worker whose site's file is wrong."""
-    file = tmp_path / "site.yaml"
-    file.write_text("nmae: clinic\n")
-    worker = Worker(file)
+def worker():
+    """A worker that cannot get ready."""
+    worker = Worker(refuse)
     yield worker
     worker.stop()
 
@@ -46,7 +50,7 @@ def test_one_that_keeps_ending_is_started_ever_less_eagerly(worker, caplog, capf
     told = capfd.readouterr().err
     assert "Traceback" not in told
     assert told.count("error: ") == 2
-    assert "name: this key is needed" in told
+    assert "error: device: cuda:7 is not there" in told
 
 
 def test_one_that_was_killed_is_started_again(worker, caplog):
