@@ -56,4 +56,10 @@ def _target(row: Row) -> str:
 
 def _number(value: float) -> str:
     """Three digits behind the point where they say something."""
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
+    return (
+        f"{value:.3f}"
+        if abs(value) < 10
+        else f"{value:.1f}"
+        if abs(value) < 100
+        else f"{value:.0f}"
+    )

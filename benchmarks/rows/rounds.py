@@ -1,0 +1,56 @@
+"""What a round costs when training costs next to nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks.bench import Bench
+from benchmarks.ours import deployment as our_deployment
+from benchmarks.ours import simulate
+from benchmarks.rows.figures import column, pair_row, stock
+from benchmarks.summary import Row, summary
+from benchmarks.work import Work
+
+__all__ = ["deployment", "rounds"]
+
+_WORK = Work("resnet18", 32, steps=1, batch=2, evaluated=2)
+"""Ours trains one step on two images, which is taken off; stock Flower trains no step."""
+
+
+def rounds(bench: Bench) -> list[Row]:
+    """In this process, in Ray, and stock Flower in Ray: 45 MB, two sites."""
+    number = 3 if bench.quick else 10
+    work = bench.work(_WORK)
+    length = ("--set", f"training.rounds={number}")
+    found = bench.turns(
+        {
+            "in process": simulate(work, *length),
+            "Ray": simulate(work, *length, "--engine", "ray"),
+            "stock Flower simulation": stock("simulation", work, number, 0),
+        }
+    )
+    ours, ray, theirs = found.values()
+    theirs = [run | {"idle": run["round"]} for run in theirs]
+    what = "seconds per round without training, resnet18, 2 sites"
+    return [
+        Row(f"{what}, in process", summary(column(ours, "idle")), "s", 0.15),
+        pair_row(f"{what}: in process / stock Flower simulation", ours, theirs, "idle", 0.3),
+        pair_row(f"{what}: Ray / stock Flower simulation", ray, theirs, "idle", 1.0),
+    ]
+
+
+def deployment(bench: Bench) -> list[Row]:
+    """SuperLink, SuperNodes and a process per message, on the loopback; ours with TLS and keys."""
+    number = 3 if bench.quick else 4
+    work = bench.work(replace(_WORK, rounds=number))
+    found = bench.turns(
+        {
+            "deployment": our_deployment(work),
+            "stock Flower deployment": stock("deployment", work, number, 0),
+        },
+        repeats=2,
+    )
+    ours, theirs = found.values()
+    theirs = [run | {"idle": run["round"]} for run in theirs]
+    what = "seconds per round without training: deployment / stock Flower deployment"
+    return [pair_row(what, ours, theirs, "idle", 0.6, "ours one phase, stock two")]
