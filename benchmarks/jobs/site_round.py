@@ -1,6 +1,7 @@
 """Rounds of one site as the server sees them: from its message to the reply.
 
-``python -m benchmarks.jobs.site_round FOLDER [PROFILE]``
+``python -m benchmarks.jobs.site_round FOLDER [PROFILE]``; PROFILE is where cProfile writes what
+sites and server did from round 2 to the last.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import cProfile
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 from flwr.app import Context, Message, MessageType, RecordDict
@@ -29,11 +29,14 @@ def main(folder: Path, profile: Path | None) -> None:
     rounds: list[float] = []
 
     def app(message: Message, context: Context) -> Message:
-        training = message.metadata.message_type == MessageType.TRAIN
+        kind = message.metadata.message_type
+        if profile and kind == MessageType.TRAIN and len(rounds) == len(config.sites):
+            profiler.enable()  # until the final test: what the server does between messages too
+        if kind == MessageType.EVALUATE:
+            profiler.disable()
         started = time.monotonic()
-        with profiler if profile and training and rounds else nullcontext():  # not the first
-            reply = client_app(message, context)
-        if training:
+        reply = client_app(message, context)
+        if kind == MessageType.TRAIN:
             rounds.append(time.monotonic() - started)
         return reply
 
