@@ -26,6 +26,7 @@ def machine_facts() -> dict[str, Any]:
         "changed_files": len(_git("status", "--porcelain").splitlines()),
         "cpu": _field("/proc/cpuinfo", "model name"),
         "cores": len(os.sched_getaffinity(0)),
+        "threads_per_site": 1,  # torch's own choice for the bare loop is in that row
         "memory_gb": round(int(_field("/proc/meminfo", "MemTotal").split()[0]) / 2**20, 1),
         "load_at_start": [round(load, 2) for load in os.getloadavg()],
         "system": platform.platform(),

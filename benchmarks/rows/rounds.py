@@ -19,7 +19,7 @@ _WORK = Work("resnet18", 32, steps=1, batch=2, evaluated=2)
 
 def rounds(bench: Bench) -> list[Row]:
     """In this process, in Ray, and stock Flower in Ray: 45 MB, two sites."""
-    number = 3 if bench.quick else 10
+    number = 3 if bench.quick else 8
     work = bench.work(_WORK)
     length = ("--set", f"training.rounds={number}")
     found = bench.turns(
@@ -41,7 +41,7 @@ def rounds(bench: Bench) -> list[Row]:
 
 def deployment(bench: Bench) -> list[Row]:
     """SuperLink, SuperNodes and a process per message, on the loopback; ours with TLS and keys."""
-    number = 3 if bench.quick else 4
+    number = 2 if bench.quick else 3
     work = bench.work(replace(_WORK, rounds=number))
     found = bench.turns(
         {

@@ -24,7 +24,7 @@ def aggregation(bench: Bench) -> list[Row]:
         sites: bench.work(Work("resnet18", 32, sites, rounds=2, steps=1, batch=2, evaluated=1))
         for sites in (few, many)
     }
-    found = bench.turns({f"{sites} sites": simulate(work) for sites, work in works.items()}, 2)
+    found = bench.turns({f"{sites} sites": simulate(work) for sites, work in works.items()}, 1)
     two, all_ = found.values()
     what = f"peak memory of aggregation over {many} sites / over {few}, resnet18"
     return [pair_row(what, all_, two, "peak", 1.1, "whole process")]
@@ -52,7 +52,7 @@ def _per_site(
         f"{sites} sites, {engine}": simulate(_tiny(bench, sites, rounds), *options)
         for sites, rounds in lengths.items()
     }
-    found = bench.turns(things)
+    found = bench.turns(things, 1)
     sites = list(lengths)
     each = [
         [run | {"site": run["round"] / n} for run in runs]

@@ -10,16 +10,16 @@ from benchmarks.work import Work
 
 __all__ = ["loader", "site_round"]
 
-_MODELS = {"resnet18": 4, "test_resnet": 32}
-"""Steps of a round, about as long for both."""
+_MODELS = {"resnet18": (8, 16), "test_resnet": (32, 32)}
+"""Steps of a round, and images of a step."""
 _TINY = {"side": 32, "steps": 2, "batch": 4, "evaluated": 4, "rounds": 2}
 
 
 def site_round(bench: Bench) -> list[Row]:
     """Message in, reply out, at one site; the bare loop validates and trains the same."""
     rows = []
-    for backbone, steps in _MODELS.items():
-        work = bench.work(Work(backbone, 128, sites=1, rounds=3, steps=steps, drawn=128), **_TINY)
+    for backbone, (steps, batch) in _MODELS.items():
+        work = bench.work(Work(backbone, 128, 1, 2, steps, batch, drawn=128), **_TINY)
         found = bench.turns(
             {"site round": _rounds("site_round", work), "bare loop": bare(work, "1")}
         )
@@ -31,9 +31,9 @@ def site_round(bench: Bench) -> list[Row]:
 def loader(bench: Bench) -> list[Row]:
     """An epoch of the training loop from the cache; the bare loop augments tensors in memory."""
     rows = []
-    for backbone, steps in _MODELS.items():
+    for backbone, (steps, batch) in _MODELS.items():
         work = bench.work(
-            Work(backbone, 128, sites=1, rounds=2, steps=steps, drawn=128, augmented=True), **_TINY
+            Work(backbone, 128, 1, 1, steps, batch, augmented=True, drawn=128), **_TINY
         )
         kinds = ("loader", "memory")
         found = bench.turns({kind: _rounds("epochs", kind, work) for kind in kinds})
