@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ def main(
     """
     if unknown := sorted(set(names or ()) - set(ROWS)):
         raise typer.BadParameter(f"{unknown[0]}: expected one of {', '.join(ROWS)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like a Ctrl-C
     console = progress_console()
     facts = machine_facts() | {"quick": quick, "repeats": repeats}
     file = out or _RESULTS / f"{datetime.now(UTC):%Y-%m-%d-%H%M%S}.json"

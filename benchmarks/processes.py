@@ -184,8 +184,10 @@ def run(
     except subprocess.TimeoutExpired as error:
         raise Failed(f"{' '.join(command[:5])} did not end within {timeout:.0f} s") from error
     finally:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C leaves none behind
         memory = watch.stop() if watch.is_alive() else watch.samples
         tree.end()
+        signal.signal(signal.SIGINT, before)
     if code:
         raise Failed(f"{' '.join(command[:5])} ended with {code}: {last_words(log)}")
     return Outcome(started, seconds, memory, _last_json(out))
