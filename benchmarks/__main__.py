@@ -14,7 +14,7 @@ import typer
 
 from benchmarks.bench import Bench
 from benchmarks.machine import machine_facts
-from benchmarks.processes import ROOT, Failed
+from benchmarks.processes import ROOT
 from benchmarks.rows import ROWS
 from benchmarks.summary import Row
 from benchmarks.table import as_table, save
@@ -55,9 +55,9 @@ def main(
             console.print(f"== {name}")
             try:
                 rows += ROWS[name](bench)
-            except Failed as error:
+            except Exception as error:  # what was measured before must not be lost with it
                 failed = True
-                rows.append(Row(name, None, note=f"failed: {error}"))
+                rows.append(Row(name, None, note=f"failed: {type(error).__name__}: {error}"))
             if quick:  # nothing is met or missed by figures that mean nothing
                 rows = [replace(row, target=None) for row in rows]
             save(file, rows, facts)

@@ -20,6 +20,7 @@ __all__ = ["PARALLEL", "WIRES", "deployment", "has_wires", "has_workers", "simul
 
 PARALLEL = ("--workers", "2")
 """Gives `mdmt simulate` a worker per site."""
+_SERIAL = (PARALLEL[0], "1")
 WIRES = {
     "float32": (),
     "float16": ("--set", "wire.up=float16", "--set", "wire.down=float16"),
@@ -40,8 +41,10 @@ def has_wires() -> bool:
 
 
 def simulate(work: Path, *options: str) -> Thing:
-    """`mdmt simulate` of a prepared work."""
+    """`mdmt simulate` of a prepared work: by one worker, unless the options say otherwise."""
     parallel = "ray" in options or PARALLEL[0] in options
+    if has_workers() and not parallel:
+        options += _SERIAL
     return Thing(
         lambda folder: [
             *(MDMT, "simulate", str(work / CONFIG), "--out", str(folder / "run")),

@@ -8,25 +8,22 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from mdmt.processes import is_running, last_words
+from benchmarks.tree import MARK, Tree, Watch
+from mdmt.processes import last_words
 
-__all__ = ["MDMT", "Failed", "Outcome", "Tree", "background", "job", "run", "tell", "wait_until"]
+__all__ = ["MDMT", "Failed", "Outcome", "background", "job", "run", "tell", "wait_until"]
 
 ROOT = Path(__file__).resolve().parents[1]
 MDMT = str(Path(sysconfig.get_path("scripts")) / "mdmt")
 """The command as a user has it."""
-_MARK = "MDMT_BENCH_MARK"
-_LOOK = 0.05
-"""Seconds between two looks at memory."""
 _GRACE = 10.0
 """Seconds that processes have to end before they are killed."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -63,75 +60,6 @@ class Outcome:
         return max((size for _, size in self.memory), default=0)
 
 
-class Tree:
-    """All processes that descend from one command, also those whose parents have ended.
-
-    A process belongs to it if its first environment holds the mark, or its parent belongs to it.
-    """
-
-    def __init__(self, mark: str) -> None:
-        self._mark = f"{_MARK}={mark}".encode()
-        self._known: dict[int, bool] = {}
-
-    def pids(self) -> list[int]:
-        """Process ids of those that run now."""
-        present = sorted(int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit())
-        self._known = {
-            pid: self._known[pid] if pid in self._known else self._belongs(pid) for pid in present
-        }
-        return [pid for pid in present if self._known[pid]]
-
-    def _belongs(self, pid: int) -> bool:
-        try:
-            status = Path(f"/proc/{pid}/stat").read_text()
-            state, parent = status.rpartition(")")[2].split()[:2]
-            if state == "Z":
-                return False
-            marked = self._mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except OSError:  # it has ended, or is somebody else's
-            return False
-        return marked or self._known.get(int(parent), False)
-
-    def end(self) -> None:
-        """End all of them by pid: ask, then insist."""
-        for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, _GRACE)):
-            asked: set[int] = set()
-            deadline = time.monotonic() + patience
-            while (pids := [*filter(is_running, self.pids())]) and time.monotonic() < deadline:
-                for pid in set(pids) - asked:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, number)
-                asked |= set(pids)
-                time.sleep(0.05)
-
-
-class _Watch(threading.Thread):
-    """Notes the memory of a tree until told to stop.
-
-    The proportional set size counts a shared page once, but the kernel walks all pages for it: it
-    is read when the resident size, which is cheap, has grown by 1 %, and once a second.
-    """
-
-    def __init__(self, tree: Tree) -> None:
-        super().__init__(daemon=True)
-        self.samples: list[tuple[float, int]] = []
-        self._tree, self._over = tree, threading.Event()
-
-    def run(self) -> None:
-        highest, due = 0.0, 0.0
-        while not self._over.wait(_LOOK):
-            pids = self._tree.pids()
-            resident = sum(map(_resident, pids))
-            if resident > 1.01 * highest or time.monotonic() >= due:
-                highest, due = max(highest, resident), time.monotonic() + 1
-                self.samples.append((time.time(), sum(map(_proportional, pids))))
-
-    def stop(self) -> list[tuple[float, int]]:
-        self._over.set()
-        self.join()
-        return self.samples
-
-
 def job(name: str, *arguments: object) -> list[str]:
     """Command line of one of our jobs, a module of this package."""
     return [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
@@ -165,7 +93,7 @@ def run(
     mark = uuid4().hex
     tree = Tree(mark)
     out, log = folder / "stdout", folder / "stderr"
-    watch = _Watch(tree)
+    watch = Watch(tree)
     try:
         with out.open("wb") as stdout, log.open("wb") as stderr:
             started, clock = time.time(), time.monotonic()
@@ -240,21 +168,7 @@ def tell(**values: object) -> None:
 def _environment(mark: str, more: Mapping[str, str]) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if key not in _THREADS}
     path = os.pathsep.join(filter(None, [str(ROOT), inherited.get("PYTHONPATH")]))
-    return {**inherited, "PYTHONPATH": path, _MARK: mark, **more}
-
-
-def _resident(pid: int) -> int:
-    with suppress(OSError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return 0
-
-
-def _proportional(pid: int) -> int:
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    return 0
+    return {**inherited, "PYTHONPATH": path, MARK: mark, **more}
 
 
 def _last_json(file: Path) -> dict[str, Any]:

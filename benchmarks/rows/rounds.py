@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmarks.bench import Bench
+from benchmarks.ours import PARALLEL, has_workers, simulate
 from benchmarks.ours import deployment as our_deployment
-from benchmarks.ours import simulate
 from benchmarks.rows.figures import column, pair_row, stock
 from benchmarks.summary import Row, summary
 from benchmarks.work import Work
@@ -22,21 +22,26 @@ def rounds(bench: Bench) -> list[Row]:
     number = 3 if bench.quick else 8
     work = bench.work(_WORK)
     length = ("--set", f"training.rounds={number}")
-    found = bench.turns(
-        {
-            "in process": simulate(work, *length),
-            "Ray": simulate(work, *length, "--engine", "ray"),
-            "stock Flower simulation": stock("simulation", work, number, 0),
-        }
-    )
-    ours, ray, theirs = found.values()
+    things = {
+        "in process": simulate(work, *length),
+        "Ray": simulate(work, *length, "--engine", "ray"),
+        "stock Flower simulation": stock("simulation", work, number, 0),
+    }
+    if has_workers():
+        things["2 workers"] = simulate(work, *length, *PARALLEL)
+    found = bench.turns(things)
+    ours, ray, theirs = list(found.values())[:3]
     theirs = [run | {"idle": run["round"]} for run in theirs]
     what = "seconds per round without training, resnet18, 2 sites"
-    return [
+    rows = [
         Row(f"{what}, in process", summary(column(ours, "idle")), "s", 0.15),
         pair_row(f"{what}: in process / stock Flower simulation", ours, theirs, "idle", 0.3),
         pair_row(f"{what}: Ray / stock Flower simulation", ray, theirs, "idle", 1.0),
     ]
+    if has_workers():
+        idle = summary(column(found["2 workers"], "idle"))
+        rows.append(Row(f"{what}, in process, 2 workers", idle, "s"))
+    return rows
 
 
 def deployment(bench: Bench) -> list[Row]:

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from benchmarks.processes import Failed, Tree, run
+from benchmarks.processes import Failed, run
+from benchmarks.tree import Tree
 from mdmt.processes import is_running
 
 MB = 1_000_000
