@@ -1,6 +1,6 @@
 """Our federation as a deployment on the loopback: TLS, keys, proxy, a process per site.
 
-``python -m benchmarks.jobs.deployment FOLDER OUT``
+``python -m benchmarks.jobs.deployment FOLDER OUT``; kits and logs go into the working directory.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -22,9 +21,8 @@ from mdmt.processes import last_words
 def main(folder: Path, out: Path) -> None:
     """Make kits, start server and sites, run the federation into `out`."""
     federation = yaml.safe_load((folder / CONFIG).read_text())
-    # Not in `folder`: a kit holds keys.
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        home = Path(name)
+    home = Path.cwd()
+    with ExitStack() as stack:
         where = ["--server", f"localhost:{_three_ports()}", "--out", str(home / "kits")]
         _command(home, "provision", str(folder / CONFIG), *where)
         server = [MDMT, "server", "start", "kits/server"]

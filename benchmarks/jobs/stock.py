@@ -1,15 +1,15 @@
 """The stock Flower app, in Flower's simulation or as a deployment on the loopback.
 
 ``python -m benchmarks.jobs.stock simulation|deployment FOLDER ROUNDS STEPS``
+
+It writes into the working directory, whose path must be short: Ray's sockets lie below it.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,23 +26,19 @@ _APP = ROOT / "benchmarks" / "plain_flower"
 
 def main(kind: str, folder: Path, rounds: int, steps: int) -> None:
     """Run it to its end and tell when its rounds were over."""
-    # Below /tmp, whatever TMPDIR says: the paths of Ray's sockets must stay under 107 bytes.
-    home = Path(tempfile.mkdtemp(prefix="stock-", dir="/tmp"))
+    home = Path.cwd()
     # Ray's actors import the app from the path, not from the bundle.
     os.environ |= flower_environment(home)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(_APP), os.environ["PYTHONPATH"]])
     os.environ |= {"RAY_TMPDIR": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # listen on the loopback
-    try:
-        with ExitStack() as stack:
-            address = _start(kind, home, int(read_json(folder / FACTS)["sites"]), stack)
-            _run(kind, address, home, folder, rounds, steps)
-        lines = read_lines(home / "stamps.jsonl")
-        if not lines or not lines[-1].get("done"):
-            raise Failed(f"the stock app broke off: {last_words(home / 'run.log')}")
-        tell(ends=[line["time"] for line in lines[:-1]], **lines[-1])
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with ExitStack() as stack:
+        address = _start(kind, home, int(read_json(folder / FACTS)["sites"]), stack)
+        _run(kind, address, home, folder, rounds, steps)
+    lines = read_lines(home / "stamps.jsonl")
+    if not lines or not lines[-1].get("done"):
+        raise Failed(f"the stock app broke off: {last_words(home / 'run.log')}")
+    tell(ends=[line["time"] for line in lines[:-1]], **lines[-1])
 
 
 def _start(kind: str, home: Path, sites: int, stack: ExitStack) -> str:
