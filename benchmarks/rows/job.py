@@ -33,7 +33,7 @@ def job(bench: Bench) -> list[Row]:
         pair_row(
             "whole command / bare loop of torch's threads", ours, default, "seconds", None, threads
         ),
-        pair_row("its peak memory / the bare loop's", ours, one, "peak", 1.6),
+        pair_row("whole command's peak memory / the bare loop's", ours, one, "peak", 1.6),
     ]
     parallel = "whole command, 2 workers / bare loop, 1 thread"
     if has_workers():
@@ -51,7 +51,7 @@ def job(bench: Bench) -> list[Row]:
                 None,
                 threads,
             ),
-            pair_row("its peak memory / the bare loop's, 2 workers", two, one, "peak", 1.6),
+            pair_row("peak memory with 2 workers / the bare loop's", two, one, "peak", 1.6),
         ]
     else:
         rows.append(Row(parallel, None, target=0.65, note="not built"))
@@ -60,5 +60,11 @@ def job(bench: Bench) -> list[Row]:
         pair_row(
             "stock Flower simulation / bare loop, 1 thread", theirs, one[-1:], "seconds", None
         ),
-        pair_row("its peak memory / the bare loop's", theirs, one[-1:], "peak", None),
+        pair_row(
+            "stock Flower simulation's peak memory / the bare loop's",
+            theirs,
+            one[-1:],
+            "peak",
+            None,
+        ),
     ]
