@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mdmt.config import FederationConfig, TrainingConfig
@@ -25,12 +24,10 @@ from mdmt.data.cohort import Cohort
 from mdmt.errors import ConfigError, DataError
 from mdmt.losses import combine, masked_mean
 from mdmt.models import MDMTModel, set_training_mode
+from mdmt.optimisers import build_optimizer, moments, set_rates
 
 __all__ = [
     "TrainingResult",
-    "learning_rate_factor",
-    "load_moments",
-    "moments",
     "resolve_device",
     "steps_per_round",
     "train",
@@ -74,16 +71,6 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device: {name} is not there; use auto or cpu")
     return device
-
-
-def learning_rate_factor(training: TrainingConfig, progress: float) -> float:
-    """What the scheduler leaves of the rate after `progress` rounds (fractions count)."""
-    scheduler = training.scheduler
-    if scheduler.name == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress / training.rounds))
-    if scheduler.name == "step":
-        return float(scheduler.gamma ** (int(progress) // scheduler.rounds))
-    return 1.0
 
 
 def steps_per_round(training: TrainingConfig, images: int) -> int:
@@ -148,57 +135,90 @@ def train(
     indices = cohort.training_indices(tasks)
     if len(indices) == 0:
         raise DataError(f"no training image has a label of {', '.join(tasks)}")
+    strata = cohort.strata(indices)
+    steps = steps_per_round(config.training, max(-(-len(own) // n) for own, n in strata))
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
     # One image has no batch statistics: its normalisation layers keep the ones they came with.
     set_training_mode(model, config.aggregation.norm_layers if len(indices) > 1 else "frozen")
-    spaces = {task: config.space(task) for task in tasks}
-    augment = Augmentation(config.augmentation, spaces)
-    class_weights = _class_weights(cohort, config, tasks, device)
-    optimizer = _optimizer(model, config.training, rates or {})
-    load_moments(optimizer, model, start_moments or {})
+    optimizer = build_optimizer(model, config.training, rates or {}, start_moments or {})
+    objective = _Objective(cohort, config, coefficients, device)
     backbone = [p for p in model.backbone.parameters() if p.requires_grad]
     anchor = [p.detach().clone() for p in backbone] if proximal_mu else []
     scaler = torch.amp.GradScaler(device.type, enabled=config.training.amp == "fp16")
     amp = _AMP.get(config.training.amp)
-    totals = {task: torch.zeros(2, device=device) for task in tasks}
-    strata = cohort.strata(indices)
-    steps = steps_per_round(config.training, max(-(-len(own) // n) for own, n in strata))
     images_seen = 0
 
     order = joint_batches(strata, config.training.batch_size, steps, np.random.default_rng(seed))
-    for step, batch in enumerate(order):
-        targets = load_targets(cohort, batch, tasks, device)
-        images, targets = augment(load_images(cohort, batch, device), targets, generator)
-        images = normalise(images, config)
+    for step, (images, targets) in enumerate(_batches(cohort, config, order, tasks, seed, device)):
         with torch.autocast(device.type, amp, enabled=amp is not None):
             outputs = model(images, targets)
-        losses = {}
-        for task, target in targets.items():
-            output = outputs[task].to(target.dtype)  # losses are not for half precision
-            losses[task], count = masked_mean(spaces[task], output, target, class_weights.get(task))
-            totals[task] += torch.stack((losses[task].detach() * count, count))
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(scaler.scale(combine(losses, coefficients)))
+        torch.autograd.backward(scaler.scale(objective(outputs, targets)))
         scaler.unscale_(optimizer)
         if proximal_mu:
             _add_proximal_gradient(backbone, anchor, proximal_mu)
         if config.training.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
-        progress = round_number - 1 + step / steps
-        _set_rates(optimizer, config.training, lr_factor, progress)
+        set_rates(optimizer, config.training, lr_factor, round_number - 1 + step / steps)
         scaler.step(optimizer)
         scaler.update()
-        images_seen += len(batch)
+        images_seen += len(images)
 
-    sums = {task: total.tolist() for task, total in totals.items()}
     return TrainingResult(
-        losses={task: value / count for task, (value, count) in sums.items() if count},
+        losses=objective.means(),
         images=images_seen,
         steps=steps,
         seconds=time.monotonic() - started,
         moments=moments(optimizer, model, keep_moments),
     )
+
+
+def _batches(
+    cohort: Cohort,
+    config: FederationConfig,
+    order: Iterable[NDArray[np.intp]],
+    tasks: Sequence[str],
+    seed: int,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Augmented, normalised images and the targets of the labelled tasks, batch by batch."""
+    augment = Augmentation(config.augmentation, {task: config.space(task) for task in tasks})
+    generator = torch.Generator().manual_seed(seed)
+    for indices in order:
+        images = load_images(cohort, indices, device)
+        targets = load_targets(cohort, indices, tasks, device)
+        images, targets = augment(images, targets, generator)
+        yield normalise(images, config), targets
+
+
+class _Objective:
+    """L = Σ_t c_t ℓ_t of a batch; keeps count of every ℓ_t on the device, for the end."""
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        config: FederationConfig,
+        coefficients: Mapping[str, float],
+        device: torch.device,
+    ) -> None:
+        self.coefficients = coefficients
+        self.spaces = {task: config.space(task) for task in coefficients}
+        self.class_weights = _class_weights(cohort, config, coefficients, device)
+        self.totals = {task: torch.zeros(2, device=device) for task in coefficients}
+
+    def __call__(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+        losses = {}
+        for task, target in targets.items():
+            output = outputs[task].to(target.dtype)  # losses are not for half precision
+            weights = self.class_weights.get(task)
+            losses[task], count = masked_mean(self.spaces[task], output, target, weights)
+            self.totals[task] += torch.stack((losses[task].detach() * count, count))
+        return combine(losses, self.coefficients)
+
+    def means(self) -> dict[str, float]:
+        """ℓ_t over every labelled output that was seen; without the tasks that had none."""
+        sums = {task: total.tolist() for task, total in self.totals.items()}
+        return {task: value / count for task, (value, count) in sums.items() if count}
 
 
 def _class_weights(
@@ -218,66 +238,8 @@ def _class_weights(
     }
 
 
-def _optimizer(
-    model: MDMTModel, training: TrainingConfig, rates: Mapping[str, float]
-) -> torch.optim.Optimizer:
-    """One parameter group for the backbone and one per head, each with its factor on the rate."""
-    parts: dict[str, nn.Module] = {"backbone": model.backbone}
-    parts |= {f"heads.{task}": head for task, head in model.heads.items()}
-    groups = [
-        {
-            "params": [p for p in part.parameters() if p.requires_grad],
-            "rate": rates.get(name, 1.0),
-        }
-        for name, part in parts.items()
-    ]
-    options = training.optimizer.model_dump(exclude={"name"})
-    kinds: dict[str, Any] = {
-        "sgd": torch.optim.SGD,
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-    }
-    optimizer: torch.optim.Optimizer = kinds[training.optimizer.name](groups, **options)
-    return optimizer
-
-
-def _set_rates(
-    optimizer: torch.optim.Optimizer, training: TrainingConfig, lr_factor: float, progress: float
-) -> None:
-    """Give every parameter group its rate after `progress` rounds."""
-    rate = training.optimizer.lr * lr_factor * learning_rate_factor(training, progress)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["rate"]
-
-
 def _add_proximal_gradient(parameters: list[nn.Parameter], anchor: list[Tensor], mu: float) -> None:
     """Add μ(θ - θ_r), the gradient of the proximal term."""
     for parameter, start in zip(parameters, anchor, strict=True):
         if parameter.grad is not None:
             parameter.grad.add_(parameter.detach() - start, alpha=mu)
-
-
-def moments(
-    optimizer: torch.optim.Optimizer, model: MDMTModel, names: Iterable[str]
-) -> dict[str, Tensor]:
-    """Optimiser state of the parameters called `names`, as ``<name>.<moment>`` → CPU tensor."""
-    parameters = dict(model.named_parameters())
-    return {
-        f"{name}.{key}": value.detach().cpu().clone()
-        for name in names
-        for key, value in optimizer.state.get(parameters[name], {}).items()
-        if isinstance(value, Tensor)
-    }
-
-
-def load_moments(
-    optimizer: torch.optim.Optimizer, model: MDMTModel, saved: Mapping[str, Tensor]
-) -> None:
-    """Put `moments` back; a no-op for an empty mapping."""
-    parameters = dict(model.named_parameters())
-    for key, value in saved.items():
-        name, _, moment = key.rpartition(".")
-        parameter = parameters[name]
-        # Adam's step counter lives on the CPU, everything else beside its parameter.
-        place = torch.device("cpu") if moment == "step" else parameter.device
-        optimizer.state[parameter][moment] = value.to(place).clone()
