@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from mdmt.data.batches import (
 )
 from mdmt.data.cohort import Cohort
 from mdmt.errors import ConfigError, DataError
-from mdmt.losses import combine, masked_mean
+from mdmt.losses import Objective
 from mdmt.models import MDMTModel, set_training_mode
 from mdmt.optimisers import build_optimizer, moments, set_rates
 
@@ -129,6 +131,8 @@ def train(
     ------
     DataError
         There is no labelled training image.
+    ConfigError
+        `training.compile` is set and this machine has no compiler.
     """
     started = time.monotonic()
     tasks = list(coefficients)
@@ -141,17 +145,19 @@ def train(
     # One image has no batch statistics: its normalisation layers keep the ones they came with.
     set_training_mode(model, config.aggregation.norm_layers if len(indices) > 1 else "frozen")
     optimizer = build_optimizer(model, config.training, rates or {}, start_moments or {})
-    objective = _Objective(cohort, config, coefficients, device)
+    spaces = {task: config.space(task) for task in tasks}
+    objective = Objective(spaces, coefficients, _class_weights(cohort, config, tasks, device))
     backbone = [p for p in model.backbone.parameters() if p.requires_grad]
     anchor = [p.detach().clone() for p in backbone] if proximal_mu else []
     scaler = torch.amp.GradScaler(device.type, enabled=config.training.amp == "fp16")
     amp = _AMP.get(config.training.amp)
+    forward = _compiled(model) if config.training.compile else model
     images_seen = 0
 
     order = joint_batches(strata, config.training.batch_size, steps, np.random.default_rng(seed))
     for step, (images, targets) in enumerate(_batches(cohort, config, order, tasks, seed, device)):
         with torch.autocast(device.type, amp, enabled=amp is not None):
-            outputs = model(images, targets)
+            outputs = forward(images, tuple(targets))
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(scaler.scale(objective(outputs, targets)))
         scaler.unscale_(optimizer)
@@ -173,6 +179,16 @@ def train(
     )
 
 
+def _compiled(model: MDMTModel) -> MDMTModel:
+    """Put the same heads on the same backbone, compiled; evaluation keeps the original."""
+    compiler = os.environ.get("CXX", "g++")  # as torch's inductor looks for it
+    if shutil.which(compiler) is None:
+        raise ConfigError(f"training.compile: {compiler} is not there; install it or use false")
+    backbone = torch.compile(model.backbone)
+    assert isinstance(backbone, nn.Module)
+    return MDMTModel(backbone, dict(model.heads.items()))
+
+
 def _batches(
     cohort: Cohort,
     config: FederationConfig,
@@ -189,36 +205,6 @@ def _batches(
         targets = load_targets(cohort, indices, tasks, device)
         images, targets = augment(images, targets, generator)
         yield normalise(images, config), targets
-
-
-class _Objective:
-    """L = Σ_t c_t ℓ_t of a batch; keeps count of every ℓ_t on the device, for the end."""
-
-    def __init__(
-        self,
-        cohort: Cohort,
-        config: FederationConfig,
-        coefficients: Mapping[str, float],
-        device: torch.device,
-    ) -> None:
-        self.coefficients = coefficients
-        self.spaces = {task: config.space(task) for task in coefficients}
-        self.class_weights = _class_weights(cohort, config, coefficients, device)
-        self.totals = {task: torch.zeros(2, device=device) for task in coefficients}
-
-    def __call__(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-        losses = {}
-        for task, target in targets.items():
-            output = outputs[task].to(target.dtype)  # losses are not for half precision
-            weights = self.class_weights.get(task)
-            losses[task], count = masked_mean(self.spaces[task], output, target, weights)
-            self.totals[task] += torch.stack((losses[task].detach() * count, count))
-        return combine(losses, self.coefficients)
-
-    def means(self) -> dict[str, float]:
-        """ℓ_t over every labelled output that was seen; without the tasks that had none."""
-        sums = {task: total.tolist() for task, total in self.totals.items()}
-        return {task: value / count for task, (value, count) in sums.items() if count}
 
 
 def _class_weights(

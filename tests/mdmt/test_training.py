@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,25 @@ def test_momentum_of_some_layers_pushes_them_and_no_other(setup):
     for name, end in ends[0].items():
         push = lr * momentum * saved.get(f"{name}.momentum_buffer", torch.zeros(1))
         assert torch.allclose(end, ends[1][name] - push, atol=1e-7)
+
+
+def test_compiling_without_a_compiler_is_one_clear_line(setup, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"^training.compile: no-such-compiler is not there"):
+        run(*setup(compile=True))
+
+
+def test_a_compiled_backbone_is_the_one_that_is_trained(setup, monkeypatch):
+    # torch's compiler without its code generator, which takes minutes and gives other bits.
+    monkeypatch.setenv("CXX", "python3")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    ends = []
+    for compiled in (False, True):
+        config, model, data = setup(compile=compiled)
+        run(config, model, data)
+        ends.append(model.state_dict())
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
 class _Asked(TorchDispatchMode):
