@@ -60,6 +60,7 @@ def simulate(config: FederationConfig, out: Path, engine: Engine, *, resume: boo
     """
     from simulation.heads import release_heads
 
+    out = out.resolve()  # a path in federation.yaml is relative to that file
     config = config.model_copy(
         update={"sites": {name: _at_home(site, out) for name, site in config.sites.items()}}
     )
