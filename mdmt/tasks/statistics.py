@@ -20,7 +20,9 @@ def mean_defined(values: Iterable[float]) -> float:
     return sum(defined) / len(defined) if defined else math.nan
 
 
-def auroc(positive: NDArray[np.bool_], scores: FloatArray) -> float:
+def auroc(
+    positive: NDArray[np.bool_], scores: FloatArray, strata: NDArray[Any] | None = None
+) -> float:
     """Area under the ROC curve, from ranks (Mann-Whitney U); a tie counts one half.
 
     Parameters
@@ -28,6 +30,9 @@ def auroc(positive: NDArray[np.bool_], scores: FloatArray) -> float:
     positive : ndarray, bool, (N,)
     scores : ndarray, float, (N,)
         Higher means more likely positive.
+    strata : ndarray, (N,), optional
+        Compare only samples of one stratum, such as the model that gave the score: the mean of the
+        strata's areas, weighted by their pairs of a positive and a negative.
 
     Returns
     -------
@@ -41,12 +46,17 @@ def auroc(positive: NDArray[np.bool_], scores: FloatArray) -> float:
     """
     from scipy.stats import rankdata
 
-    n_positive = int(positive.sum())
-    n_negative = len(positive) - n_positive
-    if n_positive == 0 or n_negative == 0:
+    ranks, stratum = rankdata(scores), np.zeros(len(positive), dtype=np.intp)
+    if strata is not None:
+        _, stratum = np.unique(strata, return_inverse=True)
+        ranks = rankdata(ranks + stratum * (len(ranks) + 1.0))  # one stratum above the other
+    size, n_positive = np.bincount(stratum), np.bincount(stratum, positive)
+    pairs = (n_positive * (size - n_positive)).sum()
+    if pairs == 0:
         return math.nan
-    rank_sum = float(rankdata(scores)[positive].sum())
-    return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+    below = np.cumsum(size) - size  # samples in lower strata
+    rank_sums = np.bincount(stratum, positive * (ranks - below[stratum]))
+    return float((rank_sums - n_positive * (n_positive + 1) / 2).sum() / pairs)
 
 
 def pearson(x: FloatArray, y: FloatArray) -> float:

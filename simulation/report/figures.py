@@ -53,13 +53,21 @@ def difference_figure(
 
 
 def roc_figure(
-    caption: str, arms: Arms, output: int, colours: Mapping[str, str], reference: str | None
+    caption: str,
+    arms: Arms,
+    output: int,
+    colours: Mapping[str, str],
+    reference: str | None,
+    intervals: Mapping[str, tuple[float | None, float | None]],
 ) -> Figure:
-    """Draw each arm's ROC curve with its band, and the reference's beside it."""
+    """Draw each arm's ROC curve with its band, and the reference's beside it.
+
+    `intervals` are those of the areas, where the study has them.
+    """
     curves = {
-        arm: roc_with_band(tested, output)
+        arm: roc
         for arm, tested in arms.items()
-        if {0, 1} <= set(tested.targets[:, output])
+        if np.isfinite((roc := roc_with_band(tested, output)).area)
     }
     panels = []
     for arm, roc in curves.items():
@@ -72,8 +80,9 @@ def roc_figure(
             Line(roc.false_positive, roc.true_positive, colours[arm], low=roc.low, high=roc.high)
         )
         area = f"AUROC {roc.area:.3f}"
-        if roc.area_low is not None and roc.area_high is not None:
-            area += f" [{roc.area_low:.3f}, {roc.area_high:.3f}]"
+        low, high = intervals.get(arm, (None, None))
+        if low is not None and high is not None:
+            area += f" [{low:.3f}, {high:.3f}]"
         svg = plot_lines(
             lines,
             "false-positive rate",

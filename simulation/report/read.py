@@ -182,4 +182,5 @@ def _tested(space: Task, rows: list[tuple[str, ...]]) -> Predictions:
     if space.kind == "classification" and len(column_of) == 2:
         for values in (targets, predictions):
             values[:, 0] = 1 - values[:, 1]
-    return Predictions(np.array(list(patients.values())), targets, predictions)
+    people, folds = np.array(list(patients.values())), np.array([fold for fold, _ in patients])
+    return Predictions(people, folds, targets, predictions)

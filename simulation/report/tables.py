@@ -106,7 +106,7 @@ def patient_table(study: Study, task: str, site: str, backbone: str) -> Table | 
     name = metric_name(study.spaces[task].primary)
     tested = f"{count(found[0]['images'], 'image')} of {count(found[0]['patients'], 'patient')}"
     return Table(
-        f"{at(task, site)}, {backbone}: {name} over all folds together, {tested}",
+        f"{at(task, site)}, {backbone}: {name} over all folds, {tested}",
         ["arm", *(f"seed {seed}" for seed in seeds)],
         rows,
         note=study.unit("intervals"),

@@ -1,4 +1,4 @@
-"""Predictions of a study's test images, read back as arrays: all folds of one seed together."""
+"""Predictions of a study's test images, read back as arrays: all folds of one seed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ __all__ = ["Predicted", "pooled_predictions"]
 class Predicted:
     """One arm's predictions for one task at one site, from all test folds of one seed.
 
-    Models of different folds may be calibrated differently, which lowers an AUROC over all of
-    them together.
+    Models of different folds may be calibrated differently: scores are ranked within a fold.
 
     Attributes
     ----------
@@ -47,6 +46,16 @@ class Predicted:
     patients: NDArray[np.str_]
     targets: FloatArray
     predictions: FloatArray
+
+    @property
+    def folds(self) -> NDArray[np.str_]:
+        """Fold of each image, whose model predicted it, (N,)."""
+        return np.array([fold for fold, _ in self.images])
+
+    def counts(self, rows: NDArray[np.bool_]) -> dict[str, int]:
+        """How many images and patients there are in some rows; folds may test the same ones."""
+        names = {name for (_, name), chosen in zip(self.images, rows, strict=True) if chosen}
+        return {"images": len(names), "patients": len(np.unique(self.patients[rows]))}
 
     @property
     def key(self) -> dict[str, str | int]:

@@ -28,14 +28,15 @@ FORMAT = 1
 ALL = "all"
 """Stands for all sites (the mean weighted by test images) or all backbones."""
 
+_WITHIN = "an AUROC compares images of one fold, which one model ranked, and folds weigh by pairs"
 UNITS = {
     "summary": "cells: mean and standard error over folds and seeds; folds share training images,"
     " so the error is a lower bound",
     "paired": "cells: differences between two arms in the same backbone, fold and seed; two-sided;"
     " Holm's correction over the pairs of trained arms of one backbone, site and task",
-    "intervals": "patients: test predictions of all folds of one seed together; percentile"
+    "intervals": f"patients: test predictions of all folds of one seed; {_WITHIN}; percentile"
     " bootstrap of 1000 resamples that draw patients with all their images",
-    "delong": "patients: test predictions of all folds of one seed together; DeLong's test with"
+    "delong": f"patients: test predictions of all folds of one seed; {_WITHIN}; DeLong's test with"
     " images clustered by patient (Obuchowski 1997); two-sided; Holm's correction over the pairs"
     " of arms of one backbone, seed, site and output",
 }
@@ -146,16 +147,16 @@ def _interval(one: Predicted) -> dict[str, Any]:
         one.patients,
         metric,
         seed=derive_seed(one.seed, "study bootstrap", one.site, one.task),
+        strata=one.folds,
     )
-    value = one.space.metric(metric, one.predictions, one.targets)
+    value = one.space.metric(metric, one.predictions, one.targets, one.folds)
     return one.key | {
         "arm": one.arm,
         "metric": metric,
         "value": value if np.isfinite(value) else None,
         "low": low,
         "high": high,
-        "images": len(one.images),
-        "patients": len(np.unique(one.patients)),
+        **one.counts(np.asarray(np.isfinite(one.targets).any(axis=1))),
     }
 
 
@@ -174,11 +175,10 @@ def _delong(predicted: Sequence[Predicted]) -> Iterator[dict[str, Any]]:
                 if not all(np.isfinite(values).all() for values in scores):
                     continue
                 positive = a.binary_targets(column)[labelled] == 1
-                found = compare_aurocs(positive, *scores, a.patients[labelled])
+                found = compare_aurocs(positive, *scores, a.patients[labelled], a.folds[labelled])
                 if found is not None:
                     key = a.key | {"output": name, "arm_a": a.arm, "arm_b": b.arm}
-                    counts = {"patients": len(np.unique(a.patients[labelled]))}
-                    pairs.append(key | asdict(found) | {"images": int(labelled.sum())} | counts)
+                    pairs.append(key | asdict(found) | a.counts(labelled))
             yield from _corrected(pairs, ("p",))
 
 

@@ -93,7 +93,7 @@ def test_paired_rows_compare_matched_cells_only(study):
     assert row["p_t_holm"] == row["p_t"], "one comparison needs no correction"
 
 
-def test_delong_and_intervals_are_over_patients_of_all_folds_together(study, cells):
+def test_delong_and_intervals_are_over_patients_and_rank_within_folds(study, cells):
     statistics = study_statistics(study, [], cells)
     (row,) = statistics["delong"]["rows"]
     assert (row["images"], row["patients"], row["output"]) == (8, 4, "SEVERE")
@@ -101,14 +101,64 @@ def test_delong_and_intervals_are_over_patients_of_all_folds_together(study, cel
     order = [0, 2, 4, 6, 1, 3, 5, 7]
     truth = np.array(TRUTH)[order] == 1
     scores = [np.array(SCORES[arm])[order] for arm in ("local", "pooled")]
-    expected = compare_aurocs(truth, *scores, np.array([f"p{i // 2}" for i in order]))
-    assert row["auroc_a"] == pytest.approx(roc_auc_score(TRUTH, SCORES["local"]))
+    folds = np.array(list("00001111"))
+    people = np.array([f"p{i // 2}" for i in order])
+    expected = compare_aurocs(truth, *scores, people, folds)
+    # Each fold has two images of each outcome: four pairs of its own.
+    by_fold = {
+        arm: np.mean([roc_auc_score(TRUTH[f::2], SCORES[arm][f::2]) for f in (0, 1)])
+        for arm in SCORES
+    }
+    assert row["auroc_a"] == pytest.approx(by_fold["local"])
     assert (row["difference"], row["error"]) == (expected.difference, expected.error)
     intervals = {one["arm"]: one for one in statistics["intervals"]["rows"]}
     assert set(intervals) == {"constant", "local", "pooled"}
-    assert intervals["pooled"]["value"] == pytest.approx(roc_auc_score(TRUTH, SCORES["pooled"]))
+    assert intervals["pooled"]["value"] == pytest.approx(by_fold["pooled"])
     assert intervals["pooled"]["low"] <= intervals["pooled"]["value"] <= intervals["pooled"]["high"]
     assert intervals["pooled"]["patients"] == 4
+
+
+def write_cell(study, folder, arm, fold, rows, *, seed=0):
+    """A finished cell with rows of image, patient, target and prediction at the hospital."""
+    (entry,) = (one for one in study.arms if one.label == arm)
+    file = folder / f"{arm}-{fold}-{seed}.csv"
+    with file.open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(PREDICTION_COLUMNS)
+        for image, patient, target, prediction in rows:
+            place = [arm, "test_resnet", fold, seed, "hospital", "prognosis"]
+            table.writerow([*place, image, patient, "SEVERE", target, prediction])
+    return Finished(Cell(entry, study.grid_backbones[0], fold, 0, seed, {}), [], file, {}, 1.0)
+
+
+def test_a_constant_ranks_nothing_whatever_constant_each_fold_has(study, tmp_path):
+    """Its constant is the share of SEVERE in training: high where the test fold has few."""
+    cells = [
+        write_cell(
+            study,
+            tmp_path,
+            "constant",
+            fold,
+            [(f"{fold}{i}", f"p{fold}{i}", int(i < severe), 1 - severe / 10) for i in range(10)],
+        )
+        for fold, severe in (("0", 2), ("1", 5), ("2", 8))
+    ]
+    (row,) = study_statistics(study, [], cells)["intervals"]["rows"]
+    assert (row["value"], row["low"], row["high"]) == (0.5, 0.5, 0.5)
+    assert (row["images"], row["patients"]) == (30, 30)
+
+
+def test_an_image_that_three_folds_test_is_one_image(study, tmp_path):
+    rows = [(f"i{i}", f"p{i}", i % 2, i / 10) for i in range(10)]
+    cells = [
+        write_cell(study, tmp_path, arm, fold, rows)
+        for arm in ("local", "pooled")
+        for fold in ("A x 0", "A x 1", "A x 2")
+    ]
+    statistics = study_statistics(study, [], cells)
+    for table in ("intervals", "delong"):
+        row = statistics[table]["rows"][0]
+        assert (row["images"], row["patients"]) == (10, 10)
 
 
 def test_a_shortcut_is_told(load):
