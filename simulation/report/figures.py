@@ -17,7 +17,6 @@ from simulation.report.plots import (
     plot_matrix,
     plot_scores,
 )
-from simulation.report.records import CellName
 from simulation.report.tables import mean_of
 from simulation.report.words import count, signed
 
@@ -36,19 +35,18 @@ Arms = Mapping[str, Predictions]
 
 def difference_figure(
     caption: str,
-    pairs: Mapping[str, Mapping[CellName, float]],
+    rows: Mapping[str, Sequence[float]],
     colours: Mapping[str, str],
     x_label: str,
 ) -> Figure:
-    """Draw each arm's paired differences: a dot per cell, a diamond for their mean."""
+    """Draw each arm's paired differences: a dot per test set, a diamond for their mean."""
     estimates = []
-    for arm, cells in pairs.items():
-        mean = mean_of(list(cells.values()))
+    for arm, values in rows.items():
+        mean = mean_of(values)
         assert mean is not None, "arms without a matched cell are left out"
         estimates.append(Estimate(arm, mean.value, mean.low, mean.high, colours[arm]))
-    rows = {arm: list(cells.values()) for arm, cells in pairs.items()}
     alt = "; ".join(f"{one.name} {signed(one.value)}" for one in estimates)
-    panel = Panel("Dots: cells; diamond: mean", plot_differences(rows, estimates, x_label), alt)
+    panel = Panel("Dots: test sets; diamond: mean", plot_differences(rows, estimates, x_label), alt)
     return Figure(caption, [panel])
 
 
