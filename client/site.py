@@ -19,7 +19,7 @@ from client.policy import check_data, check_order
 from mdmt.checkpoints import RoundFiles
 from mdmt.config import FederationConfig, SiteConfig, parse_recipe
 from mdmt.data.cohort import Cohort, open_cohort
-from mdmt.errors import DataError
+from mdmt.errors import DataError, StateError
 from mdmt.evaluation import evaluate, evaluate_constant
 from mdmt.messages import (
     Arm,
@@ -51,8 +51,17 @@ _MOMENTS = "moments."
 def kept_tensors(
     site: SiteConfig, federation: FederationConfig, run: str, up_to: int
 ) -> dict[str, Tensor]:
-    """What a site kept of the federated arm after round `up_to`, without optimiser moments."""
-    saved = _load(_state(site, federation, run, "federated"), up_to)
+    """What a site kept of the federated arm after round `up_to`, without optimiser moments.
+
+    Raises
+    ------
+    StateError
+        It kept nothing: it never trained, or its state lies elsewhere.
+    """
+    state = _state(site, federation, run, "federated")
+    if state.latest(up_to) is None:
+        raise StateError(f"{state.folder}: {site.name} kept nothing of round {up_to} or earlier")
+    saved = _load(state, up_to)
     return {name: value for name, value in saved.items() if not name.startswith(_MOMENTS)}
 
 

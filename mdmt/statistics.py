@@ -143,11 +143,13 @@ def compare_aurocs(
     a: FloatArray,
     b: FloatArray,
     patients: NDArray[np.str_] | None = None,
+    strata: NDArray[np.str_] | None = None,
 ) -> AurocComparison | None:
     """Compare two correlated AUROCs (DeLong et al. 1988), images clustered by patient.
 
     Variances are Obuchowski's (1997) for clustered data, which are DeLong's where every patient
-    has one image.
+    has one image. With strata an AUROC is the mean of those of the strata, weighted by their pairs
+    of a positive and a negative, and a patient is one cluster in all of them.
 
     Parameters
     ----------
@@ -156,23 +158,37 @@ def compare_aurocs(
         Scores of the same images by two models; higher means more likely positive.
     patients : ndarray of str, (N,), optional
         Without it every image is a patient's only one.
+    strata : ndarray of str, (N,), optional
+        Such as the fold whose model gave the scores: only images of one stratum are compared.
 
     Returns
     -------
     AurocComparison or None
-        None unless both classes are present.
+        None unless both classes are present, with strata in one of them.
     """
     from scipy.stats import norm
 
-    if positive.all() or not positive.any():
-        return None
-    positive_a, negative_a = _components(positive, a)
-    positive_b, negative_b = _components(positive, b)
-    auroc_a, auroc_b = float(positive_a.mean()), float(positive_b.mean())
-    clusters = np.arange(len(positive)) if patients is None else patients
-    variance = _variance_of_difference(
-        positive, positive_a - positive_b, negative_a - negative_b, clusters
+    _, cluster = np.unique(
+        np.arange(len(positive)) if patients is None else patients, return_inverse=True
     )
+    every = np.zeros(len(positive)) if strata is None else strata
+    within = [every == stratum for stratum in np.unique(every)]
+    pairs = [float(positive[s].sum() * (~positive[s]).sum()) for s in within]
+    if not any(pairs):
+        return None
+    auroc_a, auroc_b, parts = 0.0, 0.0, []
+    for chosen, number in zip(within, pairs, strict=True):
+        if number == 0:
+            continue
+        share = number / sum(pairs)
+        positive_a, negative_a = _components(positive[chosen], a[chosen])
+        positive_b, negative_b = _components(positive[chosen], b[chosen])
+        auroc_a += share * float(positive_a.mean())
+        auroc_b += share * float(positive_b.mean())
+        of = positive_a - positive_b, negative_a - negative_b
+        sums = _cluster_sums(positive[chosen], *of, cluster[chosen], len(positive))
+        parts.append(None if sums is None else share * sums)
+    variance = _variance(parts)
     difference = auroc_a - auroc_b
     if variance is None or variance <= 1e-15:
         return AurocComparison(auroc_a, auroc_b, difference, None, None, None, None, None)
@@ -208,31 +224,36 @@ def _components(
     return of_positive, of_negative
 
 
-def _variance_of_difference(
+def _cluster_sums(
     positive: NDArray[np.bool_],
     of_positive: NDArray[np.float64],
     of_negative: NDArray[np.float64],
-    clusters: NDArray[np.generic],
-) -> float | None:
-    """Variance of an AUROC difference from differences of components (Obuchowski 1997, eq. 4).
+    cluster: NDArray[np.intp],
+    n_clusters: int,
+) -> NDArray[np.float64] | None:
+    """What each cluster adds to an AUROC difference within one stratum, (4, n_clusters).
 
-    None unless two clusters have positives and two have negatives.
+    The sums of (component - mean) / number of its positives and its negatives, each with the
+    factor √(I / (I - 1)) that its square has in Obuchowski (1997), equation 4, and again both with
+    that of their product. None unless two clusters have positives and two have negatives.
     """
-    _, cluster = np.unique(clusters, return_inverse=True)
-    n_clusters = int(cluster.max()) + 1
     mean = of_positive.mean()
+    rows = []
+    for chosen, values in ((positive, of_positive), (~positive, of_negative)):
+        if (having := len(np.unique(cluster[chosen]))) < 2:
+            return None
+        sums = np.bincount(cluster[chosen], (values - mean) / len(values), n_clusters)
+        rows.append((sums, having))
+    together = len(np.unique(cluster))
+    (x, with_positive), (y, with_negative) = rows
+    factors = [math.sqrt(n / (n - 1)) for n in (with_positive, with_negative, together, together)]
+    return np.stack([factor * s for factor, s in zip(factors, (x, y, x, y), strict=True)])
 
-    def sums(chosen: NDArray[np.bool_], values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum of (component - mean) per cluster."""
-        return np.bincount(cluster[chosen], values - mean, n_clusters).astype(np.float64)
 
-    n_positive, n_negative = len(of_positive), len(of_negative)
-    with_positive = len(np.unique(cluster[positive]))
-    with_negative = len(np.unique(cluster[~positive]))
-    if with_positive < 2 or with_negative < 2:
+def _variance(parts: Sequence[NDArray[np.float64] | None]) -> float | None:
+    """Variance of a sum over strata of `_cluster_sums`; None where one has none."""
+    defined = [part for part in parts if part is not None]
+    if len(defined) < len(parts):
         return None
-    x, y = sums(positive, of_positive), sums(~positive, of_negative)
-    variance = with_positive / (with_positive - 1) * (x**2).sum() / n_positive**2
-    variance += with_negative / (with_negative - 1) * (y**2).sum() / n_negative**2
-    variance += 2 * n_clusters / (n_clusters - 1) * (x * y).sum() / (n_positive * n_negative)
-    return float(variance)
+    x, y, x_both, y_both = np.sum(defined, axis=0)
+    return float((x**2).sum() + (y**2).sum() + 2 * (x_both * y_both).sum())

@@ -73,6 +73,7 @@ def simulate(
     """
     from simulation.heads import release_heads
 
+    out = out.resolve()  # a path in federation.yaml is relative to that file
     config = config.model_copy(
         update={"sites": {name: _at_home(site, out) for name, site in config.sites.items()}}
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from mdmt.tasks.base import FloatArray, Names, Task
@@ -122,18 +123,27 @@ class Classification(Task):
             "brier": float(distance) / (2 if len(self.classes) == 2 else 1),
         }
 
-    def metric(self, name: str, predictions: FloatArray, targets: FloatArray) -> float:
+    def metric(
+        self,
+        name: str,
+        predictions: FloatArray,
+        targets: FloatArray,
+        strata: NDArray[Any] | None = None,
+    ) -> float:
         """One entry of `metrics`; AUROC without the others."""
         if name == "auroc":
-            return self._auroc(predictions, targets)
-        return super().metric(name, predictions, targets)
+            return self._auroc(predictions, targets, strata)
+        return super().metric(name, predictions, targets, strata)
 
-    def _auroc(self, predictions: FloatArray, targets: FloatArray) -> float:
+    def _auroc(
+        self, predictions: FloatArray, targets: FloatArray, strata: NDArray[Any] | None = None
+    ) -> float:
         labelled = np.isfinite(targets[:, 0])
         probabilities, truth = predictions[labelled], targets[labelled, 0]
+        within = None if strata is None else strata[labelled]
         if len(self.classes) == 2:
-            return auroc(truth == 1, probabilities[:, 1])
-        return mean_defined(auroc(truth == c, p) for c, p in enumerate(probabilities.T))
+            return auroc(truth == 1, probabilities[:, 1], within)
+        return mean_defined(auroc(truth == c, p, within) for c, p in enumerate(probabilities.T))
 
     def histogram(self, targets: FloatArray) -> dict[str, dict[str, int]]:
         """Count samples per class, under the column ``""``."""

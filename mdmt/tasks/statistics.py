@@ -20,7 +20,9 @@ def mean_defined(values: Iterable[float]) -> float:
     return sum(defined) / len(defined) if defined else math.nan
 
 
-def auroc(positive: NDArray[np.bool_], scores: FloatArray) -> float:
+def auroc(
+    positive: NDArray[np.bool_], scores: FloatArray, strata: NDArray[Any] | None = None
+) -> float:
     """Area under the ROC curve, from ranks (Mann-Whitney U); a tie counts one half.
 
     Parameters
@@ -28,6 +30,9 @@ def auroc(positive: NDArray[np.bool_], scores: FloatArray) -> float:
     positive : ndarray, bool, (N,)
     scores : ndarray, float, (N,)
         Higher means more likely positive.
+    strata : ndarray, (N,), optional
+        Compare only samples of one stratum, such as the model that gave the score: the mean of the
+        strata's areas, weighted by their pairs of a positive and a negative.
 
     Returns
     -------
@@ -39,13 +44,23 @@ def auroc(positive: NDArray[np.bool_], scores: FloatArray) -> float:
     >>> auroc(np.array([False, False, True, True]), np.array([0.1, 0.4, 0.35, 0.8]))
     0.75
     """
-    n_positive = int(positive.sum())
-    n_negative = len(positive) - n_positive
-    if n_positive == 0 or n_negative == 0:
+    ranks, stratum = _mean_ranks(scores), np.zeros(len(positive), dtype=np.intp)
+    if strata is not None:
+        _, stratum = np.unique(strata, return_inverse=True)
+        ranks = _mean_ranks(ranks + stratum * (len(ranks) + 1.0))  # one stratum above the other
+    size, n_positive = np.bincount(stratum), np.bincount(stratum, positive)
+    pairs = (n_positive * (size - n_positive)).sum()
+    if pairs == 0:
         return math.nan
-    _, place, ties = np.unique(scores, return_inverse=True, return_counts=True)
-    rank_sum = float((ties.cumsum() - (ties - 1) / 2)[place][positive].sum())  # of mean ranks
-    return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+    below = np.cumsum(size) - size  # samples in lower strata
+    rank_sums = np.bincount(stratum, positive * (ranks - below[stratum]))
+    return float((rank_sums - n_positive * (n_positive + 1) / 2).sum() / pairs)
+
+
+def _mean_ranks(values: FloatArray) -> FloatArray:
+    """Rank values from 1; equal ones share the mean of their ranks."""
+    _, place, ties = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((ties.cumsum() - (ties - 1) / 2)[place])
 
 
 def pearson(x: FloatArray, y: FloatArray) -> float:

@@ -19,6 +19,7 @@ from mdmt.runs import read_lines
 from mdmt.tasks import AnyTask, Task
 from simulation.report.curves import Predictions
 from simulation.report.records import CellName, Result, Study
+from simulation.study.outcomes import TestSets
 from simulation.study.statistics import with_all_sites
 from simulation.study.tables import RESULT_COLUMNS
 
@@ -43,6 +44,7 @@ def read_study(folder: Path) -> Study:
         _json(folder / name, *keys) if (folder / name).is_file() else None
         for name, keys in (("study.json", _STUDY_KEYS), ("statistics.json", ()))
     )
+    predictions, images = _predictions(tables, spaces)
     return Study(
         folder=folder,
         config=config,
@@ -56,7 +58,8 @@ def read_study(folder: Path) -> Study:
                 else _results_of_cells(cells.values(), spaces)
             )
         ],
-        predictions=_predictions(tables, spaces),
+        predictions=predictions,
+        tests=TestSets(images, redrawn=bool(config.get("redraw"))),
         statistics=statistics,
         cells={
             (cell["arm"], _name(cell)): cell | {"history": read_lines(file / "history.jsonl")}
@@ -145,7 +148,12 @@ def _results(file: Path, spaces: Mapping[str, Task]) -> Iterator[dict[str, Any]]
 
 def _predictions(
     files: Iterable[Path], spaces: Mapping[str, Task]
-) -> dict[tuple[str, str, str], dict[tuple[str, str], Predictions]]:
+) -> tuple[
+    dict[tuple[str, str, str], dict[tuple[str, str], Predictions]],
+    dict[tuple[str, str, str, str], set[str]],
+]:
+    """Predictions of every arm, site and task; and which images a fold and seed test there."""
+    images: defaultdict[tuple[str, str, str, str], set[str]] = defaultdict(set)
     columns = (
         *("arm", "backbone", "seed", "site", "task"),
         *("fold", "image", "patient", "output", "target", "prediction"),
@@ -157,10 +165,12 @@ def _predictions(
             _known(file, row["task"], spaces)
             rows = texts[row["arm"], row["site"], row["task"]][row["backbone"], row["seed"]]
             rows.append((str(file), *(row[name] for name in columns[5:])))
-    return {
+            images[row["task"], row["site"], row["fold"], row["seed"]].add(row["image"])
+    predictions = {
         key: {name: _tested(spaces[key[2]], rows) for name, rows in found.items()}
         for key, found in texts.items()
     }
+    return predictions, images
 
 
 def _tested(space: Task, rows: list[tuple[str, ...]]) -> Predictions:
@@ -182,4 +192,5 @@ def _tested(space: Task, rows: list[tuple[str, ...]]) -> Predictions:
     if space.kind == "classification" and len(column_of) == 2:
         for values in (targets, predictions):
             values[:, 0] = 1 - values[:, 1]
-    return Predictions(np.array(list(patients.values())), targets, predictions)
+    people, folds = np.array(list(patients.values())), np.array([fold for fold, _ in patients])
+    return Predictions(people, folds, targets, predictions)

@@ -17,7 +17,7 @@ import torch
 
 from mdmt.config import FederationConfig
 from mdmt.data.cohort import Cohort
-from mdmt.errors import MDMTError, StateError
+from mdmt.errors import MDMTError, RunError, StateError
 from mdmt.files import atomic_path, read_json, write_json
 from mdmt.metrics import evaluate_task
 from mdmt.tasks import Classification, Task
@@ -129,6 +129,7 @@ def run_cell(study: StudyConfig, cell: Cell, out: Path) -> None:
     try:
         bench = _bench(study, cell, out, work / "arm")
         outcome = ARMS[cell.arm.kind](bench)
+        _check(study, outcome)
         _write(work / "cell", study, cell, bench, outcome, started)
         (work / "cell").replace(target)
     except MDMTError as error:
@@ -172,6 +173,13 @@ def _bench(study: StudyConfig, cell: Cell, out: Path, work: Path) -> Bench:
     }
     config = in_cell(study, cell.backbone, cell.seed).model_copy(update={"sites": sites})
     return Bench(study, cell.arm, config, cohorts_in_fold(sites, config), work)
+
+
+def _check(study: StudyConfig, outcome: Outcome) -> None:
+    """Refuse a result that lacks what arms are compared on."""
+    missing = [s for s in study.target_sites() if (s, study.target) not in outcome.predictions]
+    if missing:
+        raise RunError(f"it predicts no {study.target} at {', '.join(missing)}")
 
 
 def _write(

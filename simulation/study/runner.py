@@ -65,6 +65,7 @@ def run_study(
         Data that cannot be used, a folder of another study, or a cell that failed; finished cells
         stay.
     """
+    out = out.resolve()  # it goes into files that read a path relative to themselves
     _refuse_others(study, out)
     data = _open(study, watch)
     cells = plan_cells(study, data)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,14 @@ import torch
 from builders import PROGNOSIS, SEVERITY, synthetic_site
 
 import client.site
+import simulation.study.cells
 import simulation.study.central
+import simulation.study.federated
 from mdmt.config import find_config
+from mdmt.errors import RunError, StateError
 from mdmt.tasks.statistics import auroc
+from simulation.simulate import simulate
+from simulation.study.arms import Outcome
 from simulation.study.config import load_study
 from simulation.study.runner import run_study
 
@@ -195,6 +202,44 @@ def test_the_best_checkpoint_is_that_of_the_best_round(load, tables, tmp_path, a
         assert (last[task] == best[task]) == (first_best == 5)
         moved.append(first_best != 5)
     assert any(moved), "some best round must not be the last, or this proves nothing"
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_a_relative_folder_gives_the_same_predictions(
+    load, tables, tmp_path, monkeypatch, checkpoint
+):
+    """The federated arm finds what its sites kept, whatever the folder is called."""
+    monkeypatch.chdir(tmp_path)
+    study = load(sites=tables, arms=["federated"], checkpoint=checkpoint)
+    for out in (Path("relative"), tmp_path / "absolute"):
+        run_study(study, out, workers=0)
+    relative, absolute = (
+        read(tmp_path / name / "predictions.csv") for name in ("relative", "absolute")
+    )
+    assert relative == absolute
+    assert {row["site"] for row in relative} == {"clinic", "hospital"}
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_a_site_without_its_head_fails_the_cell_and_is_not_tested_untrained(
+    load, tables, tmp_path, monkeypatch, checkpoint
+):
+    def losing(config, run, engine):
+        simulate(config, run, engine)
+        for folder in (run / "sites" / "hospital", run / "release" / "sites"):
+            shutil.rmtree(folder)
+
+    monkeypatch.setattr(simulation.study.federated, "simulate", losing)
+    study = load(sites=tables, arms=["federated"], checkpoint=checkpoint)
+    with pytest.raises(StateError, match=r"federated.*hospital"):
+        run_study(study, tmp_path / "out", workers=0)
+
+
+def test_an_arm_that_leaves_out_a_target_site_has_no_result(load, tables, tmp_path, monkeypatch):
+    monkeypatch.setitem(simulation.study.cells.ARMS, "local", lambda bench: Outcome())
+    with pytest.raises(RunError, match="predicts no prognosis at hospital"):
+        run_study(load(sites=tables, arms=["local"]), tmp_path / "out", workers=0)
+    assert not list((tmp_path / "out").rglob("cell.json"))
 
 
 def test_the_best_round_of_central_training_is_kept(load, tables, tmp_path, monkeypatch):
