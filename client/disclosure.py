@@ -45,6 +45,8 @@ def train_report(
     cohort: Cohort,
     validation: Metrics,
     result: TrainingResult,
+    *,
+    new_heads: bool,
 ) -> TrainReport:
     """Tell what a round brought."""
     policy, manifest = site.policy, cohort.manifest
@@ -58,6 +60,7 @@ def train_report(
         images=result.images if told else None,
         steps=result.steps if told else None,
         seconds=result.seconds,
+        new_heads=new_heads,
     )
 
 

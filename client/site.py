@@ -145,6 +145,7 @@ class Site:
         device = self._device(federation)
         state = _state(self.config, federation, order.run, order.arm)
         link = _link(federation, state, order.round - 1)
+        new_heads = state.latest(order.round - 1) is None
         model, moments = self._restore(federation, state, order.round - 1, link, blob, device)
         returned = travelling(model, federation.aggregation)
         validation = evaluate(model, cohort, "val", federation, self.tasks, device)
@@ -168,7 +169,7 @@ class Site:
         state.save(order.round, staying(model, federation.aggregation) | kept_moments)
         # The server may go back by one round: the start of the last two is kept.
         state.prune((*order.keep, *range(order.round - 2, order.round + 1)))
-        report = train_report(self.config, order, cohort, validation, result)
+        report = train_report(self.config, order, cohort, validation, result, new_heads=new_heads)
         return report, update
 
     def evaluate(self, order: EvaluateOrder, blob: bytes) -> EvaluateReport:

@@ -92,6 +92,8 @@ class TrainReport(Strict):
     steps: Count | None
     """None where a count could be worked out from them that is not told."""
     seconds: float
+    new_heads: bool
+    """The site has kept nothing of an earlier round: its heads began as everybody's do."""
 
 
 class EvaluateOrder(Strict):

@@ -9,7 +9,7 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-__all__ = ["arrivals", "exchange", "lost", "reason"]
+__all__ = ["arrivals", "away", "exchange", "lost", "reason"]
 
 _FIRST_POLL, _LAST_POLL = 0.05, 1.0
 """Seconds between two looks for replies: more while none come, as each look is a request."""
@@ -87,6 +87,12 @@ def lost(reply: Message) -> bool:
     """Whether this is but what Flower says in place of a reply that came late, or not whole."""
     unavailable = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
     return reply.has_error() and reply.error.code in unavailable
+
+
+def away(reply: Message | None) -> bool:
+    """Whether this is what Flower says of a node that is not connected any more."""
+    error = reply.error if reply is not None and reply.has_error() else None
+    return error is not None and error.code == ErrorCode.NODE_UNAVAILABLE
 
 
 def reason(reply: Message) -> str:

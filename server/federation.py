@@ -130,7 +130,7 @@ def restore(federation: Federation, run: RunDirectory) -> None:
         try:
             saved = run.checkpoints.load(number)
         except DamagedError as error:
-            run.event("damaged", round=number, message=f"{error}; the one before is used")
+            run.event("notice", round=number, message=f"{error}; the one before is used")
             continue
         parts = _split(saved.tensors)
         federation.arrays, federation.optimiser = parts[""], parts[_OPTIMISER]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 
+from flwr.app import Message
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from mdmt.config import FederationConfig
 from mdmt.errors import RollCallError
 from mdmt.messages import SiteCard
-from server.exchange import exchange
+from server.exchange import away, exchange
 from server.roster import Refused, Roster, node_name, read_card, site_problems
 
 __all__ = ["check_cards", "roll_call"]
@@ -47,14 +49,12 @@ def roll_call(
     """
     roster = Roster(grid, config, on_event)
     wanted = max(config.aggregation.min_sites, len({*expected, *config.sites}))
-    nodes = roster.wait(lambda connected: len(connected) >= wanted)
+    nodes, replies = _ask(grid, config, roster, wanted)
     if not nodes:
         raise RollCallError(
             f"no site connected within {config.aggregation.join_timeout:.0f} s;"
             " start the sites, or raise aggregation.join_timeout"
         )
-    messages = roster.questions(nodes)
-    replies = exchange(grid, messages, config.training.round_timeout)
     answered: list[tuple[NodeInfo, SiteCard]] = []
     silent: dict[str, str] = {}
     for node in nodes:
@@ -64,7 +64,7 @@ def roll_call(
                 answered.append((node, card))
         except Refused as refused:
             silent[node_name(node)] = str(refused)
-            if node.node_id not in replies:
+            if node.node_id not in replies or away(replies[node.node_id]):
                 roster.forget(node)
     problems = check_cards(config, [card for _, card in answered])
     if problems or config.sites or config.aggregation.on_missing == "stop":
@@ -76,6 +76,26 @@ def roll_call(
     for node, card in sorted(answered, key=lambda pair: pair[1].name):
         roster.admit(node, card)
     return roster
+
+
+def _ask(
+    grid: Grid, config: FederationConfig, roster: Roster, wanted: int
+) -> tuple[list[NodeInfo], dict[int, Message]]:
+    """Wait for as many nodes as are `wanted` and ask them; the nodes, and replies by node.
+
+    For a minute after server and sites were restarted together, Flower takes sites to be connected
+    that are not yet: those are waited for like any other.
+    """
+    deadline = time.monotonic() + config.aggregation.join_timeout
+    replies: dict[int, Message] = {}
+    while True:
+        nodes = roster.wait(lambda connected: len(connected) >= wanted, deadline)
+        replies |= exchange(grid, roster.questions(nodes), config.training.round_timeout)
+        gone = [node for node in nodes if away(replies.get(node.node_id))]
+        if not gone or time.monotonic() >= deadline:
+            return nodes, replies
+        for node in gone:
+            roster.forget(node)
 
 
 def check_cards(config: FederationConfig, cards: Iterable[SiteCard]) -> list[str]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from mdmt.config import FederationConfig
 from mdmt.messages import Query, SiteCard
-from server.exchange import lost, reason
+from server.exchange import away, lost, reason
 
 __all__ = ["Refused", "Roster", "node_name", "read_card", "site_problems"]
 
@@ -57,9 +57,15 @@ class Roster:
         self.connected = {node.node_id for node in nodes}
         return nodes
 
-    def wait(self, enough: Callable[[set[int]], bool]) -> list[NodeInfo]:
-        """Look until enough nodes are connected, for `aggregation.join_timeout` at most."""
-        deadline = time.monotonic() + self._config.aggregation.join_timeout
+    def wait(
+        self, enough: Callable[[set[int]], bool], deadline: float | None = None
+    ) -> list[NodeInfo]:
+        """Look until enough nodes are connected, or the (monotonic) deadline has passed.
+
+        Without one, for `aggregation.join_timeout`.
+        """
+        if deadline is None:
+            deadline = time.monotonic() + self._config.aggregation.join_timeout
         while True:
             nodes = self.look()
             if enough(self.connected) or time.monotonic() >= deadline:
@@ -95,7 +101,7 @@ class Roster:
         if self._waiting:
             for reply in self._grid.pull_messages(list(self._waiting)):
                 node, _ = self._waiting.pop(reply.metadata.reply_to_message_id)
-                if lost(reply):
+                if lost(reply) or away(reply):
                     self.forget(node)
                 else:
                     self._consider(node, reply)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from mdmt.config import WireConfig
 from mdmt.errors import RunError
-from mdmt.messages import EvaluateOrder, EvaluateReport, Metrics, TrainOrder
+from mdmt.messages import EvaluateOrder, EvaluateReport, Metrics, TrainOrder, TrainReport
 from mdmt.metrics import weighted_mean_metrics
 from mdmt.wire import Arrays
 from server.downlink import Downlink
@@ -53,14 +53,25 @@ def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: in
         book(federation, run, {site: report.validation for site, report in reports.items()})
         federation.arrays = federation.arrays | strategy.plain | mean
         federation.optimiser = optimiser_arrays(strategy, federation.trained)
-        for site in reports:
-            federation.taken_part[site] = federation.taken_part.get(site, 0) + 1
+        _note_parts(federation, run, reports)
         federation.line = _history_line(number, strategy.round, time.monotonic() - started)
         federation.round = number
         if federation.arm == "federated":
             federation.save(run)
     federation.last_reports = evaluate_round(grid, federation, run, rounds, federation.arrays)
     book(federation, run, {site: r.metrics["val"] for site, r in federation.last_reports.items()})
+
+
+def _note_parts(
+    federation: Federation, run: RunDirectory, reports: Mapping[str, TrainReport]
+) -> None:
+    """Count who took part, and say whose heads are not those it trained before."""
+    for site, report in reports.items():
+        rounds = federation.taken_part.get(site, 0)
+        if rounds and report.new_heads:
+            lost = f"{site} has kept nothing of the {rounds} rounds it trained: its heads are new"
+            run.event("notice", round=report.round, message=lost)
+        federation.taken_part[site] = rounds + 1
 
 
 def _gather(federation: Federation, run: RunDirectory) -> frozenset[int]:

@@ -50,7 +50,7 @@ class Progress:
         if kind == "joined":
             self.stage = "roll call"
             return [f"{event['site']} joined"]
-        if kind == "damaged":
+        if kind == "notice":
             return [event["message"]]
         if kind == "resumed":
             self.done = self.first = event["round"]

@@ -7,7 +7,8 @@ from typing import Any
 from simulation.report.page import Table
 from simulation.report.records import CellName, Study
 from simulation.report.tables import mean_of
-from simulation.report.words import ALL, at, metric_name, probability, signed
+from simulation.report.words import at, metric_name, probability, signed
+from simulation.study.statistics import ALL
 
 __all__ = ["delong_table", "difference_table", "paired_differences", "paired_test"]
 

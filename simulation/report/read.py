@@ -19,7 +19,8 @@ from mdmt.runs import read_lines
 from mdmt.tasks import AnyTask, Task
 from simulation.report.curves import Predictions
 from simulation.report.records import CellName, Result, Study
-from simulation.report.words import ALL
+from simulation.study.statistics import with_all_sites
+from simulation.study.tables import RESULT_COLUMNS
 
 __all__ = ["read_study"]
 
@@ -47,13 +48,14 @@ def read_study(folder: Path) -> Study:
         config=config,
         facts=facts or {},
         spaces=spaces,
-        results=_with_all_sites(
-            list(
+        results=[
+            Result(row["arm"], _name(row), *(row[key] for key in Result._fields[2:]))
+            for row in with_all_sites(
                 _results(folder / "results.csv", spaces)
                 if whole
                 else _results_of_cells(cells.values(), spaces)
             )
-        ),
+        ],
         predictions=_predictions(tables, spaces),
         statistics=statistics,
         cells={
@@ -99,13 +101,10 @@ def _name(row: Mapping[str, Any]) -> CellName:
 
 def _results_of_cells(
     cells: Iterable[Mapping[str, Any]], spaces: Mapping[str, Task]
-) -> Iterator[Result]:
+) -> Iterator[dict[str, Any]]:
     for cell in cells:
-        for row in cell["results"]:
-            if row["task"] in spaces:
-                value, n = row["value"], int(row["n"])
-                arm, name = cell["arm"], _name(cell)
-                yield Result(arm, name, row["site"], row["task"], row["metric"], value, n)
+        names = {key: cell[key] for key in ("arm", "backbone", "fold", "seed")}
+        yield from (names | row for row in cell["results"] if row["task"] in spaces)
 
 
 def _rows(file: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
@@ -137,37 +136,11 @@ def _known(file: Path, task: str, spaces: Mapping[str, Task]) -> None:
         raise BadInput(f"{file}: the task {task} is none of study.json's {', '.join(spaces)}")
 
 
-def _results(file: Path, spaces: Mapping[str, Task]) -> Iterator[Result]:
-    columns = ("arm", "backbone", "fold", "seed", "site", "task", "metric", "value", "n")
-    for row in _rows(file, columns):
+def _results(file: Path, spaces: Mapping[str, Task]) -> Iterator[dict[str, Any]]:
+    for row in _rows(file, RESULT_COLUMNS):
         _known(file, row["task"], spaces)
-        yield Result(
-            row["arm"],
-            _name(row),
-            row["site"],
-            row["task"],
-            row["metric"],
-            _number(file, row["value"]),
-            int(_number(file, row["n"]) or 0),
-        )
-
-
-def _with_all_sites(results: list[Result]) -> list[Result]:
-    """Add the mean over sites, weighted by labelled test images, of tasks that several test."""
-    sites_of: dict[str, set[str]] = defaultdict(set)
-    groups: dict[tuple[str, CellName, str, str], list[Result]] = defaultdict(list)
-    for row in results:
-        sites_of[row.task].add(row.site)
-        groups[row.arm, row.cell, row.task, row.metric].append(row)
-    means = []
-    for (arm, cell, task, metric), rows in groups.items():
-        if len(sites_of[task]) < 2:
-            continue
-        n = sum(row.n for row in rows)
-        terms = [row.value * row.n for row in rows if row.value is not None]
-        mean = sum(terms) / n if n and len(terms) == len(rows) else None
-        means.append(Result(arm, cell, ALL, task, metric, mean, n))
-    return results + means
+        value, n = (_number(file, row[name]) for name in ("value", "n"))
+        yield row | {"value": value, "n": int(n or 0)}
 
 
 def _predictions(

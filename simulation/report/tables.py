@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from mdmt.runs import format_metric, shown_metrics
+from mdmt.statistics import mean_and_error
 from simulation.report.page import Table
 from simulation.report.records import CellName, Study
 from simulation.report.words import at, count, metric_name, size
@@ -58,10 +56,9 @@ def mean_of(values: Sequence[float]) -> Mean | None:
 
     if not values:
         return None
-    mean, n = float(np.mean(values)), len(values)
-    if n < 2:
+    (mean, error), n = mean_and_error(values), len(values)
+    if error is None:
         return Mean(mean, None, None, None, n)
-    error = float(np.std(values, ddof=1)) / math.sqrt(n)
     half = float(t.ppf(0.975, n - 1)) * error
     return Mean(mean, error, mean - half, mean + half, n)
 

@@ -6,8 +6,9 @@ import re
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from simulation.study.statistics import ALL
+
 __all__ = [
-    "ALL",
     "UNTOLD",
     "at",
     "count",
@@ -19,8 +20,6 @@ __all__ = [
     "without_paths",
 ]
 
-ALL = "all"
-"""What a study calls all sites, or all backbones, together."""
 UNTOLD = "-"
 """What stands for a number that a site's policy does not tell."""
 

@@ -22,7 +22,7 @@ from simulation.study.cells import Finished
 from simulation.study.config import StudyConfig
 from simulation.study.outcomes import Predicted, pooled_predictions
 
-__all__ = ["ALL", "study_statistics"]
+__all__ = ["ALL", "study_statistics", "with_all_sites"]
 
 FORMAT = 1
 ALL = "all"
@@ -76,7 +76,7 @@ def study_statistics(
     }
 
 
-def _with_all_sites(results: Iterable[Row]) -> list[dict[str, Any]]:
+def with_all_sites(results: Iterable[Row]) -> list[dict[str, Any]]:
     """Add the mean over sites, weighted by their labelled test images, where there are several."""
     rows = [dict(row) for row in results]
     grid = ("arm", "backbone", "fold", "seed", "task", "metric")
@@ -97,7 +97,7 @@ def _with_all_sites(results: Iterable[Row]) -> list[dict[str, Any]]:
 def _summary(results: Sequence[Row]) -> list[dict[str, Any]]:
     keys = ("arm", "backbone", "site", "task", "metric")
     values: dict[tuple[Any, ...], list[float | None]] = defaultdict(list)
-    for row in _with_all_sites(results):
+    for row in with_all_sites(results):
         values[tuple(row[key] for key in keys)].append(row["value"])
     rows = []
     for key, found in values.items():
@@ -116,7 +116,7 @@ def _paired(study: StudyConfig, results: Sequence[Row]) -> list[dict[str, Any]]:
     values: dict[tuple[str, str], dict[str, dict[tuple[Any, ...], float]]] = defaultdict(
         lambda: defaultdict(dict)
     )
-    for row in _with_all_sites(results):
+    for row in with_all_sites(results):
         if row["metric"] == primary[row["task"]] and row["value"] is not None:
             cell = row["backbone"], row["fold"], row["seed"]
             values[row["task"], row["site"]][row["arm"]][cell] = row["value"]

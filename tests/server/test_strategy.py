@@ -59,7 +59,7 @@ def numbers(values):
 
 def answer(message, site, number, arrays, **changes):
     report = {"site": site, "round": number, "validation": {}, "losses": {}, "images": 1}
-    report |= {"steps": 1, "seconds": 0.0} | changes
+    report |= {"steps": 1, "seconds": 0.0, "new_heads": False} | changes
     content = RecordDict(
         {
             "arrays": pack_record({k: numbers(v) for k, v in arrays.items()}),
@@ -270,7 +270,8 @@ def test_sites_are_drawn_by_seed_and_round_not_by_node_order(make_config, make_c
 
 def test_odd_metrics_of_one_site_are_refused_not_averaged():
     """A hostile report must not end the run: names have the form task/metric, support may lack."""
-    report = {"site": "b", "round": 1, "losses": {}, "images": 1, "steps": 1, "seconds": 0.0}
+    report = {"site": "b", "round": 1, "losses": {}, "images": 1, "steps": 1}
+    report |= {"seconds": 0.0, "new_heads": False}
     for name in ("no-slash", "a/b/c", "task/\nname", "x" * 200 + "/mae"):
         with pytest.raises(ValueError, match="validation"):
             TrainReport.model_validate(report | {"validation": {name: 1.0}})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from shutil import rmtree
 
 import numpy as np
 import pytest
 from builders import PROGNOSIS, SEVERITY, rows, site
-from flwr.app import Context, MessageType, RecordDict
+from flwr.app import Context, Error, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
 from safetensors.numpy import load_file
 
 from client.app import app as client_app
@@ -252,6 +254,50 @@ def test_the_roll_call_refuses_with_a_sentence_per_site(
     }
     with pytest.raises(RollCallError, match=sentence):
         federate(make_config(sites=sites))
+
+
+def away(message):
+    """What Flower answers for a node that is not connected any more."""
+    return Message(Error(ErrorCode.NODE_UNAVAILABLE, "gone"), reply_to=message)
+
+
+def test_a_site_that_is_away_at_the_roll_call_is_waited_for(make_config, two_sites, federate):
+    asked = []
+
+    def late(number, message, reply):
+        asked.append(number)
+        return away(message) if asked.count(0) < 3 and number == 0 else reply
+
+    out = federate(make_config(sites=two_sites), late)
+    assert set(lines(out / "history.jsonl")[1]["sites"]) == set(two_sites)
+
+
+def test_a_site_that_stays_away_is_waited_for_as_long_as_the_roll_call_may_last(
+    make_config, two_sites, federate
+):
+    def gone(number, message, reply):
+        return away(message) if number == 0 else reply
+
+    config = make_config(sites=two_sites, aggregation={"join_timeout": 0.3})
+    with pytest.raises(RollCallError, match="clinic"):
+        federate(config, gone)
+
+
+def test_a_site_that_lost_its_heads_goes_on_and_it_is_said(
+    make_config, two_sites, federate, tmp_path
+):
+    def burn(number, message, reply):
+        if message.metadata.message_type == MessageType.TRAIN and number == 0:
+            order = json.loads(str(message.content.config_records["config"]["order"]))
+            if order["round"] == 2:
+                rmtree(next(p for p in tmp_path.rglob("federated") if "clinic" in p.parts))
+        return reply
+
+    training = {"rounds": 4, "local_steps": 1, "batch_size": 4}
+    config = make_config(sites=two_sites, training=training)
+    out = federate(config, burn)
+    told = [e["message"] for e in lines(out / "events.jsonl") if e["event"] == "notice"]
+    assert told == ["clinic has kept nothing of the 2 rounds it trained: its heads are new"]
 
 
 def test_a_task_that_nobody_labels_is_refused(make_config, two_sites, federate):

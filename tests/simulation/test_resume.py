@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(config, killed,
     content[-100] ^= 1
     newest.write_bytes(content)
     run(config, killed, resume=True)
-    told = [line for line in lines(killed / "events.jsonl") if line["event"] == "damaged"]
+    told = [line for line in lines(killed / "events.jsonl") if line["event"] == "notice"]
     assert [line["round"] for line in told] == [2]
     assert "the one before is used" in told[0]["message"]
     assert comparable(killed) == undisturbed
