@@ -186,10 +186,11 @@ def inflate(blob: bytes, limit: int) -> bytes:
         if len(blob) > limit:
             raise ValueError(f"{len(blob)} bytes, at most {limit} are expected")
         return blob
-    width, packed = blob[len(_COMPRESSED)], memoryview(blob)[len(_COMPRESSED) + 1 :]
+    packed = memoryview(blob)[len(_COMPRESSED) :]
+    width = int.from_bytes(packed[:1], "little")
     machine = zlib.decompressobj()
     with _damage_is_a_value_error():
-        plain = machine.decompress(packed, limit + 1)
+        plain = machine.decompress(packed[1:], limit + 1)
     if len(plain) > limit:
         raise ValueError(f"more than the {limit} bytes that are expected")
     if not machine.eof or machine.unused_data or width not in (1, 2):

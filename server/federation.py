@@ -94,7 +94,11 @@ class Federation:
     def save(self, run: RunDirectory) -> None:
         """Write a checkpoint of `round`; forget those that neither a step back nor a best needs."""
         lossy = self.config.wire.down != "float32"  # else sites have what was sent
-        held = self.downlink.held if lossy else {}
+        held = {
+            name: array
+            for name, array in self.downlink.held.items()
+            if lossy and array is not self.arrays[name]
+        }
         arrays = self.arrays | {f"{_OPTIMISER}{name}": v for name, v in self.optimiser.items()}
         arrays |= {f"{_HELD}{name}": v for name, v in held.items()}
         facts = {
@@ -134,9 +138,8 @@ def restore(federation: Federation, run: RunDirectory) -> None:
             continue
         parts = _split(saved.tensors)
         federation.arrays, federation.optimiser = parts[""], parts[_OPTIMISER]
-        federation.downlink = Downlink(
-            federation.config.wire, parts[_HELD], saved.facts["confirmed"]
-        )
+        held = federation.arrays | parts[_HELD] if parts[_HELD] else {}
+        federation.downlink = Downlink(federation.config.wire, held, saved.facts["confirmed"])
         federation.round, federation.line = number, saved.facts["line"]
         federation.run_id = saved.facts["run"]
         federation.selection.load(saved.facts["selection"])
