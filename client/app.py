@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -24,14 +23,13 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.clientapp import ClientApp
-from numpy.typing import NDArray
 
 from client.policy import check_upload
 from client.site import Site
 from mdmt.config import FederationConfig, SiteConfig, find_config, load_federation, load_site
-from mdmt.errors import MDMTError, PolicyError
+from mdmt.errors import MDMTError, PolicyError, UnknownBaseError
 from mdmt.messages import EvaluateOrder, Query, TrainOrder
-from mdmt.wire import BLOB, pack, unpack
+from mdmt.wire import BLOB, UNKNOWN_BASE
 
 __all__ = ["app"]
 
@@ -69,8 +67,7 @@ def _train(site: Site, content: RecordDict) -> RecordDict:
     order = TrainOrder.model_validate_json(_order(content))
     mu = content.config_records["config"].get("proximal-mu", 0.0)
     assert isinstance(mu, float), "Flower's FedProx sends a number"
-    report, arrays = site.train(order, _arrays(content), mu)
-    blob = pack(arrays)
+    report, blob = site.train(order, _blob(content), mu)
     return RecordDict(
         {
             "arrays": ArrayRecord({BLOB: Array("uint8", (len(blob),), BLOB, blob)}),
@@ -81,7 +78,7 @@ def _train(site: Site, content: RecordDict) -> RecordDict:
 
 def _evaluate(site: Site, content: RecordDict) -> RecordDict:
     order = EvaluateOrder.model_validate_json(_order(content))
-    report = site.evaluate(order, _arrays(content))
+    report = site.evaluate(order, _blob(content))
     return RecordDict({"report": ConfigRecord({"json": report.model_dump_json()})})
 
 
@@ -112,7 +109,8 @@ def _answer(
             # Until the roll call is over the server knows nodes, not sites.
             asked = message.metadata.message_type == MessageType.QUERY
             reason = f"site {site.config.name}: {error}" if asked else str(error)
-        return Message(Error(_SITE_FAILED, reason), reply_to=message)
+        code = UNKNOWN_BASE if isinstance(error, UnknownBaseError) else _SITE_FAILED
+        return Message(Error(code, reason), reply_to=message)
 
 
 def open_site(context: Context) -> Site | None:
@@ -161,5 +159,5 @@ def _order(content: RecordDict) -> str:
     return str(content.config_records["config"]["order"])
 
 
-def _arrays(content: RecordDict) -> dict[str, NDArray[np.floating]]:
-    return unpack(content.array_records["arrays"][BLOB].data)
+def _blob(content: RecordDict) -> bytes:
+    return content.array_records["arrays"][BLOB].data

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy import float32
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.disclosure import site_card, told_metrics, train_report
+from client.link import Link
 from client.policy import check_data, check_order
 from mdmt.checkpoints import RoundFiles
 from mdmt.config import FederationConfig, SiteConfig, parse_recipe
@@ -35,16 +33,17 @@ from mdmt.models import (
     build_model,
     get_arrays,
     load_staying,
+    received,
     set_arrays,
     staying,
     travelling,
 )
 from mdmt.seeds import derive_seed
 from mdmt.training import resolve_device, train
+from mdmt.wire import most_bytes
 
 __all__ = ["Site", "kept_tensors"]
 
-Arrays = Mapping[str, NDArray[np.floating]]
 _MOMENTS = "moments."
 
 
@@ -80,6 +79,12 @@ def _load(state: RoundFiles, up_to: int) -> dict[str, Tensor]:
     """Tensors of the last round not after `up_to`; empty if the site has none yet."""
     saved = state.latest(up_to)
     return {} if saved is None else state.load(saved).tensors
+
+
+def _link(federation: FederationConfig, state: RoundFiles, up_to: int) -> Link:
+    """The wire, as it was left when the heads were saved that a round starts from."""
+    own = RoundFiles(state.folder / "wire", state.identity)
+    return Link(federation.wire, own, state.latest(up_to))
 
 
 _COHORTS: dict[str, tuple[str, Cohort]] = {}
@@ -126,14 +131,21 @@ class Site:
         return site_card(self.config, federation, cohort)
 
     def train(
-        self, order: TrainOrder, arrays: Arrays, proximal_mu: float
-    ) -> tuple[TrainReport, dict[str, NDArray[float32]]]:
+        self, order: TrainOrder, blob: bytes, proximal_mu: float
+    ) -> tuple[TrainReport, bytes]:
         """Evaluate the backbone as received, train it with this site's heads, keep the heads.
+
+        Parameters
+        ----------
+        order : TrainOrder
+        blob : bytes
+            The arrays, as they travel (`mdmt.wire`).
+        proximal_mu : float
 
         Returns
         -------
         TrainReport
-        dict of str to ndarray
+        bytes
             The arrays that travel, trained.
         """
         federation = self._admit(order.recipe, order.round, order.coefficients)
@@ -141,8 +153,9 @@ class Site:
         check_data(self.config.policy, federation, cohort, self.tasks)
         device = self._device(federation)
         state = _state(self.config, federation, order.run, order.arm)
+        link = _link(federation, state, order.round - 1)
         new_heads = state.latest(order.round - 1) is None
-        model, moments = self._restore(federation, state, order.round - 1, arrays, device)
+        model, moments = self._restore(federation, state, order.round - 1, link, blob, device)
         returned = travelling(model, federation.aggregation)
         validation = evaluate(model, cohort, "val", federation, self.tasks, device)
         result = train(
@@ -161,18 +174,21 @@ class Site:
         )
         model.zero_grad()  # the model waits for the next round, its gradients need no memory
         kept_moments = {_MOMENTS + name: value for name, value in result.moments.items()}
+        update = link.send(get_arrays(model, returned, copy=False))
+        link.save(order.round)
         state.save(order.round, staying(model, federation.aggregation) | kept_moments)
         # The server may go back by one round: the start of the last two is kept.
         state.prune((*order.keep, *range(order.round - 2, order.round + 1)))
         report = train_report(self.config, order, cohort, validation, result, new_heads=new_heads)
-        return report, get_arrays(model, returned)
+        return report, update
 
-    def evaluate(self, order: EvaluateOrder, arrays: Arrays) -> EvaluateReport:
+    def evaluate(self, order: EvaluateOrder, blob: bytes) -> EvaluateReport:
         """Evaluate a round's backbone with the heads this site had after that round."""
         federation = self._admit(order.recipe, order.round)
         cohort, device = self._cohort(federation), self._device(federation)
         state = _state(self.config, federation, order.run, order.arm)
-        model, _ = self._restore(federation, state, order.round, arrays, device)
+        link = _link(federation, state, order.round)
+        model, _ = self._restore(federation, state, order.round, link, blob, device)
         splits: tuple[Literal["val", "test"], ...] = ("val", "test")
         metrics = {
             split: evaluate(
@@ -226,7 +242,8 @@ class Site:
         federation: FederationConfig,
         state: RoundFiles,
         up_to: int,
-        arrays: Arrays,
+        link: Link,
+        blob: bytes,
         device: torch.device,
     ) -> tuple[MDMTModel, dict[str, Tensor]]:
         """Model with the arrays received and what this site kept by round `up_to`; its moments."""
@@ -234,6 +251,10 @@ class Site:
         saved = _load(state, up_to)
         moments = {k.removeprefix(_MOMENTS): v for k, v in saved.items() if k.startswith(_MOMENTS)}
         kept = {name: value for name, value in saved.items() if not name.startswith(_MOMENTS)}
+        tensors = model.state_dict()
+        wanted = received(model, federation.aggregation)
+        limit = most_bytes(tensors[name].numel() * 4 for name in wanted)  # float32
+        arrays = link.receive(blob, limit)
         set_arrays(model, arrays)
         # A site without a past starts from the federation's initial heads.
         load_staying(

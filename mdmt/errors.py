@@ -32,6 +32,7 @@ __all__ = [
     "RollCallError",
     "RunError",
     "StateError",
+    "UnknownBaseError",
     "WeightsError",
 ]
 
@@ -81,6 +82,10 @@ class StateError(MDMTError):
 
 class DamagedError(StateError):
     """A saved file is not what was written."""
+
+
+class UnknownBaseError(StateError):
+    """What a delta builds on is not what a site has: it has to be sent everything in full."""
 
 
 class RunError(MDMTError):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Arrays", "refusal", "weighted_mean"]
+from mdmt.wire import Arrays
 
-Arrays = Mapping[str, NDArray[np.floating]]
+__all__ = ["refusal", "weighted_mean"]
+
 _IMPLAUSIBLE = 1e6
 """How many times the largest value sent (or 1) may come back."""
 
@@ -40,21 +41,28 @@ def refusal(received: Arrays, expected: Arrays) -> str | None:
 
 
 def weighted_mean(
-    updates: Sequence[Arrays], weights: Sequence[float]
+    updates: Iterable[Arrays],
+    weights: Iterable[float | Mapping[str, float]],
+    start: Callable[[str], NDArray[np.float64]] | None = None,
 ) -> dict[str, NDArray[np.floating]]:
-    """Σ_s w_s θ_s, accumulated in float64 in the order given, in the dtype of the updates.
+    """Σ_s w_s θ_s, accumulated in place and in float64 in the order given; the updates' dtypes.
 
     Parameters
     ----------
-    updates : sequence of mapping of str to ndarray
-        All with the same names, shapes and dtypes.
-    weights : sequence of float
-        Summing to 1.
+    updates : iterable of mapping of str to ndarray
+        Taken one at a time: each may be forgotten before the next is made.
+    weights : iterable of float or of mapping of str to float
+        w_s, or one for each array of the update; those of an array sum to 1.
+    start : callable, optional
+        Gives an array to begin the sum of that name with, instead of zeros; it is used up.
     """
-    mean: dict[str, NDArray[np.floating]] = {}
-    for name, first in updates[0].items():
-        total = np.zeros(first.shape, np.float64)
-        for update, weight in zip(updates, weights, strict=True):
-            total += weight * update[name].astype(np.float64, copy=False)
-        mean[name] = total.astype(first.dtype)
-    return mean
+    totals: dict[str, NDArray[np.float64]] = {}
+    dtypes: dict[str, np.dtype[np.floating]] = {}
+    for update, weight in zip(updates, weights, strict=True):
+        for name, array in update.items():
+            if name not in totals:
+                totals[name] = start(name) if start else np.zeros(array.shape)
+                dtypes[name] = array.dtype
+            w = weight if isinstance(weight, float) else weight[name]
+            totals[name] += np.multiply(array, w, dtype=np.float64)
+    return {name: total.astype(dtypes[name], copy=False) for name, total in totals.items()}

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-__all__ = ["away", "exchange", "lost", "reason"]
+__all__ = ["arrivals", "away", "exchange", "lost", "reason"]
 
 _FIRST_POLL, _LAST_POLL = 0.05, 1.0
 """Seconds between two looks for replies: more while none come, as each look is a request."""
 
 
-def exchange(
+def arrivals(
     grid: Grid,
     messages: Iterable[Message],
     timeout: float,
-    on_reply: Callable[[int], None] = lambda node: None,
-) -> dict[int, Message]:
-    """Send `messages`, wait for their replies, at most `timeout` seconds.
+    again: Callable[[int, Message], Message | None] = lambda node, reply: None,
+) -> Iterator[tuple[int, Message]]:
+    """Send `messages` and yield their replies as they arrive, for at most `timeout` seconds.
+
+    A reply that was yielded is not held here any more. But all replies that lie ready when Flower's
+    own grid looks are in memory at once, each of them whole: it takes no part of a reply, and does
+    not say how large one is.
 
     Parameters
     ----------
@@ -30,34 +34,53 @@ def exchange(
         At most one per node.
     timeout : float
         Seconds.
-    on_reply : callable
-        Called with the node id as each reply arrives.
+    again : callable
+        Given node and reply: what to ask the node instead of yielding its reply, if anything.
 
-    Returns
-    -------
-    dict of int to Message
-        Replies by the node that was asked (an error reply does not name its sender itself); nodes
-        that did not answer in time are absent.
+    Yields
+    ------
+    int
+        The node that was asked (an error reply does not name its sender itself).
+    Message
+        Its reply.
     """
-    messages = list(messages)
-    grid.push_messages(messages)
-    waiting = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
-    replies: dict[int, Message] = {}
+    waiting: dict[str, int] = {}
+
+    def ask(*messages: Message) -> None:
+        grid.push_messages(list(messages))
+        waiting.update({m.metadata.message_id: m.metadata.dst_node_id for m in messages})
+
+    ask(*messages)
     deadline = time.monotonic() + timeout
     pause = _FIRST_POLL
     while waiting:
         arrived = list(grid.pull_messages(list(waiting)))
-        for reply in arrived:
-            node = waiting.pop(reply.metadata.reply_to_message_id, None)
-            if node is not None and not lost(reply):
-                replies[node] = reply
-                on_reply(node)
-        if time.monotonic() >= deadline:
-            break
         pause = _FIRST_POLL if arrived else min(1.5 * pause, _LAST_POLL)
-        if not arrived:
+        idle = not arrived
+        while arrived:
+            reply = arrived.pop(0)
+            node = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if node is None or lost(reply):
+                continue
+            if (question := again(node, reply)) is not None:
+                ask(question)
+            else:
+                yield node, reply
+        if time.monotonic() >= deadline:
+            return
+        if idle:
             time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
-    return replies
+
+
+def exchange(grid: Grid, messages: Iterable[Message], timeout: float) -> dict[int, Message]:
+    """Send `messages` and wait for their replies (`arrivals`).
+
+    Returns
+    -------
+    dict of int to Message
+        Replies by node; nodes that did not answer in time are absent.
+    """
+    return dict(arrivals(grid, messages, timeout))
 
 
 def lost(reply: Message) -> bool:

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from mdmt.config import FederationConfig
 from mdmt.errors import DamagedError, RunError
 from mdmt.messages import Arm, EvaluateReport
+from server.downlink import Downlink
 from server.roster import Roster
 from server.run import RunDirectory
 from server.selection import Selection
 
-__all__ = ["Arrays", "Federation", "restore"]
+__all__ = ["Federation", "restore"]
 
 Arrays = dict[str, NDArray[np.floating]]
-_OPTIMISER = "optimiser."
+_OPTIMISER, _HELD = "optimiser.", "held."
+"""Beginnings of names in a checkpoint: the optimiser's state, and arrays as sites have them."""
 
 
 def _nothing_booked() -> dict[str, Any]:
@@ -64,6 +66,8 @@ class Federation:
         Site → rounds in which its update was used.
     last_reports : dict of str to EvaluateReport
         What the sites said of the final backbone.
+    downlink : Downlink
+        What the sites have of `arrays` on their way down.
     """
 
     config: FederationConfig
@@ -82,16 +86,28 @@ class Federation:
     optimiser: Arrays = field(default_factory=dict)
     taken_part: dict[str, int] = field(default_factory=dict)
     last_reports: dict[str, EvaluateReport] = field(default_factory=dict)
+    downlink: Downlink = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.downlink = Downlink(self.config.wire)
 
     def save(self, run: RunDirectory) -> None:
         """Write a checkpoint of `round`; forget those that neither a step back nor a best needs."""
+        lossy = self.config.wire.down != "float32"  # else sites have what was sent
+        held = {
+            name: array
+            for name, array in self.downlink.held.items()
+            if lossy and array is not self.arrays[name]
+        }
         arrays = self.arrays | {f"{_OPTIMISER}{name}": v for name, v in self.optimiser.items()}
+        arrays |= {f"{_HELD}{name}": v for name, v in held.items()}
         facts = {
             "run": self.run_id,
             "line": self.line,
             "selection": self.selection.save(),
             "coefficients": self.coefficients,
             "taken_part": self.taken_part,
+            "confirmed": self.downlink.confirmed if lossy else {},
         }
         tensors = {name: torch.from_numpy(np.asarray(v)) for name, v in arrays.items()}
         run.checkpoints.save(self.round, tensors, facts)
@@ -101,7 +117,7 @@ class Federation:
         """`arrays` as they were after round `number`: the last one, or a best one."""
         if number == self.round:
             return self.arrays
-        return _split(run.checkpoints.load(number).tensors)[0]
+        return _split(run.checkpoints.load(number).tensors)[""]
 
 
 def restore(federation: Federation, run: RunDirectory) -> None:
@@ -120,7 +136,10 @@ def restore(federation: Federation, run: RunDirectory) -> None:
         except DamagedError as error:
             run.event("notice", round=number, message=f"{error}; the one before is used")
             continue
-        federation.arrays, federation.optimiser = _split(saved.tensors)
+        parts = _split(saved.tensors)
+        federation.arrays, federation.optimiser = parts[""], parts[_OPTIMISER]
+        held = federation.arrays | parts[_HELD] if parts[_HELD] else {}
+        federation.downlink = Downlink(federation.config.wire, held, saved.facts["confirmed"])
         federation.round, federation.line = number, saved.facts["line"]
         federation.run_id = saved.facts["run"]
         federation.selection.load(saved.facts["selection"])
@@ -132,11 +151,10 @@ def restore(federation: Federation, run: RunDirectory) -> None:
     raise RunError(f"{run.folder}: holds no sound checkpoint to resume from; start a new run")
 
 
-def _split(tensors: Mapping[str, torch.Tensor]) -> tuple[Arrays, Arrays]:
-    """Arrays of a checkpoint, and the optimiser state beside them."""
-    arrays: Arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    state = {name for name in arrays if name.startswith(_OPTIMISER)}
-    return (
-        {name: array for name, array in arrays.items() if name not in state},
-        {name.removeprefix(_OPTIMISER): arrays[name] for name in sorted(state)},
-    )
+def _split(tensors: Mapping[str, torch.Tensor]) -> dict[str, Arrays]:
+    """Arrays of a checkpoint, and what lies beside them, by the beginning of their names."""
+    parts: dict[str, Arrays] = {_OPTIMISER: {}, _HELD: {}, "": {}}
+    for name, tensor in sorted(tensors.items()):
+        beginning = next(part for part in parts if name.startswith(part))
+        parts[beginning][name.removeprefix(beginning)] = tensor.numpy()
+    return parts

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from mdmt.config import WireConfig
 from mdmt.errors import RunError
 from mdmt.messages import EvaluateOrder, EvaluateReport, Metrics, TrainOrder, TrainReport
 from mdmt.metrics import weighted_mean_metrics
-from server.exchange import exchange, reason
-from server.federation import Arrays, Federation
+from mdmt.wire import Arrays
+from server.downlink import Downlink
+from server.exchange import arrivals, exchange, reason
+from server.federation import Federation
 from server.optimiser import load_optimiser_arrays, optimiser_arrays
-from server.records import concerns, from_record, pack_record, to_record
+from server.records import from_record, to_record
 from server.run import RunDirectory
 from server.strategy import Round, SiteAverage, build_strategy
 from server.weighting import loss_coefficients
@@ -38,6 +40,8 @@ def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: in
         plain={k: v for k, v in federation.arrays.items() if k not in federation.trained},
         travelling=federation.travelling,
         write_order=_order_writer(federation),
+        downlink=federation.downlink,
+        folder=run.folder,
     )
     load_optimiser_arrays(strategy, federation.optimiser, federation.trained)
     for number in range(federation.round + 1, rounds + 1):
@@ -106,20 +110,24 @@ def _order_writer(federation: Federation) -> Callable[[str, int], str]:
 
 def _train_and_average(
     grid: Grid, federation: Federation, strategy: SiteAverage, run: RunDirectory, number: int
-) -> Arrays:
+) -> dict[str, NDArray[Any]]:
     """Let the sites of a round train; return the trained backbone arrays' new values."""
 
-    def tell(node: int) -> None:
-        site = federation.roster.cards[node].name
-        run.event("reply", arm=federation.arm, round=number, site=site)
+    def arriving() -> Iterator[Message]:
+        timeout = federation.config.training.round_timeout
+        for node, reply in arrivals(grid, messages, timeout, strategy.again):
+            site = federation.roster.cards[node].name
+            run.event("reply", arm=federation.arm, round=number, site=site)
+            yield reply
 
     trainable = to_record({name: federation.arrays[name] for name in federation.trained})
     messages = strategy.configure_train(number, trainable, ConfigRecord(), grid)
-    replies = exchange(grid, messages, federation.config.training.round_timeout, tell)
-    record, _ = strategy.aggregate_train(number, replies.values())
+    record, _ = strategy.aggregate_train(number, arriving())
     assert record is not None, "aggregate_train raises when there is nothing to average"
     # Server optimisers compute in float64; what travels keeps its dtype.
-    return {k: v.astype(federation.arrays[k].dtype) for k, v in from_record(record).items()}
+    return {
+        k: v.astype(federation.arrays[k].dtype, copy=False) for k, v in from_record(record).items()
+    }
 
 
 def _history_line(number: int, done: Round, seconds: float) -> dict[str, Any]:
@@ -161,7 +169,7 @@ def evaluate_round(
     federation: Federation,
     run: RunDirectory,
     number: int,
-    arrays: Mapping[str, NDArray[np.floating]],
+    arrays: Arrays,
 ) -> dict[str, EvaluateReport]:
     """Let every site evaluate the backbone of round `number` with its own heads of that round."""
     run.event("evaluate", arm=federation.arm, round=number)
@@ -171,10 +179,12 @@ def evaluate_round(
     timeout = federation.config.training.round_timeout
     absent = _gather(federation, run)
     messages = []
+    exact = Downlink(WireConfig())  # what is tested is what is released
+    exact.advance(arrays)
     for node, card in federation.roster.cards.items():
         if node in absent:
             continue
-        own = pack_record({name: a for name, a in arrays.items() if concerns(card, name)})
+        own, _ = exact.record(card)
         config = ConfigRecord({"order": order.model_dump_json()})
         content = RecordDict({"arrays": own, "config": config})
         messages.append(Message(content, node, MessageType.EVALUATE, ttl=timeout))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,27 +18,24 @@ from flwr.app import (
 )
 from flwr.serverapp import Grid, strategy
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from mdmt.config import FederationConfig
 from mdmt.errors import RunError
 from mdmt.messages import SiteCard, TrainReport
-from mdmt.models import head_task
 from mdmt.seeds import derive_seed
-from mdmt.wire import BLOB, unpack
-from server.aggregation import Arrays, refusal, weighted_mean
-from server.exchange import reason
-from server.records import concerns, content_bytes, from_record, pack_record, to_record
-from server.weighting import site_weights, task_shares
+from mdmt.wire import UNKNOWN_BASE
+from server.aggregation import weighted_mean
+from server.downlink import Downlink
+from server.records import concerns, content_bytes, from_record, to_record
+from server.shelf import Shelf
+from server.update import Refused, decode_update, read_update
+from server.weighting import array_weights, site_weights
 
 __all__ = [
     "Round",
     "SiteAverage",
     "build_strategy",
 ]
-
-_SLACK = 4096
-"""Bytes an array may take on the wire beyond its values."""
 
 
 @dataclass
@@ -68,6 +66,10 @@ class SiteAverage(strategy.FedAvg):
         Names that sites send back.
     write_order : callable
         (site, round) → JSON of the site's order.
+    downlink : Downlink
+        What sites have, which outlives a round.
+    folder : Path or None
+        Where updates wait that memory has no room for.
     round : Round
         The latest one.
     absent : frozenset of int
@@ -79,6 +81,8 @@ class SiteAverage(strategy.FedAvg):
     plain: dict[str, NDArray[np.floating]]
     travelling: frozenset[str]
     write_order: Callable[[str, int], str]
+    downlink: Downlink
+    folder: Path | None = None
     round: Round
     absent: frozenset[int] = frozenset()
 
@@ -87,28 +91,34 @@ class SiteAverage(strategy.FedAvg):
     ) -> Iterable[Message]:
         """Write one message per site drawn for this round."""
         self.round = Round()
-        self._sent = from_record(arrays) | self.plain
-        blobs: dict[frozenset[str], ArrayRecord] = {}
-        self._asked: list[tuple[Message, SiteCard]] = []
+        self._current = from_record(arrays) | self.plain
+        self.downlink.advance(self._current)
+        self._asked: dict[int, tuple[Message, SiteCard, str]] = {}
         for node, card in self._draw(server_round).items():
             if node in self.absent:
                 self.round.refusals[card.name] = "not connected"
                 continue
-            names = frozenset(name for name in self._sent if concerns(card, name))
-            if names not in blobs:  # sites that are sent the same share it
-                blobs[names] = pack_record({name: self._sent[name] for name in sorted(names)})
-            record = blobs[names]
             order = {"order": self.write_order(card.name, server_round)} | dict(config)
-            content = RecordDict({"arrays": record, "config": ConfigRecord(order)})
-            timeout = self.config.training.round_timeout
-            self._asked.append((Message(content, node, MessageType.TRAIN, ttl=timeout), card))
-            self.round.bytes_down[card.name] = content_bytes(content)
-        return [message for message, _ in self._asked]
+            self._ask(node, card, ConfigRecord(order))
+        return [message for message, _, _ in self._asked.values()]
+
+    def again(self, node: int, reply: Message) -> Message | None:
+        """The same order with everything in full, for a site that lost what a delta builds on."""
+        message, card, _ = self._asked[node]
+        lost = reply.has_error() and reply.error.code == UNKNOWN_BASE
+        if not lost or self.downlink.confirmed.pop(card.name, None) is None:
+            return None
+        return self._ask(node, card, message.content.config_records["config"])
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the updates that pass every check, in order of site names.
+
+        A reply is checked when it arrives, and waits on a shelf as bytes. How much a site counts
+        depends on which others are accepted, so the sums begin when the last one is there; then one
+        update at a time is decoded and added in place. Whatever the number of sites, memory is that
+        of the sums, one update, and a shelf that is bounded; `arrivals` says what Flower adds.
 
         Raises
         ------
@@ -116,37 +126,45 @@ class SiteAverage(strategy.FedAvg):
             Fewer updates than `aggregation.min_sites` passed, or one did not and
             `aggregation.on_missing` is ``stop``.
         """
-        by_request = {reply.metadata.reply_to_message_id: reply for reply in replies}
-        updates: dict[str, Arrays] = {}
-        cards: dict[str, SiteCard] = {}
-        for message, card in self._asked:
-            try:
-                reply = by_request.get(message.metadata.message_id)
-                updates[card.name] = self._accept(card, server_round, reply)
-                cards[card.name] = card
-            except _Refused as refused:
-                self.round.refusals[card.name] = str(refused)
-        self._check_quorum(server_round, len(updates))
-        weights = site_weights(self.config, cards.values())
-        uniform = self.config.aggregation.weighting == "uniform"
-        # A site need not tell its counts where they do not count.
-        shares = {} if uniform else task_shares(self.config, cards.values())
-        self.round.weights = weights
-        mean: dict[str, NDArray[np.floating]] = {}
-        for name in sorted(self.travelling):
-            task = head_task(name)
-            having = [site for site in updates if name in updates[site]]
-            if not having:
-                continue  # a shared head whose sites were all absent stays as it is
-            raw = [
-                weights[site] if task is None or uniform else shares[site].get(task, 0.0)
-                for site in having
-            ]
-            mean |= weighted_mean(
-                [{name: updates[site][name]} for site in having], [w / sum(raw) for w in raw]
-            )
+        shelf = Shelf(self.folder)
+        for reply in replies:
+            self._accept(server_round, reply, shelf)
+        cards = [card for _, card, _ in self._asked.values() if card.name in self.round.reports]
+        for _, card, _ in self._asked.values():
+            if card.name not in self.round.reports:
+                silence = f"no answer within {self.config.training.round_timeout:.0f} s"
+                self.round.refusals.setdefault(card.name, silence)
+        self.round.reports = {card.name: self.round.reports[card.name] for card in cards}
+        self._check_quorum(server_round, len(cards))
+        self.round.weights = site_weights(self.config, cards)
+        weights = array_weights(self.config, cards, self.travelling)
+        # A shared head whose sites were all absent stays as it is.
+        mean = weighted_mean(
+            (
+                decode_update(shelf.take(card.name), self.downlink.held, self.config.wire.up)
+                for card in cards
+            ),
+            (weights[card.name] for card in cards),
+            None if self.config.wire.down == "float32" else self._not_sent,
+        )
         self.plain |= {name: value for name, value in mean.items() if name in self.plain}
-        return to_record({k: v for k, v in mean.items() if k not in self.plain}), MetricRecord()
+        trained = {name: mean[name] for name in sorted(mean) if name not in self.plain}
+        return to_record(trained), MetricRecord()
+
+    def _ask(self, node: int, card: SiteCard, order: ConfigRecord) -> Message:
+        """Write a message that carries the arrays a site needs, and count its bytes."""
+        record, fingerprint = self.downlink.record(card)
+        content = RecordDict({"arrays": record, "config": order})
+        timeout = self.config.training.round_timeout
+        message = Message(content, node, MessageType.TRAIN, ttl=timeout)
+        self._asked[node] = message, card, fingerprint
+        sent = self.round.bytes_down
+        sent[card.name] = sent.get(card.name, 0) + content_bytes(content)
+        return message
+
+    def _not_sent(self, name: str) -> NDArray[np.float64]:
+        """What sites do not have yet of an array: their updates do not hold it either."""
+        return self._current[name].astype(np.float64) - self.downlink.held[name]
 
     def _draw(self, server_round: int) -> dict[int, SiteCard]:
         """The sites of a round: drawn from sorted names with a seed of the round's own."""
@@ -158,37 +176,30 @@ class SiteAverage(strategy.FedAvg):
         drawn = rng.choice(len(nodes), size=min(wanted, len(nodes)), replace=False)
         return {nodes[i]: self.cards[nodes[i]] for i in sorted(drawn)}
 
-    def _accept(self, card: SiteCard, server_round: int, reply: Message | None) -> Arrays:
-        """The arrays of a reply that passes every check; note its report."""
-        if reply is None:
-            raise _Refused(f"no answer within {self.config.training.round_timeout:.0f} s")
-        if reply.has_error():
-            raise _Refused(reason(reply))
-        try:
-            record = reply.content.array_records["arrays"]
-            report = TrainReport.model_validate_json(
-                str(reply.content.config_records["report"]["json"])
-            )
-        except (KeyError, ValidationError) as error:
-            raise _Refused("the reply is not a training report with arrays") from error
-        if (report.site, report.round) != (card.name, server_round):
-            raise _Refused(f"the report is of site {report.site[:64]}, round {report.round}")
-        expected = {
-            k: v for k, v in self._sent.items() if k in self.travelling and concerns(card, k)
-        }
-        # Size first: what is too large is never decoded.
-        allowed = sum(array.nbytes + _SLACK for array in expected.values()) + _SLACK
-        if (size := sum(len(array.data) for array in record.values())) > allowed:
-            raise _Refused(f"the update has {size} bytes, at most {allowed} are expected")
-        try:
-            received = unpack(record[BLOB].data)
-        except (ValueError, KeyError) as error:
-            raise _Refused("the arrays cannot be decoded") from error
-        if unfit := refusal(received, expected):
-            raise _Refused(unfit)
-        self.round.reports[card.name] = report
-        self.round.bytes_up[card.name] = content_bytes(reply.content)
-        return received
+    def _accept(self, server_round: int, reply: Message, shelf: Shelf) -> None:
+        """Put the update of a reply on the shelf and note its report, or note why not."""
+        asked = (
+            (card, fingerprint)
+            for message, card, fingerprint in self._asked.values()
+            if message.metadata.message_id == reply.metadata.reply_to_message_id
+        )
+        for card, fingerprint in asked:
+            sent = {
+                name: array
+                for name, array in self.downlink.held.items()
+                if name in self.travelling and concerns(card, name)
+            }
+            try:
+                report, blob = read_update(
+                    card, server_round, reply, sent, fingerprint, self.config.wire.up
+                )
+            except Refused as refused:
+                self.round.refusals[card.name] = str(refused)
+                continue
+            shelf.put(card.name, blob)
+            self.round.reports[card.name] = report
+            self.round.bytes_up[card.name] = content_bytes(reply.content)
+            self.downlink.confirmed[card.name] = fingerprint
 
     def _check_quorum(self, server_round: int, accepted: int) -> None:
         reasons = "; ".join(f"{site}: {why}" for site, why in self.round.refusals.items())
@@ -202,10 +213,6 @@ class SiteAverage(strategy.FedAvg):
             raise RunError(
                 f"round {server_round} stopped, as aggregation.on_missing says ({reasons})"
             )
-
-
-class _Refused(Exception):
-    """Why a site's reply cannot be used."""
 
 
 class FedAvg(SiteAverage):
@@ -235,7 +242,7 @@ def build_strategy(config: FederationConfig, **attributes: Any) -> SiteAverage:
     ----------
     config : FederationConfig
     **attributes
-        The attributes of `SiteAverage` beside `config`.
+        The attributes of `SiteAverage` beside `config`; `downlink` is a new one unless given.
     """
     options = config.aggregation.strategy
     built: SiteAverage
@@ -248,6 +255,6 @@ def build_strategy(config: FederationConfig, **attributes: Any) -> SiteAverage:
         built = kind(eta=options.lr, beta_1=options.beta_1, beta_2=options.beta_2, tau=options.tau)
     else:
         built = FedAvg()
-    for name, value in {"config": config, **attributes}.items():
+    for name, value in {"config": config, "downlink": Downlink(config.wire), **attributes}.items():
         setattr(built, name, value)
     return built

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from mdmt.config import FederationConfig
 from mdmt.errors import RollCallError
 from mdmt.messages import SiteCard
+from mdmt.models import head_task
 
-__all__ = ["loss_coefficients", "site_weights", "task_shares"]
+__all__ = ["array_weights", "loss_coefficients", "site_weights", "task_shares"]
 
 
 def task_shares(config: FederationConfig, cards: Iterable[SiteCard]) -> dict[str, dict[str, float]]:
@@ -54,6 +55,36 @@ def site_weights(config: FederationConfig, cards: Iterable[SiteCard]) -> dict[st
         raw = {card.name: 1.0 for card in cards}
     total = sum(raw[site] for site in sorted(raw))
     return {site: value / total for site, value in raw.items()}
+
+
+def array_weights(
+    config: FederationConfig, cards: Collection[SiteCard], names: Iterable[str]
+) -> dict[str, dict[str, float]]:
+    """How much each site counts in the mean of each array: site → array → weight.
+
+    Backbone arrays have `site_weights`; those of a shared head the shares of its task, over the
+    sites that have it. The weights of an array sum to 1.
+    """
+    whole = site_weights(config, cards)
+    uniform = config.aggregation.weighting == "uniform"
+    # A site need not tell its counts where they do not count.
+    shares = {} if uniform else task_shares(config, cards)
+    by_task: dict[str | None, dict[str, float]] = {}
+    for task in (None, *config.tasks):
+        raw = {
+            card.name: whole[card.name]
+            if task is None or uniform
+            else shares[card.name].get(task, 0.0)
+            for card in cards
+            if task is None or task in card.tasks
+        }
+        total = sum(raw.values())
+        by_task[task] = {site: weight / total for site, weight in raw.items() if total}
+    weights: dict[str, dict[str, float]] = {card.name: {} for card in cards}
+    for name in names:
+        for site, weight in by_task[head_task(name)].items():
+            weights[site][name] = weight
+    return weights
 
 
 def loss_coefficients(

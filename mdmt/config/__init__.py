@@ -23,12 +23,14 @@ from mdmt.config.loading import (
 from mdmt.config.policy import Policy
 from mdmt.config.site import SiteConfig, SiteTask
 from mdmt.config.training import TrainingConfig
+from mdmt.config.wire import Encoding, WireConfig
 
 __all__ = [
     "AIforCOVID",
     "AggregationConfig",
     "AugmentationConfig",
     "Brixia",
+    "Encoding",
     "FederationConfig",
     "FoldsConfig",
     "HeadConfig",
@@ -41,6 +43,7 @@ __all__ = [
     "Table",
     "TaskConfig",
     "TrainingConfig",
+    "WireConfig",
     "build_config",
     "find_config",
     "load_federation",

@@ -12,6 +12,7 @@ from mdmt.config.aggregation import AggregationConfig
 from mdmt.config.site import SiteConfig
 from mdmt.config.training import TrainingConfig
 from mdmt.config.types import BesideSpace, Name, NonNegative, Positive, Probability
+from mdmt.config.wire import WireConfig
 from mdmt.strict import Strict
 from mdmt.tasks import Task
 
@@ -160,6 +161,7 @@ class FederationConfig(Strict):
     augmentation: AugmentationConfig = AugmentationConfig()
     training: TrainingConfig
     aggregation: AggregationConfig = AggregationConfig()
+    wire: WireConfig = WireConfig()
     references: tuple[Literal["constant", "local"], ...] = ()
     """What the federation is compared with."""
     sites: dict[Name, SiteConfig] = {}

@@ -136,13 +136,23 @@ def load_staying(model: MDMTModel, tensors: Mapping[str, Tensor]) -> None:
     _copy(model, tensors)
 
 
-def get_arrays(model: MDMTModel, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-    """Copy the named float tensors, as float32; later training does not change the copies."""
+def get_arrays(
+    model: MDMTModel, names: Iterable[str], *, copy: bool = True
+) -> dict[str, NDArray[np.float32]]:
+    """The named float tensors, as float32.
+
+    Parameters
+    ----------
+    model : MDMTModel
+    names : iterable of str
+    copy : bool
+        If not, later training changes arrays that needed no conversion.
+    """
     state = model.state_dict()
     return {
         name: state[name]
         .detach()
-        .to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
+        .to("cpu", torch.float32, copy=copy, memory_format=torch.contiguous_format)
         .numpy()
         for name in names
     }
@@ -156,8 +166,7 @@ def set_arrays(model: MDMTModel, arrays: Mapping[str, NDArray[np.floating]]) -> 
     StateError
         A name, shape or kind of number is not the model's; nothing was changed.
     """
-    # A copy, because torch cannot take arrays that are read-only or have negative strides.
-    _copy(model, {name: torch.from_numpy(np.array(v, order="C")) for name, v in arrays.items()})
+    _copy(model, arrays)
 
 
 def set_training_mode(model: MDMTModel, norm_layers: Literal["average", "local", "frozen"]) -> None:
@@ -182,15 +191,24 @@ def _norm_names(model: MDMTModel) -> set[str]:
 
 
 @torch.no_grad()
-def _copy(model: MDMTModel, tensors: Mapping[str, Tensor]) -> None:
+def _copy(model: MDMTModel, values: Mapping[str, Tensor | NDArray[np.floating]]) -> None:
     state = model.state_dict()
-    for name, tensor in tensors.items():
+    for name, value in values.items():
         if name not in state:
             raise StateError(f"{name} is not a tensor of this model")
         live = state[name]
-        if tensor.shape != live.shape:
-            raise StateError(f"{name} has shape {list(tensor.shape)}, expected {list(live.shape)}")
-        if tensor.is_floating_point() != live.is_floating_point():
-            raise StateError(f"{name} is {tensor.dtype}, expected {live.dtype}")
-    for name, tensor in tensors.items():
-        state[name].copy_(tensor)
+        if tuple(value.shape) != tuple(live.shape):
+            raise StateError(f"{name} has shape {list(value.shape)}, expected {list(live.shape)}")
+        empty = np.empty(0, value.dtype) if isinstance(value, np.ndarray) else value
+        dtype = _tensor(empty).dtype
+        if dtype.is_floating_point != live.is_floating_point():
+            raise StateError(f"{name} is {dtype}, expected {live.dtype}")
+    for name, value in values.items():
+        state[name].copy_(_tensor(value))
+
+
+def _tensor(value: Tensor | NDArray[np.floating]) -> Tensor:
+    """Without a copy, unless an array is read-only or strided, which torch cannot take."""
+    if isinstance(value, Tensor):
+        return value
+    return torch.from_numpy(np.require(value, requirements=("C", "W")))

@@ -96,7 +96,7 @@ def _last(run: Path, config: FederationConfig) -> Iterator[tuple[str, str, MDMTM
         received = {
             key: tensor.numpy()
             for key, tensor in saved.tensors.items()
-            if head_task(key) in (None, *tasks) and not key.startswith("optimiser.")
+            if key.startswith("backbone.") or head_task(key) in tasks
         }
         set_arrays(model, received)
         load_staying(model, kept_tensors(site, config, saved.facts["run"], saved.round))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from safetensors.numpy import save
 
-from mdmt.wire import describe, pack, unpack
+from mdmt.wire import compress, describe, facts_of, fingerprint, inflate, pack, unpack
 
 
 @given(
@@ -47,3 +52,141 @@ def test_what_is_no_blob_is_a_value_error(blob):
 def test_what_has_no_header_is_a_value_error(blob):
     with pytest.raises(ValueError):
         describe(blob)
+
+
+def test_a_blob_is_the_one_that_the_library_writes_and_it_reads_what_that_wrote():
+    array = np.random.default_rng(0).normal(size=(3, 5))
+    given_arrays = {
+        "b": array.astype(np.float32),
+        "a": array.astype(np.float16),
+        "ä": array,
+        "q": array.astype(np.int8),
+        "none": np.zeros((0, 4), np.float32),
+        "one": np.float32(2),
+    }
+    expected = save({name: np.asarray(value) for name, value in given_arrays.items()})
+    assert pack(given_arrays) == expected
+    found = unpack(expected)
+    assert all(np.array_equal(found[name], value) for name, value in given_arrays.items())
+
+
+def test_reading_copies_nothing_and_writing_is_forbidden():
+    blob = pack({"w": np.ones(1000, np.float32)})
+    (array,) = unpack(blob).values()
+    assert np.shares_memory(array, np.frombuffer(blob, np.uint8))
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 2
+
+
+def test_facts_travel_in_the_header():
+    blob = pack({"w": np.ones(3, np.float32)}, base="abc", other='"ä')
+    assert facts_of(blob) == {"base": "abc", "other": '"ä'}
+    assert facts_of(pack({})) == {}
+    assert set(unpack(blob)) == set(describe(blob)) == {"w"}
+
+
+def blob_with(header, body=b"\0" * 8):
+    text = json.dumps(header).encode() if not isinstance(header, bytes) else header
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def entry(start=0, end=8, shape=(2,), dtype="F32"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": (start, end)}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"w": entry(end=4)},
+        {"w": entry(shape=(3,))},
+        {"w": entry(shape=(-2,))},
+        {"w": entry(shape=(2.0,))},
+        {"w": entry(shape=(2,) * 100)},
+        {"w": entry(shape=(2**40, 2**40))},
+        {"w": entry(dtype="I64")},
+        {"w": entry(dtype=1)},
+        {"w": entry(4, 12)},
+        {"w": entry(0, 16, (4,))},
+        {"w": entry(), "v": entry()},
+        {"w": entry(), "v": entry(4, 12)},
+        {},
+        b"[" * 100_000,
+        b"\xff\xfe",
+    ],
+    ids=lambda header: str(header)[:60],
+)
+def test_arrays_that_are_not_where_they_should_be_are_a_value_error(header):
+    """Overlapping arrays, gaps, sizes that overflow, and headers that are none."""
+    with pytest.raises(ValueError):
+        unpack(blob_with(header))
+
+
+@pytest.mark.parametrize("encoding", ["float16", "int8"])
+@pytest.mark.parametrize("odd", [0, 1, 3])
+def test_compression_loses_nothing(encoding, odd):
+    rng = np.random.default_rng(0)
+    values = np.rint(rng.normal(size=9000) * 10)
+    given_arrays = {"w": values.astype(encoding), "q": np.ones(odd, np.int8)}
+    blob = pack(given_arrays, base="x")
+    small = compress(blob, encoding)
+    assert len(small) < 0.9 * len(blob)
+    assert inflate(small, len(blob)) == blob
+    assert describe(small) == describe(blob)
+
+
+def test_what_compression_hardly_helps_is_sent_as_it_is():
+    blob = pack({"w": np.random.default_rng(0).integers(-128, 128, 9000).astype(np.int8)})
+    assert compress(blob, "int8") is blob
+    assert inflate(blob, len(blob)) is blob
+
+
+def test_a_bomb_is_not_inflated_beyond_the_limit():
+    """A hundred MB of zeros in 0.1 MB: what is asked for is all that is made."""
+    bomb = b"mdmt-zip\1" + zlib.compress(bytes(10**8))
+    assert len(bomb) < 10**6
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="more than the 100000 bytes"):
+        inflate(bomb, 100_000)
+    with pytest.raises(ValueError):
+        describe(bomb)
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
+    assert len(inflate(b"mdmt-zip\1" + zlib.compress(bytes(1000)), 1000)) == 1000
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda blob: blob[:-1],
+        lambda blob: blob[:9],
+        lambda blob: blob + b"x",
+        lambda blob: blob[:8],
+        lambda blob: blob[:8] + b"\3" + blob[9:],
+        lambda blob: blob[:40] + bytes(100) + blob[140:],
+    ],
+)
+def test_a_damaged_compressed_blob_is_a_value_error(damage):
+    blob = compress(pack({"w": np.arange(9000).astype(np.float16)}), "float16")
+    assert blob.startswith(b"mdmt-zip")
+    with pytest.raises(ValueError):
+        unpack(inflate(damage(blob), 100_000))
+
+
+def test_a_blob_beyond_the_limit_is_refused_though_it_is_not_compressed():
+    with pytest.raises(ValueError, match="at most 10 are expected"):
+        inflate(bytes(11), 10)
+
+
+def test_a_fingerprint_tells_names_shapes_dtypes_and_every_bit():
+    array = np.float32([[1, 2], [3, 4]])
+    different = [
+        {"w": array},
+        {"v": array},
+        {"w": array.T},
+        {"w": array.ravel()},
+        {"w": array.astype(np.float64)},
+        {"w": array, "v": array},
+        {"w": np.nextafter(array, np.float32(9))},
+    ]
+    assert len({fingerprint(arrays) for arrays in different}) == len(different)
+    assert fingerprint({"a": array, "w": array}) == fingerprint({"w": array.copy(), "a": array})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -25,6 +27,34 @@ def test_averaging_equal_updates_changes_no_bit():
 def test_float64_updates_are_averaged_in_float64():
     mean = weighted_mean([{"w": np.array([1 / 3])}, {"w": np.array([2 / 3])}], [0.5, 0.5])
     assert mean["w"][0] == pytest.approx(0.5, abs=1e-15)
+
+
+def test_an_array_that_not_all_updates_have_has_weights_of_its_own():
+    updates = [{"w": np.float32([1]), "h": np.float32([8])}, {"w": np.float32([3])}]
+    mean = weighted_mean(iter(updates), [{"w": 0.5, "h": 1.0}, {"w": 0.5}])
+    assert {name: array.tolist() for name, array in mean.items()} == {"w": [2.0], "h": [8.0]}
+
+
+def test_a_sum_can_begin_with_what_no_update_holds():
+    """In float64: 2^-30 beside 1 would be lost in float32, and the second one brings it back."""
+    begin = {"w": np.array([1.0, 2.0**-30])}
+    mean = weighted_mean([{"w": np.float32([4, 1])}], [1.0], begin.pop)
+    assert mean["w"].tolist() == [5.0, 1.0]
+    assert mean["w"].dtype == np.float32
+
+
+def test_updates_are_taken_one_at_a_time_and_not_changed():
+    alive = []
+
+    def updates():
+        for value in (1.0, 2.0, 3.0):
+            update = {"w": np.full(4, value, np.float32)}
+            update["w"].flags.writeable = False
+            alive.append(weakref.ref(update["w"]))
+            assert sum(ref() is not None for ref in alive) <= 2
+            yield update
+
+    assert weighted_mean(updates(), [0.5, 0.25, 0.25])["w"].tolist() == [1.75] * 4
 
 
 @pytest.mark.parametrize(

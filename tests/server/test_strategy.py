@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import zlib
 
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from numpy import float32
 
+from mdmt.deltas import encode
 from mdmt.errors import RunError
 from mdmt.messages import TrainReport
 from mdmt.metrics import weighted_mean_metrics
-from mdmt.wire import BLOB, unpack
+from mdmt.wire import BLOB, facts_of, inflate, pack, unpack
 from server.optimiser import load_optimiser_arrays, optimiser_arrays
-from server.records import from_record, pack_record, to_record
+from server.records import blob_record, from_record, pack_record, to_record
 from server.strategy import build_strategy
 from simulation.engine import task_identity
 
@@ -237,6 +239,102 @@ def attempt(strategy, kind):
     replies = [answer(messages[0], "a", 1, {W: [2], RUNNING: [0]}), *reply_of_b(kind, messages[1])]
     record, _ = strategy.aggregate_train(1, replies)
     return from_record(record)[W].item(), strategy.round
+
+
+BIG = "backbone.big"
+START = np.random.default_rng(0).normal(size=(16, 64)).astype(float32)
+
+
+@pytest.fixture
+def lossy(make_config, make_card):
+    """A strategy for sites a and b that asks for int8; and its first round's messages."""
+    config = make_config(wire={"up": "int8", "down": "int8"})
+    cards = {2: make_card(config, "a", prognosis=25), 3: make_card(config, "b", prognosis=75)}
+    strategy = build_strategy(
+        config,
+        cards=cards,
+        plain={},
+        travelling=frozenset({BIG}),
+        write_order=lambda site, number: f"{site} {number}",
+    )
+    return strategy, begin(strategy, 1, START)
+
+
+def begin(strategy, number, start):
+    messages = strategy.configure_train(number, to_record({BIG: start}), ConfigRecord(), None)
+    for i, message in enumerate(messages):
+        message.metadata.__dict__["_message_id"] = f"{number}-{i}"
+    return list(messages)
+
+
+def encoded(message, site, number, array, **changes):
+    """A site's answer in int8; `changes` replace what it tells or the arrays it sends."""
+    blob = message.content.array_records["arrays"][BLOB].data
+    facts = facts_of(inflate(blob, 10**6))
+    held = changes.pop("held", START)
+    travels, _ = encode({BIG: array}, {BIG: held}, "int8")
+    reply = answer(message, site, number, {})
+    base = changes.pop("base", facts["fingerprint"])
+    blob = changes.pop("blob", None) or pack(travels | changes, base=base)
+    reply.content["arrays"] = blob_record(blob)
+    return reply
+
+
+SCALE = f"{BIG}:scale"
+HOSTILE = {
+    "a bomb": ({"blob": b"mdmt-zip\1" + zlib.compress(bytes(10**7))}, "more than the"),
+    "half a blob": ({"blob": b"mdmt-zip\1" + zlib.compress(bytes(100))[:-5]}, "damaged"),
+    "no scale": ({SCALE: np.zeros(0, float32)}, "no scale for each row"),
+    "NaN scale": ({SCALE: np.full(16, np.nan, float32)}, "a scale that is none"),
+    "negative scale": ({SCALE: np.full(16, -1, float32)}, "a scale that is none"),
+    "absurd scale": ({SCALE: np.full(16, 1e30, float32)}, "no weight is"),
+    "another shape": ({BIG: np.zeros((16, 65), np.int8)}, "a delta to nothing"),
+    "one array more": ({"backbone.more": np.zeros(4, float32)}, "was not asked for"),
+    "another base": ({"base": "0" * 64}, "to other arrays than were sent"),
+    "no base": ({"base": ""}, "to other arrays than were sent"),
+    "float16": ({BIG: np.zeros((16, 64), np.float16)}, "float16 [16, 64], not float32"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_delta_is_refused_and_the_others_go_on(lossy, kind):
+    strategy, messages = lossy
+    changes, reason = HOSTILE[kind]
+    replies = [
+        encoded(messages[0], "a", 1, START + 1),
+        encoded(messages[1], "b", 1, START + 1, **changes),
+    ]
+    record, _ = strategy.aggregate_train(1, replies)
+    assert list(strategy.round.refusals) == ["b"]
+    assert reason in strategy.round.refusals["b"]
+    assert np.allclose(from_record(record)[BIG], START + 1, atol=1e-5)
+    assert "b" not in strategy.downlink.confirmed
+
+
+def test_what_the_way_down_has_not_told_yet_is_not_lost(lossy):
+    """The mean of updates to what sites hold, plus what they do not hold yet, is the backbone.
+
+    Sites change nothing here, so the backbone must stay, though they never hold all of it.
+    """
+    strategy, messages = lossy
+    new = (START + np.random.default_rng(1).normal(size=START.shape)).astype(float32)
+    new[:, 0] = 1000  # so that int8 is coarse for the rest
+    replies = [encoded(m, site, 1, START) for m, site in zip(messages, "ab", strict=True)]
+    strategy.aggregate_train(1, replies)
+    off = []
+    for number in range(2, 6):
+        messages = begin(strategy, number, new)
+        held = strategy.downlink.held[BIG]
+        off.append(float(np.abs(held - new)[:, 1:].max()))
+        replies = [
+            encoded(m, site, number, held, held=held)
+            for m, site in zip(messages, "ab", strict=True)
+        ]
+        record, _ = strategy.aggregate_train(number, replies)
+        assert strategy.round.refusals == {}
+        assert np.allclose(from_record(record)[BIG], new, atol=1e-6)
+    assert off[0] > 1, "half of a scale of 1000 / 127"
+    assert off[1] < 0.02, "the next delta is only what the first one lost"
 
 
 def test_below_the_quorum_the_run_fails_and_says_why(federation):
