@@ -110,6 +110,11 @@ class TrainReport(Strict):
     new_heads: bool
     """The site has kept nothing of an earlier round: its heads began as everybody's do."""
 
+    @property
+    def tasks(self) -> set[str]:
+        """What it tells of."""
+        return {name.partition("/")[0] for name in (*self.validation, *self.losses)}
+
 
 class EvaluateOrder(Strict):
     """Server → site: evaluate a round's backbone with the heads that belong to it."""
@@ -127,3 +132,9 @@ class EvaluateReport(Strict):
     round: int
     metrics: dict[Literal["val", "test"], Metrics]
     constant: dict[Literal["val", "test"], Metrics]
+
+    @property
+    def tasks(self) -> set[str]:
+        """What it tells of."""
+        told = (*self.metrics.values(), *self.constant.values())
+        return {name.partition("/")[0] for metrics in told for name in metrics}

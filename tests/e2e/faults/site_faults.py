@@ -47,9 +47,9 @@ def _first(arrays: dict[str, Any], value: Any) -> dict[str, Any]:
     return arrays | {name: value(arrays[name])}
 
 
-def _rename(report: TrainReport) -> TrainReport:
-    facts = report.model_dump() | {"validation": {"../../etc/passwd": 1.0, "\x1b[2J": 2.0}}
-    return TrainReport.model_construct(**facts)
+def _telling(report: TrainReport, validation: dict[str, float]) -> TrainReport:
+    """A report that its own checks would refuse."""
+    return TrainReport.model_construct(**report.model_dump() | {"validation": validation})
 
 
 BROKEN = {
@@ -61,5 +61,7 @@ BROKEN = {
         r,
         a | {f"{name}.{i}": x for name, x in a.items() for i in range(99)},
     ),
-    "odd": lambda r, a: (_rename(r), a),
+    "odd": lambda r, a: (_telling(r, {"../../etc/passwd": 1.0, "\x1b[2J": 2.0}), a),
+    "foreign": lambda r, a: (_telling(r, {"prognosis/auroc": 1.0}), a),
+    "negative": lambda r, a: (_telling(r, {"severity/examples": -8}), a),
 }
