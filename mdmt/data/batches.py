@@ -12,7 +12,14 @@ from torch import Tensor
 from mdmt.config import FederationConfig
 from mdmt.data.cohort import Cohort
 
-__all__ = ["joint_batches", "load_images", "load_targets", "normalise", "training_batches"]
+__all__ = [
+    "joint_batches",
+    "load_images",
+    "load_targets",
+    "normalise",
+    "on_device",
+    "training_batches",
+]
 
 
 def training_batches(
@@ -106,7 +113,7 @@ def normalise(images: Tensor, config: FederationConfig) -> Tensor:
     -------
     Tensor, float, (B, in_channels, S, S)
         Channels last in memory. A convolution takes this over from its input, so that weights
-        stay as they are; on a CPU it is a quarter faster for a small backbone.
+        stay as they are; on a CPU a step takes a tenth (resnet18) to a quarter less time.
     """
     mean, std = (
         on_device(torch.tensor(values), images.device).expand(config.model.in_channels)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mdmt.config import TrainingConfig
-from mdmt.data.batches import batches_per_epoch, joint_batches, training_batches
+from mdmt.config import AugmentationConfig, TrainingConfig
+from mdmt.data.batches import batches_per_epoch, joint_batches, normalise, training_batches
 from mdmt.data.cohort import Cohort, pool
 from mdmt.data.manifest import Manifest
 from mdmt.errors import ConfigError, DataError
@@ -268,6 +268,39 @@ def test_schedules_by_hand():
 def test_a_missing_gpu_is_an_error_not_a_fallback():
     with pytest.raises(ConfigError, match="cuda:3 is not there"):
         resolve_device("cuda:3")
+
+
+@pytest.mark.parametrize(("channels", "mean"), [(1, (0.5,)), (3, (0.5,)), (3, (0.5, 0.4, 0.3))])
+def test_images_are_normalised_and_lie_channels_last(make_config, channels, mean):
+    config = make_config(
+        model={"backbone": "test_resnet", "image_size": 32, "in_channels": channels},
+        preprocessing={"mean": mean, "std": (0.5,)},
+    )
+    images = normalise(torch.full((2, 1, 32, 32), 0.6), config)
+    assert images.shape == (2, channels, 32, 32)
+    assert images.stride() == (32 * 32 * channels, 1, 32 * channels, channels)
+    expected = [(0.6 - m) / 0.5 for m in mean] * (channels // len(mean))
+    assert images[1, :, 7, 9].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA, which is not there")
+@pytest.mark.parametrize("amp", ["none", "fp16"])
+def test_no_step_waits_for_the_gpu(setup, amp, recwarn):
+    waits = []
+    for steps in (2, 6):
+        config, model, data = setup(local_steps=steps, amp=amp, optimizer={"name": "adam"})
+        augmentation = {"flip": True, "elastic": (20, 40)}
+        config = config.model_copy(update={"augmentation": AugmentationConfig(**augmentation)})
+        model.to("cuda")
+        recwarn.clear()
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            run(config, model, data, device=torch.device("cuda"))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        waits.append(sum("synchron" in str(warning.message) for warning in recwarn))
+    assert waits[0] == waits[1]
 
 
 @pytest.mark.gpu
