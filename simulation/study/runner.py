@@ -14,7 +14,7 @@ import torch
 
 from mdmt.config import save_config
 from mdmt.data.splits import Fold
-from mdmt.errors import BadInput
+from mdmt.errors import BadInput, MDMTError, RunError
 from mdmt.models import build_model
 from mdmt.training import resolve_device
 from server.run import versions
@@ -23,7 +23,7 @@ from simulation.study.config import StudyConfig, load_study
 from simulation.study.data import StudyData, Watch, open_data
 from simulation.study.kinds import Arm, Backbone, Metadata
 from simulation.study.metadata import check_columns, has_columns
-from simulation.study.tables import write_tables
+from simulation.study.tables import TABLES, write_tables
 from simulation.study.workers import run_cells
 
 __all__ = ["default_workers", "plan_cells", "run_study"]
@@ -37,6 +37,7 @@ def run_study(
     watch: Watch = lambda site, done, n: None,
     on_plan: Callable[[Sequence[Finished], Sequence[Cell]], None] = lambda finished, cells: None,
     on_cell: Callable[[Finished], None] = lambda finished: None,
+    on_fail: Callable[[Cell, MDMTError], None] = lambda cell, error: None,
 ) -> list[Finished]:
     """Run a study, or go on with one that was interrupted.
 
@@ -53,6 +54,8 @@ def run_study(
         Called with the cells that are finished already, and with all.
     on_cell : callable
         Called with each cell that is finished now.
+    on_fail : callable
+        Called with each cell that fails, and why; the others go on.
 
     Returns
     -------
@@ -62,8 +65,8 @@ def run_study(
     Raises
     ------
     MDMTError
-        Data that cannot be used, a folder of another study, or a cell that failed; finished cells
-        stay.
+        Data that cannot be used, a folder of another study, or, when all others are finished, cells
+        that failed.
     """
     out = out.resolve()  # it goes into files that read a path relative to themselves
     _refuse_others(study, out)
@@ -73,17 +76,30 @@ def run_study(
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         finished = {cell.path: found for cell in cells if (found := read_cell(out, cell))}
+        todo = [cell for cell in cells if cell.path not in finished]
+        if todo:  # tables of a smaller grid would make a killed study look finished
+            for name in TABLES:
+                (out / name).unlink(missing_ok=True)
         save_config(study, out / "study.yaml")
         for seed, opened in data.items():
             opened.write_folds(study, out, seed)
         on_plan(list(finished.values()), cells)
-        todo = [cell for cell in cells if cell.path not in finished]
+        failed: list[str] = []
         with closing(run_cells(study, todo, out, workers)) as running:
-            for cell in running:
+            for cell, error in running:
+                if error is not None:
+                    failed.append(str(error))
+                    on_fail(cell, error)
+                    continue
                 done = read_cell(out, cell)
                 assert done is not None, "a cell that ended without an error is there"
                 finished[cell.path] = done
                 on_cell(done)
+        if failed:
+            raise RunError(
+                f"{len(failed)} of {len(cells)} cells failed; the same command tries them again:\n"
+                + "\n".join(failed)
+            )
         ordered = [finished[cell.path] for cell in cells]
         write_tables(study, out, data, ordered)
     return ordered
