@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,8 +72,8 @@ def run_study(
     out = out.resolve()  # it goes into files that read a path relative to themselves
     _refuse_others(study, out)
     data = _open(study, watch)
-    cells = plan_cells(study, data)
     _check(study, data)
+    cells = plan_cells(study, data)
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         finished = {cell.path: found for cell in cells if (found := read_cell(out, cell))}
@@ -142,7 +143,9 @@ def _identity(
 ) -> dict[str, Any]:
     """Everything that decides a cell's result beside its seed, as ``cell.json`` keeps it."""
     devices = {site.device for site in study.federation.sites.values()}
-    return {
+    weights = study.model(backbone).weights
+    file = {} if weights in ("none", "timm", "offline") else {"weights": _digest(Path(weights))}
+    return file | {
         "format": FORMAT,
         "recipe": study.federation.hash,
         "arm": arm.model_dump(mode="json", exclude={"name"}),
@@ -153,6 +156,12 @@ def _identity(
         "devices": sorted({resolve_device(device).type for device in devices}),
         "versions": versions(),
     }
+
+
+def _digest(file: Path) -> str:
+    """Tell a file of weights from another that was put in its place."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 def _open(study: StudyConfig, watch: Watch) -> dict[int, StudyData]:

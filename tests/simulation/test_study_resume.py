@@ -15,11 +15,13 @@ import pytest
 import yaml
 from builders import study_dict
 from cli_builders import patients, table_site, write_rows
+from safetensors.torch import save_file
 
 import simulation.study.cells
 import simulation.study.runner
 import simulation.study.tables
 from mdmt.errors import BadInput, RunError, StateError
+from mdmt.models import build_model
 from simulation.report import write_report
 from simulation.report.read import read_study
 from simulation.study.config import load_study
@@ -236,6 +238,22 @@ def test_cells_of_data_that_changed_are_refused_not_mixed(load, tables, tmp_path
     labels = tmp_path / "hospital" / "labels.csv"
     labels.write_text(labels.read_text().replace("MILD", "SEVERE", 1))
     with pytest.raises(StateError, match="was made with other data"):
+        run_study(study, out, workers=0)
+
+
+def test_cells_from_another_file_of_weights_are_refused(load, tables, tmp_path):
+    file, out = tmp_path / "weights.safetensors", tmp_path / "out"
+    model = {"backbone": "test_resnet", "image_size": 32, "weights": str(file)}
+    study = load(sites=tables, arms=["constant"], federation={"model": model})
+    nothing = study.federation.model_copy(
+        update={"model": study.federation.model.model_copy(update={"weights": "none"})}
+    )
+    state = build_model(nothing, (), weights=False).backbone.state_dict()
+    save_file(state, file)
+    run_study(study, out, workers=0)
+    run_study(study, out, workers=0)
+    save_file({name: tensor + 1 for name, tensor in state.items()}, file)
+    with pytest.raises(StateError, match="was made with other weights"):
         run_study(study, out, workers=0)
 
 
