@@ -1,4 +1,4 @@
-"""Comparing models: over patients (DeLong, bootstrap) or over cells of a study, never both at once.
+"""Comparing models over cells of a study; `mdmt.delong` compares over patients, never both at once.
 
 A *cell* is one training run (a fold and a seed). Tests over cells say how stable a difference is
 when training is repeated; tests over patients say how far it would hold in other patients like
@@ -12,21 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-
-from mdmt.tasks.base import FloatArray
 
 __all__ = [
-    "AurocComparison",
     "PairedComparison",
-    "compare_aurocs",
     "compare_pairs",
     "holm",
     "mean_and_error",
 ]
-
-_Z_95 = 1.959963984540054
-"""97.5 % quantile of the normal distribution."""
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
@@ -117,143 +109,3 @@ def compare_pairs(a: Sequence[float], b: Sequence[float]) -> PairedComparison:
         ranks = rankdata(np.abs(nonzero))
         rank_biserial = float((np.sign(nonzero) * ranks).sum() / ranks.sum())
     return PairedComparison(len(first), mean, error, t, p_t, w, p_w, d_z, rank_biserial)
-
-
-@dataclass(frozen=True)
-class AurocComparison:
-    """AUROC of two models on the same images; the difference is a - b.
-
-    `low`, `high`, `z` and `p` are None where the variance cannot be estimated.
-    """
-
-    auroc_a: float
-    auroc_b: float
-    difference: float
-    error: float | None
-    low: float | None
-    high: float | None
-    """95 % interval of the difference."""
-    z: float | None
-    p: float | None
-    """Two-sided."""
-
-
-def compare_aurocs(
-    positive: NDArray[np.bool_],
-    a: FloatArray,
-    b: FloatArray,
-    patients: NDArray[np.str_] | None = None,
-    strata: NDArray[np.str_] | None = None,
-) -> AurocComparison | None:
-    """Compare two correlated AUROCs (DeLong et al. 1988), images clustered by patient.
-
-    Variances are Obuchowski's (1997) for clustered data, which are DeLong's where every patient
-    has one image. With strata an AUROC is the mean of those of the strata, weighted by their pairs
-    of a positive and a negative, and a patient is one cluster in all of them.
-
-    Parameters
-    ----------
-    positive : ndarray, bool, (N,)
-    a, b : ndarray, float, (N,)
-        Scores of the same images by two models; higher means more likely positive.
-    patients : ndarray of str, (N,), optional
-        Without it every image is a patient's only one.
-    strata : ndarray of str, (N,), optional
-        Such as the fold whose model gave the scores: only images of one stratum are compared.
-
-    Returns
-    -------
-    AurocComparison or None
-        None unless both classes are present, with strata in one of them.
-    """
-    from scipy.stats import norm
-
-    _, cluster = np.unique(
-        np.arange(len(positive)) if patients is None else patients, return_inverse=True
-    )
-    every = np.zeros(len(positive)) if strata is None else strata
-    within = [every == stratum for stratum in np.unique(every)]
-    pairs = [float(positive[s].sum() * (~positive[s]).sum()) for s in within]
-    if not any(pairs):
-        return None
-    auroc_a, auroc_b, parts = 0.0, 0.0, []
-    for chosen, number in zip(within, pairs, strict=True):
-        if number == 0:
-            continue
-        share = number / sum(pairs)
-        positive_a, negative_a = _components(positive[chosen], a[chosen])
-        positive_b, negative_b = _components(positive[chosen], b[chosen])
-        auroc_a += share * float(positive_a.mean())
-        auroc_b += share * float(positive_b.mean())
-        of = positive_a - positive_b, negative_a - negative_b
-        sums = _cluster_sums(positive[chosen], *of, cluster[chosen], len(positive))
-        parts.append(None if sums is None else share * sums)
-    variance = _variance(parts)
-    difference = auroc_a - auroc_b
-    if variance is None or variance <= 1e-15:
-        return AurocComparison(auroc_a, auroc_b, difference, None, None, None, None, None)
-    error = math.sqrt(variance)
-    z = difference / error
-    return AurocComparison(
-        auroc_a,
-        auroc_b,
-        difference,
-        error,
-        difference - _Z_95 * error,
-        difference + _Z_95 * error,
-        z,
-        float(2 * norm.sf(abs(z))),
-    )
-
-
-def _components(
-    positive: NDArray[np.bool_], scores: FloatArray
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Structural components of an AUROC by midranks (Sun & Xu 2014).
-
-    For each positive the share of negatives it outscores, for each negative the share of positives
-    that outscore it; ties count one half.
-    """
-    from scipy.stats import rankdata
-
-    together = rankdata(scores)
-    n_positive = int(positive.sum())
-    n_negative = len(positive) - n_positive
-    of_positive = (together[positive] - rankdata(scores[positive])) / n_negative
-    of_negative = 1 - (together[~positive] - rankdata(scores[~positive])) / n_positive
-    return of_positive, of_negative
-
-
-def _cluster_sums(
-    positive: NDArray[np.bool_],
-    of_positive: NDArray[np.float64],
-    of_negative: NDArray[np.float64],
-    cluster: NDArray[np.intp],
-    n_clusters: int,
-) -> NDArray[np.float64] | None:
-    """What each cluster adds to an AUROC difference within one stratum, (4, n_clusters).
-
-    The sums of (component - mean) / number of its positives and its negatives, each with the
-    factor √(I / (I - 1)) that its square has in Obuchowski (1997), equation 4, and again both with
-    that of their product. None unless two clusters have positives and two have negatives.
-    """
-    mean = of_positive.mean()
-    rows = []
-    for chosen, values in ((positive, of_positive), (~positive, of_negative)):
-        if (having := len(np.unique(cluster[chosen]))) < 2:
-            return None
-        sums = np.bincount(cluster[chosen], (values - mean) / len(values), n_clusters)
-        rows.append((sums, having))
-    together = len(np.unique(cluster))
-    (x, with_positive), (y, with_negative) = rows
-    factors = [math.sqrt(n / (n - 1)) for n in (with_positive, with_negative, together, together)]
-    return np.stack([factor * s for factor, s in zip(factors, (x, y, x, y), strict=True)])
-
-
-def _variance(parts: Sequence[NDArray[np.float64] | None]) -> float | None:
-    """Variance of a sum over strata of `_cluster_sums`; None where one has none."""
-    defined = [part for part in parts if part is not None]
-    if len(defined) < len(parts):
-        return None
-    x, y, x_both, y_both = np.sum(defined, axis=0)
-    return float((x**2).sum() + (y**2).sum() + 2 * (x_both * y_both).sum())

@@ -137,14 +137,23 @@ def calibration_bins(positive: NDArray[np.bool_], probabilities: Array) -> list[
 
     order = np.argsort(probabilities, kind="stable")
     bins = []
-    for part in np.array_split(order, max(1, min(10, len(order) // 20))):
-        if not len(part):
-            continue
+    # A bin ends after all images of a probability: their order in a file means nothing.
+    ends = np.searchsorted(
+        (ranked := probabilities[order]),
+        [ranked[part[-1]] for part in _equal_parts(len(order))],
+        side="right",
+    )
+    for part in np.split(order, np.unique(ends)[:-1]):
         hits = int(positive[part].sum())
         interval = binomtest(hits, len(part)).proportion_ci(method="wilson")
         predicted = float(probabilities[part].mean())
         bins.append(Bin(predicted, hits / len(part), interval.low, interval.high, len(part)))
     return bins
+
+
+def _equal_parts(count: int) -> list[NDArray[np.intp]]:
+    parts = np.array_split(np.arange(count), max(1, min(10, count // 20)))
+    return [part for part in parts if len(part)]
 
 
 def _draw_patients(patients: NDArray[np.str_], resamples: int) -> NDArray[np.integer]:

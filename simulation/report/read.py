@@ -36,9 +36,7 @@ def read_study(folder: Path) -> Study:
     """
     config, spaces = _config(folder / "study.yaml")
     whole = (folder / "results.csv").is_file()
-    cells = {
-        file.parent: _json(file, *_CELL_KEYS) for file in sorted(folder.glob("cells/**/cell.json"))
-    }
+    cells = dict(_cells(folder, config))
     tables = [folder / "predictions.csv"] if whole else [c / "predictions.csv" for c in cells]
     facts, statistics = (
         _json(folder / name, *keys) if (folder / name).is_file() else None
@@ -96,6 +94,19 @@ def _json(file: Path, *keys: str) -> dict[str, Any]:
     if missing:
         raise BadInput(f"{file}: damaged: it has no {missing[0]}")
     return dict(found)
+
+
+def _cells(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the finished cells of the grid; the folder may hold some that left it."""
+    arms = {arm.get("name") or arm["kind"] for arm in config["arms"]}
+    backbones = {one.get("name") or one["backbone"] for one in config.get("backbones", ())}
+    backbones = backbones or {config["federation"]["model"]["backbone"]}
+    seeds = set(config.get("seeds", (0,)))
+    for file in sorted(folder.glob("cells/[!.]*/*/fold-*/seed-*/cell.json")):
+        cell = _json(file, *_CELL_KEYS)
+        grid = ((arms, cell["arm"]), (backbones, cell["backbone"]), (seeds, cell["seed"]))
+        if all(value in known for known, value in grid):
+            yield file.parent, cell
 
 
 def _name(row: Mapping[str, Any]) -> CellName:

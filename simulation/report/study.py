@@ -24,6 +24,8 @@ from simulation.report.words import at, count, metric_name, probability, signed
 
 __all__ = ["study_page"]
 
+_TEST = "paired t test with Holm's correction p"
+
 
 def study_page(study: Study) -> Page:
     """Lay out the report of a study, as far as it went."""
@@ -86,9 +88,9 @@ def _difference(study: Study, task: str, site: str, arm: str, values: list[float
         verdict = "not tested"
     elif p < 0.05:
         higher = study.spaces[task].primary_is_better_when == "higher"
-        verdict = f"{'better' if (mean.value > 0) == higher else 'worse'}, p {probability(p)}"
+        verdict = f"{'better' if (mean.value > 0) == higher else 'worse'}, {_TEST} {probability(p)}"
     else:
-        verdict = f"no difference shown, p {probability(p)}"
+        verdict = f"no difference shown, {_TEST} {probability(p)}"
     return f"{arm} differs by {signed(mean.value)} ({verdict})"
 
 

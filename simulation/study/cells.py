@@ -17,7 +17,7 @@ import torch
 
 from mdmt.config import FederationConfig
 from mdmt.data.cohort import Cohort
-from mdmt.errors import MDMTError, RunError, StateError
+from mdmt.errors import MDMTError, StateError
 from mdmt.files import atomic_path, read_json, write_json
 from mdmt.metrics import evaluate_task
 from mdmt.tasks import Classification, Task
@@ -50,7 +50,7 @@ class Cell:
         Its position.
     seed : int
     identity : dict of str to str
-        Everything that decides the cell's result: compared before a finished cell is used again.
+        Everything that decides its result: compared before a finished cell is used again.
     """
 
     arm: Arm
@@ -85,7 +85,7 @@ class Finished:
     ----------
     cell : Cell
     results : list of dict
-        ``site``, ``task``, ``metric``, ``value`` (None where undefined) and ``n``.
+        ``site``, ``task``, ``metric``, ``value`` (None: undefined) and ``n``.
     predictions : Path
         CSV with `PREDICTION_COLUMNS`.
     steps : dict of str to int
@@ -109,31 +109,29 @@ def in_cell(study: StudyConfig, backbone: Backbone, seed: int) -> FederationConf
 def run_cell(study: StudyConfig, cell: Cell, out: Path) -> None:
     """Train and test one cell; its folder appears when everything in it is written.
 
-    Parameters
-    ----------
-    study : StudyConfig
-    cell : Cell
-    out : Path
-        The study's folder, which has the folds.
+    `out` is the study's folder, which has the folds.
 
     Raises
     ------
     MDMTError
-        The arm failed; the message names the cell.
+        The arm failed; logs of its sites stay in ``failed`` until the cell is tried again.
     """
     started = time.monotonic()
     torch.set_num_threads(study.federation.training.threads)
     target = out / "cells" / cell.path
     target.parent.mkdir(parents=True, exist_ok=True)
+    kept = out / "failed" / cell.path
+    shutil.rmtree(kept, ignore_errors=True)
     work = Path(tempfile.mkdtemp(dir=out / "cells", prefix=".work-"))
     try:
         bench = _bench(study, cell, out, work / "arm")
         outcome = ARMS[cell.arm.kind](bench)
-        _check(study, outcome)
+        outcome.check(study)
         _write(work / "cell", study, cell, bench, outcome, started)
         (work / "cell").replace(target)
     except MDMTError as error:
-        raise type(error)(f"{' '.join(map(str, cell.key.values()))}: {error}") from error
+        where = _keep_logs(work / "arm" / "run" / "sites", kept)
+        raise type(error)(f"{' '.join(map(str, cell.key.values()))}: {error}{where}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -175,11 +173,12 @@ def _bench(study: StudyConfig, cell: Cell, out: Path, work: Path) -> Bench:
     return Bench(study, cell.arm, config, cohorts_in_fold(sites, config), work)
 
 
-def _check(study: StudyConfig, outcome: Outcome) -> None:
-    """Refuse a result that lacks what arms are compared on."""
-    missing = [s for s in study.target_sites() if (s, study.target) not in outcome.predictions]
-    if missing:
-        raise RunError(f"it predicts no {study.target} at {', '.join(missing)}")
+def _keep_logs(sites: Path, kept: Path) -> str:
+    """Move the sites' logs of a failed cell to where they stay, and say where."""
+    for log in sites.glob("*/site.log"):
+        kept.mkdir(parents=True, exist_ok=True)
+        log.replace(kept / f"{log.parent.name}.log")
+    return f" (logs: {kept})" if kept.exists() else ""
 
 
 def _write(

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from mdmt.delong import compare_aurocs
 from mdmt.metrics import bootstrap_interval
 from mdmt.seeds import derive_seed
-from mdmt.statistics import compare_aurocs, compare_pairs, holm, mean_and_error
+from mdmt.statistics import compare_pairs, holm, mean_and_error
 from simulation.study.cells import Finished
 from simulation.study.config import StudyConfig
 from simulation.study.outcomes import ALL, CellKey, Predicted, TestSets, pooled_predictions

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mdmt.errors import RunError
+from mdmt.errors import MDMTError, RunError
 from simulation.study.cells import Cell, run_cell
 from simulation.study.config import StudyConfig
 from simulation.workers import choose_gpu
@@ -25,8 +25,10 @@ __all__ = ["run_cells"]
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def run_cells(study: StudyConfig, todo: Sequence[Cell], out: Path, workers: int) -> Generator[Cell]:
-    """Run cells and yield each when it is finished, in any order.
+def run_cells(
+    study: StudyConfig, todo: Sequence[Cell], out: Path, workers: int
+) -> Generator[tuple[Cell, MDMTError | None]]:
+    """Run cells and yield each when it ended, in any order, with the error if it failed.
 
     Parameters
     ----------
@@ -38,15 +40,17 @@ def run_cells(study: StudyConfig, todo: Sequence[Cell], out: Path, workers: int)
 
     Raises
     ------
-    MDMTError
-        A cell failed.
     RunError
         A worker was killed.
     """
     if workers == 0:
         for cell in todo:
-            run_cell(study, cell, out)
-            yield cell
+            try:
+                run_cell(study, cell, out)
+            except MDMTError as error:
+                yield cell, error
+            else:
+                yield cell, None
         return
     with _pool(min(workers, len(todo)) or 1, study.federation.training.threads) as pool:
         running = {pool.submit(run_cell, study, cell, out): cell for cell in todo}
@@ -60,7 +64,10 @@ def run_cells(study: StudyConfig, todo: Sequence[Cell], out: Path, workers: int)
                         "a worker process was killed, perhaps for want of memory; fewer --workers"
                         " may help, and the same command goes on from here"
                     ) from error
-                yield cell
+                except MDMTError as error:
+                    yield cell, error
+                else:
+                    yield cell, None
 
 
 @contextmanager

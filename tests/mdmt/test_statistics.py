@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel, wilcoxon
 
-from mdmt.statistics import compare_aurocs, compare_pairs, holm, mean_and_error
+from mdmt.delong import compare_aurocs
+from mdmt.statistics import compare_pairs, holm, mean_and_error
 from mdmt.tasks.statistics import auroc
 
 OVARIAN = """
@@ -87,7 +88,9 @@ def test_strata_are_compared_within_and_weighted_by_their_pairs():
     share = np.divide(pairs, sum(pairs))
     assert found.auroc_a == pytest.approx(share @ [part.auroc_a for part in parts])
     assert found.auroc_a == pytest.approx(auroc(benefit, shifted, fold))
-    assert found.error**2 == pytest.approx(share**2 @ [part.error**2 for part in parts])
+    # Folds have 20 and 23 patients: their own factors I / (I - 1) differ a little from the common.
+    expected = share**2 @ [part.error**2 for part in parts]
+    assert found.error**2 == pytest.approx(expected, rel=0.02)
     assert auroc(benefit, shifted) == pytest.approx(found.auroc_a - 0.064, abs=0.001)
 
 
@@ -101,14 +104,16 @@ def test_folds_that_test_the_same_patients_add_no_certainty():
     assert (found.difference, found.error) == pytest.approx((once.difference, once.error))
 
 
-def test_a_stratum_of_one_positive_has_no_variance_and_one_class_no_pairs():
+def test_strata_without_a_second_positive_have_no_variance_and_one_class_no_pairs():
     positive = np.array([True, False, False, True, True, False, False, True])
     a, b = np.arange(8.0), np.array([3.0, 1, 2, 7, 5, 6, 4, 0])
     fold = np.array(list("00011112"))
     found = compare_aurocs(positive, a, b, strata=fold)
     # Pairs in the right order: b has 2 of 2 in fold 0, 3 of 4 in fold 1; a has none.
     assert (found.auroc_a, found.auroc_b) == pytest.approx((0, 5 / 6))
-    assert (found.error, found.p) == (None, None)
+    assert found.error is not None
+    few = slice(0, 3)
+    assert compare_aurocs(positive[few], a[few], b[few], strata=fold[few]).p is None
     assert compare_aurocs(positive[:1], a[:1], b[:1], strata=fold[:1]) is None
 
 

@@ -272,7 +272,7 @@ def test_a_test_against_the_reference_is_told_as_arm_minus_reference(page: str) 
     (delong,) = (row for row in reader.rows if row[:2] == ["federated", "0"] and len(row) == 6)
     assert delong == ["federated", "0", "+0.080", "[+0.010, +0.150]", "0.021", "0.200"]
     assert ["federated", "0.900 [0.800, 0.950]"] in reader.rows
-    assert "(better, p 0.032)" in reader.text
+    assert "(better, paired t test with Holm's correction p 0.032)" in reader.text
     assert "Unit of analysis: patients." in reader.text
 
 
@@ -280,7 +280,7 @@ def test_no_arm_is_called_better_without_a_test_that_says_so(tmp_path: Path) -> 
     study = write_study(tmp_path / "study", **SMALL)
     file = study / "statistics.json"
     file.write_text(file.read_text().replace("0.0321", "0.06"))
-    assert "(no difference shown, p 0.060)" in report_of(study)
+    assert "(no difference shown, paired t test with Holm's correction p 0.060)" in report_of(study)
     file.unlink()
     text = Reader(report_of(study)).text
     assert "statistics.json is missing or empty" in text
@@ -460,6 +460,16 @@ def test_calibration_bins_hold_every_image_once() -> None:
     assert [one.count for one in bins] == [20] * 5
     assert [one.observed for one in bins] == [0, 0, 0.5, 1, 1]
     assert all(one.low <= one.observed <= one.high for one in bins)
+
+
+def test_images_of_one_probability_are_in_one_bin_whatever_their_order() -> None:
+    """Sixty images in three parts of twenty; the first forty-five share a probability."""
+    probabilities = np.array([0.2] * 45 + [0.9] * 15)
+    positive = np.array([True] * 15 + [False] * 30 + [True] * 15)
+    bins = calibration_bins(positive, probabilities)
+    assert [(one.count, one.observed) for one in bins] == [(45, 15 / 45), (15, 1.0)]
+    shuffle = np.random.default_rng(0).permutation(60)
+    assert calibration_bins(positive[shuffle], probabilities[shuffle]) == bins
 
 
 def test_a_name_in_a_plot_is_neither_a_formula_nor_markup() -> None:

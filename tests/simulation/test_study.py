@@ -14,11 +14,12 @@ import torch
 from builders import PROGNOSIS, SEVERITY, synthetic_site
 
 import client.site
+import simulation.study.arms
 import simulation.study.cells
 import simulation.study.central
 import simulation.study.federated
 from mdmt.config import find_config
-from mdmt.errors import RunError, StateError
+from mdmt.errors import RunError
 from mdmt.tasks.statistics import auroc
 from simulation.simulate import simulate
 from simulation.study.arms import Outcome
@@ -231,7 +232,7 @@ def test_a_site_without_its_head_fails_the_cell_and_is_not_tested_untrained(
 
     monkeypatch.setattr(simulation.study.federated, "simulate", losing)
     study = load(sites=tables, arms=["federated"], checkpoint=checkpoint)
-    with pytest.raises(StateError, match=r"federated.*hospital"):
+    with pytest.raises(RunError, match=r"federated test_resnet own 0: .*hospital"):
         run_study(study, tmp_path / "out", workers=0)
 
 
@@ -268,6 +269,35 @@ def test_the_best_round_of_central_training_is_kept(load, tables, tmp_path, monk
     best = trained.model_of("prognosis", "best").state_dict()
     assert all(torch.equal(best[name], states[1][name]) for name in best)
     assert not all(torch.equal(states[1][name], states[3][name]) for name in best)
+
+
+@pytest.mark.parametrize(("checkpoint", "number"), [("last", 2), ("best", 1)])
+def test_the_first_stage_hands_on_the_round_that_would_be_tested(
+    load, tables, tmp_path, monkeypatch, checkpoint, number
+):
+    """Severity's validation is best in round 1 of 2: `best` goes on from there."""
+    central, arms = simulation.study.central, simulation.study.arms
+    values, states, starts = iter([0.1, 0.9]), [], []
+
+    def evaluate(model, cohort, split, config, tasks, device):
+        if tasks == ["severity"]:
+            states.append({k: v.clone() for k, v in model.backbone.state_dict().items()})
+            return {"severity/mae": next(values), "severity/examples": 2}
+        return {}
+
+    def train_centrally(*arguments, start=None, **options):
+        starts.append(start)
+        return central.train_centrally(*arguments, start=start, **options)
+
+    monkeypatch.setattr(central, "evaluate", evaluate)
+    monkeypatch.setattr(arms, "train_centrally", train_centrally)
+    run_study(
+        load(sites=tables, arms=["finetune"], checkpoint=checkpoint), tmp_path / "out", workers=0
+    )
+    none, start = starts
+    assert none is None
+    assert all(torch.equal(start[name], states[number - 1][name]) for name in start)
+    assert not all(torch.equal(states[0][name], states[1][name]) for name in start)
 
 
 def test_local_is_the_federation_of_one_site(load, tables, tmp_path):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from mdmt.statistics import compare_aurocs, compare_pairs
+from mdmt.delong import compare_aurocs
+from mdmt.statistics import compare_pairs
 from simulation.study.caveats import shortcut_caveats
 from simulation.study.cells import PREDICTION_COLUMNS, Cell, Finished
 from simulation.study.statistics import UNITS, study_statistics
