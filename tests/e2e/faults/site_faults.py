@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mdmt.messages import TrainReport
+from mdmt.wire import pack, unpack
 
 SECRET = "patient-4711.dcm"
 """A file name that an exception tells, and nobody but the site may."""
@@ -36,8 +37,11 @@ def apply(module: Any) -> None:
             time.sleep(0.1)
         if kind.startswith("slow"):
             time.sleep(float(kind.removeprefix("slow")))
-        report, updated = honest(self, order, arrays, mu)
-        return BROKEN.get(kind, lambda r, a: (r, a))(report, updated)
+        report, blob = honest(self, order, arrays, mu)
+        if kind not in BROKEN:
+            return report, blob
+        report, updated = BROKEN[kind](report, unpack(blob))
+        return report, pack(updated)
 
     module.Site.train = train
 
