@@ -24,7 +24,7 @@ from simulation.report.words import at, count, metric_name, probability, signed
 
 __all__ = ["study_page"]
 
-_TEST = "paired t test with Holm's correction p"
+_TEST = "Holm-corrected paired t test p"
 
 
 def study_page(study: Study) -> Page:

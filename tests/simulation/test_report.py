@@ -272,7 +272,7 @@ def test_a_test_against_the_reference_is_told_as_arm_minus_reference(page: str) 
     (delong,) = (row for row in reader.rows if row[:2] == ["federated", "0"] and len(row) == 6)
     assert delong == ["federated", "0", "+0.080", "[+0.010, +0.150]", "0.021", "0.200"]
     assert ["federated", "0.900 [0.800, 0.950]"] in reader.rows
-    assert "(better, paired t test with Holm's correction p 0.032)" in reader.text
+    assert "(better, Holm-corrected paired t test p 0.032)" in reader.text
     assert "Unit of analysis: patients." in reader.text
 
 
@@ -280,7 +280,7 @@ def test_no_arm_is_called_better_without_a_test_that_says_so(tmp_path: Path) -> 
     study = write_study(tmp_path / "study", **SMALL)
     file = study / "statistics.json"
     file.write_text(file.read_text().replace("0.0321", "0.06"))
-    assert "(no difference shown, paired t test with Holm's correction p 0.060)" in report_of(study)
+    assert "(no difference shown, Holm-corrected paired t test p 0.060)" in report_of(study)
     file.unlink()
     text = Reader(report_of(study)).text
     assert "statistics.json is missing or empty" in text
