@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mdmt.config import FederationConfig, save_config
 from mdmt.errors import BadInput, RunError
@@ -12,7 +14,7 @@ from mdmt.kits import ServerKit, check_user
 from mdmt.processes import is_running, last_words
 from mdmt.runs import read_lines
 from server.bundle import write_app, write_run_config
-from server.control import healthy, list_runs, save_log, start_run
+from server.control import healthy, list_runs, save_log, start_run, stop_run
 from server.run import last_event, raise_unless_done
 
 __all__ = ["describe_run", "follow_run", "make_ready", "submit"]
@@ -32,7 +34,7 @@ def make_ready(kit: ServerKit, config: FederationConfig, resumed: Path | None) -
     kit : ServerKit
     config : FederationConfig
     resumed : Path or None
-        Directory of the run that is to go on.
+        Directory of the run that is to go on; what is left of it, if it was killed, is stopped.
 
     Returns
     -------
@@ -54,16 +56,27 @@ def make_ready(kit: ServerKit, config: FederationConfig, resumed: Path | None) -
         )
     if not healthy(kit):
         raise RunError(f"no SuperLink is running: start it with mdmt server start {kit.folder}")
-    active = [run.id for run in list_runs(kit) if not run.finished]
-    for run in active:
-        folder = _submitted(kit).get(run, ("", 0))[0]
+    for run in (run.id for run in list_runs(kit) if not run.finished):
+        folder, earlier = _submitted(kit).get(run, ("", 0))
         if folder != str(resumed):
             # Sites answer one message at a time: two runs would only delay each other.
             raise RunError(
                 f"run {run} is under way: see mdmt server status {kit.folder}, or end it with"
                 f" mdmt server stop {kit.folder}"
             )
-    return active[0] if active else None
+        if _is_alive(last_event(Path(folder), earlier)):
+            return run
+        stop_run(kit, run)
+    return None
+
+
+def _is_alive(event: Mapping[str, Any]) -> bool:
+    """Whether a run goes on, by its last event; Flower notices after a minute that one does not.
+
+    A run without an event has not begun yet.
+    """
+    over = event.get("event") in ("done", "failed")
+    return not event or (not over and is_running(event["process"]))
 
 
 def submit(kit: ServerKit, config: FederationConfig, folder: Path, *, resume: bool) -> str:

@@ -29,8 +29,8 @@ def test_a_site_that_trained_and_kept_no_head_is_an_error(
 ) -> None:
     run = simulation.engine.run_inprocess
 
-    def losing(file: Path, out: Path, sites: int, **options: Any) -> None:
-        run(file, out, sites, **options)
+    def losing(file: Path, out: Path, *arguments: Any, **options: Any) -> None:
+        run(file, out, *arguments, **options)
         rmtree(out / "sites" / "hospital")
 
     monkeypatch.setattr(simulation.engine, "run_inprocess", losing)

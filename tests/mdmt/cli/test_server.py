@@ -40,9 +40,12 @@ def config(tmp_path, monkeypatch):
 
 @pytest.fixture
 def superlink(monkeypatch):
-    """A SuperLink on which run 7 is under way."""
+    """A SuperLink on which run 7 is under way; what was stopped is noted."""
+    stopped = []
     monkeypatch.setattr(submission, "healthy", lambda kit: True)
     monkeypatch.setattr(submission, "list_runs", lambda kit: [FlowerRun("7", "running")])
+    monkeypatch.setattr(submission, "stop_run", lambda kit, run: stopped.append(run))
+    return stopped
 
 
 def test_a_run_that_cannot_start_leaves_nothing_behind(config, tmp_path):
@@ -77,6 +80,26 @@ def test_a_run_under_way_is_watched_when_it_is_to_be_resumed_and_no_other(
     done = run_cli("server", "run", config, "--out", tmp_path / "second", "--resume")
     assert done.exit_code == 1
     assert submission.make_ready(kit, loaded, tmp_path / "first") == "7"
+    RunDirectory(tmp_path / "first", loaded).event("roll call")
+    assert submission.make_ready(kit, loaded, tmp_path / "first") == "7"
+    assert superlink == []
+
+
+@pytest.mark.parametrize("ending", ["killed", "failed"])
+def test_what_is_left_of_a_killed_run_is_stopped_when_it_is_resumed(
+    config, superlink, tmp_path, monkeypatch, ending
+):
+    """Flower takes a ServerApp that was killed for running, for a minute."""
+    kit = open_server_kit(tmp_path / "kits" / "server")
+    run = RunDirectory(tmp_path / "first", load_federation(config))
+    run.event("roll call")
+    if ending == "failed":
+        run.event("failed", exit_code=1, message="")
+    else:
+        monkeypatch.setattr(submission, "is_running", lambda process: False)
+    write_json(kit.submissions, {"7": [str(run.folder), 0]})
+    assert submission.make_ready(kit, load_federation(config), run.folder) is None
+    assert superlink == ["7"]
 
 
 def test_status_shows_the_rounds_of_each_attempt_at_a_run(config, tmp_path):
