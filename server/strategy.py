@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import (
-    ArrayRecord,
-    ConfigRecord,
-    Message,
-    MessageType,
-    MetricRecord,
-    RecordDict,
-)
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid, strategy
 from numpy.typing import NDArray
 
@@ -31,11 +24,7 @@ from server.shelf import Shelf
 from server.update import Refused, decode_update, read_update
 from server.weighting import array_weights, site_weights
 
-__all__ = [
-    "Round",
-    "SiteAverage",
-    "build_strategy",
-]
+__all__ = ["Round", "SiteAverage", "build_strategy"]
 
 
 @dataclass
@@ -129,6 +118,9 @@ class SiteAverage(strategy.FedAvg):
         shelf = Shelf(self.folder)
         for reply in replies:
             self._accept(server_round, reply, shelf)
+            if reply.has_content():
+                for record in reply.content.array_records.values():
+                    record.clear()  # Flower's records refer to themselves: they would stay
         cards = [card for _, card, _ in self._asked.values() if card.name in self.round.reports]
         for _, card, _ in self._asked.values():
             if card.name not in self.round.reports:
