@@ -110,13 +110,7 @@ def unpack(blob: bytes) -> dict[str, NDArray[Any]]:
 
 
 def facts_of(blob: bytes) -> dict[str, str]:
-    """What `pack` was told beside the arrays; of a compressed blob, too.
-
-    Raises
-    ------
-    ValueError
-        It is not a blob.
-    """
+    """What `pack` was told beside the arrays; a ValueError if it is not a blob, as below."""
     facts = _read_header(_head(blob))[1].get(_FACTS, {})
     if not isinstance(facts, dict) or not all(isinstance(v, str) for v in facts.values()):
         raise ValueError("not a safetensors header")

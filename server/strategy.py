@@ -130,15 +130,12 @@ class SiteAverage(strategy.FedAvg):
         self._check_quorum(server_round, len(cards))
         self.round.weights = site_weights(self.config, cards)
         weights = array_weights(self.config, cards, self.travelling)
-        # A shared head whose sites were all absent stays as it is.
+        held, wire = self.downlink.held, self.config.wire
         mean = weighted_mean(
-            (
-                decode_update(shelf.take(card.name), self.downlink.held, self.config.wire.up)
-                for card in cards
-            ),
+            (decode_update(shelf.take(card.name), held, wire.up) for card in cards),
             (weights[card.name] for card in cards),
-            None if self.config.wire.down == "float32" else self._not_sent,
-        )
+            None if wire.down == "float32" else self._not_sent,
+        )  # without a shared head whose sites were all absent: it stays as it is
         self.plain |= {name: value for name, value in mean.items() if name in self.plain}
         trained = {name: mean[name] for name in sorted(mean) if name not in self.plain}
         return to_record(trained), MetricRecord()
