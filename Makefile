@@ -1,17 +1,21 @@
 # make demo: two hospitals train together. make test: everything CI checks.
+# make bench: what it costs beside bare PyTorch and stock Flower; ONLY="job rounds", QUICK=1.
 # make e2e: every fault that a real federation survives, and whom it refuses; half an hour.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test e2e check install clean
+.PHONY: demo test bench e2e check install clean
 
 demo: install
 	$(BIN)/mdmt demo
 
 test: check
 	$(BIN)/pytest
+
+bench: install
+	$(BIN)/python -m benchmarks $(ONLY) $(if $(QUICK),--quick)
 
 e2e: install
 	$(BIN)/pytest -o python_files='matrix_of_*.py test_*.py' tests/e2e

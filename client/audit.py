@@ -73,7 +73,7 @@ class AuditLog:
         self.path = path
         self.head = head
 
-    def record(self, message: Message, asked: Message | None = None) -> None:
+    def record(self, message: Message, asked: Message | None = None) -> str:
         """Append a line for `message`, which must not be sent before this returns.
 
         Parameters
@@ -82,6 +82,11 @@ class AuditLog:
             A reply. No array is decoded.
         asked : Message, optional
             What it replies to: it names federation, run and round, which an error does not.
+
+        Returns
+        -------
+        str
+            SHA-256 of the line, which is where the log ends now.
 
         Raises
         ------
@@ -101,7 +106,9 @@ class AuditLog:
             os.fsync(stream.fileno())
             if not head.lines:
                 _sync_folder(self.path.parent)
-            self._write_head(_after(head, line))
+            head = _after(head, line)
+            self._write_head(head)
+        return head.hash
 
     def verify(self) -> list[Problem]:
         """Every place where the log is not what was written; reads only.

@@ -13,13 +13,14 @@ import secrets
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
 from flwr.app import Error, Message
 
 from client.audit import AuditLog, open_audit_log
-from client.policy import check_app
+from client.policy import cap_memory, check_app
 from client.runtime import Assignment, ObjectPullError, Runtime
 from client.worker import Worker
 from mdmt.config import SiteConfig
@@ -71,7 +72,7 @@ class _Launcher:
         self._secret_file.touch(mode=0o600)
         self._secret_file.write_bytes(self._secret)
         self._runtime: Runtime | None = None
-        self._worker = Worker(kit.site_file)
+        self._worker = Worker(partial(cap_memory, site.policy, site.device))
         self._training = threading.Lock()
         self._supernode = Service(
             "SuperNode",
@@ -92,7 +93,7 @@ class _Launcher:
         while True:
             self._supernode.tend()
             if self._training.acquire(blocking=False):
-                self._worker.start()  # so that it has imported torch before it is asked
+                self._worker.tend()  # so that it has imported torch before it is asked
                 self._training.release()
             token = self._runtime.acquire() if self._runtime and self._supernode.pid else None
             if token is None:
@@ -130,7 +131,7 @@ class _Launcher:
             with self._runtime.assignment(token) as (task, replies):
                 reply = self._answer(task)
                 # What cannot be recorded is not sent.
-                self._audit.record(reply, task.message)
+                head = self._audit.record(reply, task.message)
                 replies.append(reply)
         except (StateError, OSError) as error:
             log.error("nothing was sent, as the audit log cannot be kept: %s", error)
@@ -139,7 +140,8 @@ class _Launcher:
         else:
             what = f"refused: {reply.error.reason}" if reply.has_error() else "answered"
             kind, seconds = task.message.metadata.message_type, time.monotonic() - started
-            log.info("%s %s in %.1f s", kind, what, seconds)
+            # The head in a journal that others keep: the site's own files cannot undo it.
+            log.info("%s %s in %.1f s; audit log now ends with %s", kind, what, seconds, head)
 
     def _answer(self, task: Assignment) -> Message:
         """Let the worker answer a message that the policy lets through, while somebody waits."""

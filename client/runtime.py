@@ -1,7 +1,7 @@
 """A site's end of Flower's Runtime API: take a message from the SuperNode, give its reply back.
 
 Flower's own `flwr-clientapp` does the same, but imports what the server shipped before anybody can
-look at it. All use of Flower's internals at a site is in this file.
+look at it. All use of Flower's internals at a site is here, but for `client.identity`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ from flwr.supercore.interceptors import (
 )
 from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 
-__all__ = ["Assignment", "ObjectPullError", "Runtime", "identify"]
+from client.identity import identify
+
+__all__ = ["Assignment", "ObjectPullError", "Runtime"]
 
 _COMPONENT = "SuperExec"
 """What Flower calls a process that takes tasks."""
@@ -71,12 +72,6 @@ class Assignment:
     def identify(self) -> None:
         """Let a reply be made in this process: Flower keeps its author in a private class."""
         identify(self.context)
-
-
-def identify(context: Context) -> None:
-    """Make this process the author of messages that the node of `context` sends."""
-    TaskIdentity.task_id, TaskIdentity.run_id = 1, context.run_id
-    TaskIdentity.node_id = context.node_id
 
 
 class Runtime:

@@ -17,7 +17,7 @@ from client.policy import check_data, check_order
 from mdmt.checkpoints import RoundFiles
 from mdmt.config import FederationConfig, SiteConfig, parse_recipe
 from mdmt.data.cohort import Cohort, open_cohort
-from mdmt.errors import DataError
+from mdmt.errors import DataError, StateError
 from mdmt.evaluation import evaluate, evaluate_constant
 from mdmt.messages import (
     Arm,
@@ -50,8 +50,17 @@ _MOMENTS = "moments."
 def kept_tensors(
     site: SiteConfig, federation: FederationConfig, run: str, up_to: int
 ) -> dict[str, Tensor]:
-    """What a site kept of the federated arm after round `up_to`, without optimiser moments."""
-    saved = _load(_state(site, federation, run, "federated"), up_to)
+    """What a site kept of the federated arm after round `up_to`, without optimiser moments.
+
+    Raises
+    ------
+    StateError
+        It kept nothing: it never trained, or its state lies elsewhere.
+    """
+    state = _state(site, federation, run, "federated")
+    if state.latest(up_to) is None:
+        raise StateError(f"{state.folder}: {site.name} kept nothing of round {up_to} or earlier")
+    saved = _load(state, up_to)
     return {name: value for name, value in saved.items() if not name.startswith(_MOMENTS)}
 
 
@@ -158,6 +167,7 @@ class Site:
             # Moments of what is averaged make no sense after averaging.
             keep_moments=[name for name, _ in model.named_parameters() if name not in returned],
         )
+        model.zero_grad()  # the model waits for the next round, its gradients need no memory
         kept_moments = {_MOMENTS + name: value for name, value in result.moments.items()}
         update = link.send(get_arrays(model, returned, copy=False))
         link.save(order.round)

@@ -1,23 +1,26 @@
-"""The process that trains: apart from the launcher, so that it may die, hang or run out of memory.
+"""A process that answers messages, apart from whoever asks: it may die, hang or run out of memory.
 
-It imports torch while it waits for its first message and keeps its cohort and model between
-messages, so that a round costs what its training costs.
+It keeps its cohorts and models between messages, so that a round costs what its training costs. A
+hospital has one, which imports torch while it waits; a simulation may have several.
 """
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
+from typing import Literal
 
-from flwr.app import Context, Message
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app.message.message import make_message
 from flwr.common.serde import (
     context_from_proto,
     context_to_proto,
@@ -27,13 +30,17 @@ from flwr.common.serde import (
 from flwr.proto.message_pb2 import Context as ContextProto
 from flwr.proto.message_pb2 import Message as MessageProto
 
-from client.runtime import identify
-from mdmt.errors import RunError
+from client.identity import identify
+from mdmt.errors import MDMTError, RunError
 
 __all__ = ["Worker"]
 
 _GRACE = 5.0
 """Seconds a worker has to end before it is killed."""
+_LONGEST_PAUSE = 300.0
+"""Seconds before one that keeps ending is started again."""
+
+log = logging.getLogger(__name__)
 
 
 class Worker:
@@ -41,30 +48,64 @@ class Worker:
 
     Parameters
     ----------
-    site_file : Path
-        The site's configuration; its policy caps the child's memory.
+    prepare : callable
+        What the process does before its first message; a spawned one must be able to import it.
+    method : {"spawn", "fork"}
+        How the first process starts. A fork is there at once and shares the memory of what is
+        imported, but this process must have no other thread and must not have used a GPU. Later
+        starts spawn, as nobody knows what this process has done by then.
     """
 
-    def __init__(self, site_file: Path) -> None:
-        self._site_file = site_file
+    def __init__(
+        self, prepare: Callable[[], None], method: Literal["spawn", "fork"] = "spawn"
+    ) -> None:
+        self._prepare = prepare
+        self._method: str = method
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
+        self._deaths = 0
+        self._next_start = 0.0
 
     @property
     def pid(self) -> int | None:
         """Process id while it runs."""
         return self._process.pid if self._process and self._process.is_alive() else None
 
+    def tend(self) -> None:
+        """Start the process if it is not running, ever less eagerly while it keeps ending."""
+        if self.pid is not None:
+            return
+        if self._process is not None:
+            pause = min(2.0**self._deaths, _LONGEST_PAUSE)
+            log.warning(
+                "the training process ended (%s); it starts again with the next message, or in"
+                " %.0f s",
+                *(_ending(self._process), pause),
+            )
+            self.stop()
+            self._deaths, self._next_start = self._deaths + 1, time.monotonic() + pause
+        if time.monotonic() >= self._next_start:
+            self.start()
+
+    @property
+    def connection(self) -> Connection:
+        """Readable when a reply is there, or the process is gone."""
+        if self._connection is None:
+            raise OSError("it was stopped")  # by another thread
+        return self._connection
+
     def start(self) -> None:
         """Start the process unless it runs."""
         if self.pid is not None:
             return
         self.stop()
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(self._method)
+        self._method = "spawn"
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, self._site_file, os.getpid()), name="mdmt-worker"
+        self._process = context.Process(  # type: ignore[attr-defined]
+            target=_serve, args=(theirs, self._prepare, os.getpid()), name="mdmt-worker"
         )
+        assert self._process is not None
         self._process.start()
         theirs.close()  # so that its end is the end of the pipe
 
@@ -78,19 +119,42 @@ class Worker:
         RunError
             The process died, or was ended; the next message meets a new one.
         """
+        self.send(message, context)
+        while not self._has_news():
+            if reason := give_up():
+                self.stop()
+                raise RunError(reason)
+        return self.receive()
+
+    def send(self, message: Message, context: Context) -> None:
+        """Give a message to the process, which is started if need be, and waits for one.
+
+        Raises
+        ------
+        RunError
+            The process died.
+        """
         self.start()
-        assert self._connection is not None, "start makes it"
-        connection = self._connection
         try:
-            connection.send_bytes(context_to_proto(context).SerializeToString())
-            connection.send_bytes(message_to_proto(message).SerializeToString())
-            while not connection.poll(0.2):
-                if reason := give_up():
-                    self.stop()
-                    raise RunError(reason)
-            return message_from_proto(MessageProto.FromString(connection.recv_bytes()))
+            self.connection.send_bytes(context_to_proto(context).SerializeToString())
+            _write(self.connection, message)
+        except OSError as error:
+            raise self._death() from error
+
+    def receive(self) -> Message:
+        """Wait for the reply to the message that was sent.
+
+        Raises
+        ------
+        RunError
+            The process died.
+        """
+        try:
+            reply = _read(self.connection)
         except (EOFError, OSError) as error:
-            raise RunError(f"the training process ended ({self._ending()})") from error
+            raise self._death() from error
+        self._deaths = 0
+        return reply
 
     def stop(self) -> None:
         """End the process."""
@@ -104,37 +168,81 @@ class Worker:
                 self._process.join()
         self._process = self._connection = None
 
-    def _ending(self) -> str:
+    def _has_news(self) -> bool:
+        try:
+            return self.connection.poll(0.2)
+        except OSError as error:
+            raise self._death() from error
+
+    def _death(self) -> RunError:
         """Say how the process ended."""
-        assert self._process is not None, "it was asked before"
-        self._process.join(_GRACE)
-        code = self._process.exitcode
-        if code is None:
-            return "its connection broke"
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        process = self._process
+        ending = "it was stopped" if process is None else _ending(process)
+        return RunError(f"the training process ended ({ending})")
 
 
-def _serve(connection: Connection, site_file: Path, parent: int) -> None:
+def _ending(process: BaseProcess) -> str:
+    """Say how the process ended."""
+    process.join(_GRACE)
+    code = process.exitcode
+    if code is None:
+        return "its connection broke"
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _write(connection: Connection, message: Message) -> None:
+    """Write a message without its arrays, then those: protobuf would copy them several times."""
+    bare = message
+    if message.has_content():
+        records = dict(message.content)
+        for name, record in message.content.array_records.items():
+            hollow = {key: Array(a.dtype, a.shape, a.stype, b"") for key, a in record.items()}
+            records[name] = ArrayRecord(hollow)
+        bare = make_message(message.metadata, RecordDict(records))
+    connection.send_bytes(message_to_proto(bare).SerializeToString())
+    for array in _arrays(message):
+        connection.send_bytes(array.data)
+
+
+def _read(connection: Connection) -> Message:
+    """Read what `_write` wrote."""
+    message = message_from_proto(MessageProto.FromString(connection.recv_bytes()))
+    for array in _arrays(message):
+        array.data = connection.recv_bytes()
+    return message
+
+
+def _arrays(message: Message) -> Iterator[Array]:
+    if message.has_content():
+        for record in message.content.array_records.values():
+            yield from record.values()
+
+
+def _serve(connection: Connection, prepare: Callable[[], None], parent: int) -> None:
     """Answer messages until the connection ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the launcher's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-    from client.app import app
-    from client.policy import cap_memory
-    from mdmt.config import load_site
-
-    site = load_site(site_file)
-    cap_memory(site.policy, site.device)
+    try:
+        prepare()
+    except MDMTError as error:
+        sys.exit(f"error: {error}")
     with suppress(EOFError, OSError):
         while True:
-            context = context_from_proto(ContextProto.FromString(connection.recv_bytes()))
-            message = message_from_proto(MessageProto.FromString(connection.recv_bytes()))
-            identify(context)
-            reply = app(message, context)
-            connection.send_bytes(message_to_proto(reply).SerializeToString())
+            _serve_one(connection)  # which leaves nothing in memory
+
+
+def _serve_one(connection: Connection) -> None:
+    from client.app import app
+
+    context = context_from_proto(ContextProto.FromString(connection.recv_bytes()))
+    message = _read(connection)
+    identify(context)
+    _write(connection, app(message, context))
 
 
 def _follow(parent: int) -> None:
-    """End this process, in the middle of training too, when the launcher is gone."""
+    """End this process, in the middle of training too, when its parent is gone."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

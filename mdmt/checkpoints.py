@@ -133,8 +133,9 @@ class RoundFiles:
 
     def prune(self, keep: Iterable[int]) -> None:
         """Delete every round that is not the latest up to one of `keep`."""
-        needed = {self.latest(round_number) for round_number in keep}
-        for saved in self.rounds():
+        there = self.rounds()
+        needed = {max((r for r in there if r <= number), default=None) for number in keep}
+        for saved in there:
             if saved not in needed:
                 self.path(saved).unlink()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
 
 from mdmt.strict import Strict
 from mdmt.tasks import AnyTask
@@ -26,9 +26,24 @@ __all__ = [
 
 Arm = Literal["federated", "local"]
 Short = Annotated[str, StringConstraints(max_length=128)]
-Count = Annotated[int, Field(ge=0)]
-MetricName = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^/\s]+/[^/\x00-\x1f]+$")]
-Metrics = dict[MetricName, float | int | None]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Number = Annotated[float | int, Field(ge=-1e30, le=1e30)]
+"""Bounded, so that sums and means over sites stay finite."""
+RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
+"""Names a folder at every site: nothing that could lead out of it."""
+MetricName = Annotated[
+    str, StringConstraints(max_length=128, pattern=r"^[^/\s\x00-\x1f\x7f]+/[^/\x00-\x1f\x7f]+$")
+]
+
+
+def _counted(metrics: dict[str, float | int | None]) -> dict[str, float | int | None]:
+    for name, value in metrics.items():
+        if name.endswith("/examples") and value is not None:
+            TypeAdapter(Count).validate_python(value, strict=True)
+    return metrics
+
+
+Metrics = Annotated[dict[MetricName, Number | None], AfterValidator(_counted)]
 """``task/metric`` → value; None where it is undefined or, by the site's policy, not told."""
 Histogram = dict[Short, dict[Short, Count] | None]
 """Target column → label → count; None where it is not told."""
@@ -67,7 +82,7 @@ class SiteCard(Strict):
 class TrainOrder(Strict):
     """Server → site in a round: evaluate the backbone as received, then train it."""
 
-    run: Short
+    run: RunId
     arm: Arm
     round: Annotated[int, Field(ge=1)]
     recipe: str
@@ -86,20 +101,25 @@ class TrainReport(Strict):
     round: int
     validation: Metrics
     """Of the backbone as received, that is of the round before."""
-    losses: dict[Short, float | None]
+    losses: dict[Short, Number | None]
     """Mean training loss ℓ_t of each task; None if it saw no label, or where it is not told."""
     images: Count | None
     steps: Count | None
     """None where a count could be worked out from them that is not told."""
-    seconds: float
+    seconds: Number
     new_heads: bool
     """The site has kept nothing of an earlier round: its heads began as everybody's do."""
+
+    @property
+    def tasks(self) -> set[str]:
+        """What it tells of."""
+        return {name.partition("/")[0] for name in (*self.validation, *self.losses)}
 
 
 class EvaluateOrder(Strict):
     """Server → site: evaluate a round's backbone with the heads that belong to it."""
 
-    run: Short
+    run: RunId
     arm: Arm
     round: Annotated[int, Field(ge=0)]
     recipe: str
@@ -112,3 +132,9 @@ class EvaluateReport(Strict):
     round: int
     metrics: dict[Literal["val", "test"], Metrics]
     constant: dict[Literal["val", "test"], Metrics]
+
+    @property
+    def tasks(self) -> set[str]:
+        """What it tells of."""
+        told = (*self.metrics.values(), *self.constant.values())
+        return {name.partition("/")[0] for metrics in told for name in metrics}

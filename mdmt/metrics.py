@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,7 @@ def bootstrap_interval(
     seed: int,
     resamples: int = 1000,
     level: float = 0.95,
+    strata: NDArray[Any] | None = None,
 ) -> tuple[float | None, float | None]:
     """Percentile bootstrap interval of one metric, drawing patients with all their images.
 
@@ -69,6 +71,8 @@ def bootstrap_interval(
     resamples : int
     level : float
         Coverage, in (0, 1).
+    strata : ndarray, (N,), optional
+        As `Task.metric` takes them; patients are drawn from all strata together.
 
     Returns
     -------
@@ -78,6 +82,7 @@ def bootstrap_interval(
     """
     rows = _labelled_rows(targets)
     predictions, targets = predictions[rows], targets[rows]
+    within = np.zeros(len(targets)) if strata is None else strata[rows]
     images = _images_of_patients(patients[rows])
     if len(images) < 2 or not np.isfinite(predictions).all():
         return None, None
@@ -86,7 +91,7 @@ def bootstrap_interval(
     for resample in range(resamples):
         drawn = generator.integers(len(images), size=len(images))
         index = np.concatenate([images[patient] for patient in drawn])
-        values[resample] = task.metric(metric, predictions[index], targets[index])
+        values[resample] = task.metric(metric, predictions[index], targets[index], within[index])
     defined = values[np.isfinite(values)]
     if 2 * len(defined) < resamples:
         return None, None

@@ -43,13 +43,15 @@ def flower_environment(home: Path) -> dict[str, str]:
     """Environment of every Flower process we start: a private folder, our packages, no network."""
     packages = str(Path(__file__).resolve().parents[1])
     inherited = os.environ
+    direct = inherited.get("NO_PROXY") or inherited.get("no_proxy")
+    near = ",".join(filter(None, [direct, "127.0.0.1,localhost"]))
     return {
         **inherited,
         "FLWR_HOME": str(home),
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
-        "NO_PROXY": "127.0.0.1,localhost",
-        "no_proxy": "127.0.0.1,localhost",
+        "NO_PROXY": near,
+        "no_proxy": near,
         # Flower starts its processes by name; they lie beside this Python.
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), inherited.get("PATH", os.defpath)]),
         "PYTHONPATH": os.pathsep.join(filter(None, [packages, inherited.get("PYTHONPATH")])),
@@ -80,11 +82,11 @@ def plain_text(text: str) -> str:
     return _COLOUR.sub("", text)
 
 
-def last_words(log_path: Path) -> str:
-    """Give the last exception in a log, else its last lines, on one line."""
+def last_words(log_path: Path, since: int = 0) -> str:
+    """Give the last exception beyond byte `since` of a log, else its last lines, on one line."""
     if not log_path.exists():
         return "no output"
-    text = plain_text(log_path.read_text(encoding="utf-8", errors="replace"))
+    text = plain_text(log_path.read_bytes()[since:].decode(errors="replace"))
     lines = [line.strip(" │") for line in text.splitlines() if "INFO" not in line]
     exceptions = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b|No module", line)]
     return " | ".join(exceptions[-1:] or [line for line in lines if line][-3:]) or "no output"
@@ -123,6 +125,7 @@ class Service:
         self._command, self._environment, self._log_file = command, environment, log_file
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
+        self._log_begin = 0
         self._failures = 0
         self._next_start = 0.0
 
@@ -143,7 +146,8 @@ class Service:
             pause = self.pauses[min(self._failures, len(self.pauses) - 1)]
             log.warning(
                 "%s ended with %s (%s); it starts again in %.0f s, see %s%s",
-                *(self.name, _ending(code), last_words(self._log_file), pause, self._log_file),
+                *(self.name, _ending(code), last_words(self._log_file, self._log_begin)),
+                *(pause, self._log_file),
                 self.advice,
             )
             self._process, self._next_start = None, time.monotonic() + pause
@@ -152,6 +156,7 @@ class Service:
             return
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         with self._log_file.open("ab") as stream:
+            self._log_begin = stream.tell()
             self._process = subprocess.Popen(
                 [*_TIED, *self._command()],
                 env=dict(self._environment),

@@ -1,4 +1,4 @@
-"""Comparing models: over patients (DeLong, bootstrap) or over cells of a study, never both at once.
+"""Comparing models over cells of a study; `mdmt.delong` compares over patients, never both at once.
 
 A *cell* is one training run (a fold and a seed). Tests over cells say how stable a difference is
 when training is repeated; tests over patients say how far it would hold in other patients like
@@ -12,21 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-
-from mdmt.tasks.base import FloatArray
 
 __all__ = [
-    "AurocComparison",
     "PairedComparison",
-    "compare_aurocs",
     "compare_pairs",
     "holm",
     "mean_and_error",
 ]
-
-_Z_95 = 1.959963984540054
-"""97.5 % quantile of the normal distribution."""
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
@@ -117,122 +109,3 @@ def compare_pairs(a: Sequence[float], b: Sequence[float]) -> PairedComparison:
         ranks = rankdata(np.abs(nonzero))
         rank_biserial = float((np.sign(nonzero) * ranks).sum() / ranks.sum())
     return PairedComparison(len(first), mean, error, t, p_t, w, p_w, d_z, rank_biserial)
-
-
-@dataclass(frozen=True)
-class AurocComparison:
-    """AUROC of two models on the same images; the difference is a - b.
-
-    `low`, `high`, `z` and `p` are None where the variance cannot be estimated.
-    """
-
-    auroc_a: float
-    auroc_b: float
-    difference: float
-    error: float | None
-    low: float | None
-    high: float | None
-    """95 % interval of the difference."""
-    z: float | None
-    p: float | None
-    """Two-sided."""
-
-
-def compare_aurocs(
-    positive: NDArray[np.bool_],
-    a: FloatArray,
-    b: FloatArray,
-    patients: NDArray[np.str_] | None = None,
-) -> AurocComparison | None:
-    """Compare two correlated AUROCs (DeLong et al. 1988), images clustered by patient.
-
-    Variances are Obuchowski's (1997) for clustered data, which are DeLong's where every patient
-    has one image.
-
-    Parameters
-    ----------
-    positive : ndarray, bool, (N,)
-    a, b : ndarray, float, (N,)
-        Scores of the same images by two models; higher means more likely positive.
-    patients : ndarray of str, (N,), optional
-        Without it every image is a patient's only one.
-
-    Returns
-    -------
-    AurocComparison or None
-        None unless both classes are present.
-    """
-    from scipy.stats import norm
-
-    if positive.all() or not positive.any():
-        return None
-    positive_a, negative_a = _components(positive, a)
-    positive_b, negative_b = _components(positive, b)
-    auroc_a, auroc_b = float(positive_a.mean()), float(positive_b.mean())
-    clusters = np.arange(len(positive)) if patients is None else patients
-    variance = _variance_of_difference(
-        positive, positive_a - positive_b, negative_a - negative_b, clusters
-    )
-    difference = auroc_a - auroc_b
-    if variance is None or variance <= 1e-15:
-        return AurocComparison(auroc_a, auroc_b, difference, None, None, None, None, None)
-    error = math.sqrt(variance)
-    z = difference / error
-    return AurocComparison(
-        auroc_a,
-        auroc_b,
-        difference,
-        error,
-        difference - _Z_95 * error,
-        difference + _Z_95 * error,
-        z,
-        float(2 * norm.sf(abs(z))),
-    )
-
-
-def _components(
-    positive: NDArray[np.bool_], scores: FloatArray
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Structural components of an AUROC by midranks (Sun & Xu 2014).
-
-    For each positive the share of negatives it outscores, for each negative the share of positives
-    that outscore it; ties count one half.
-    """
-    from scipy.stats import rankdata
-
-    together = rankdata(scores)
-    n_positive = int(positive.sum())
-    n_negative = len(positive) - n_positive
-    of_positive = (together[positive] - rankdata(scores[positive])) / n_negative
-    of_negative = 1 - (together[~positive] - rankdata(scores[~positive])) / n_positive
-    return of_positive, of_negative
-
-
-def _variance_of_difference(
-    positive: NDArray[np.bool_],
-    of_positive: NDArray[np.float64],
-    of_negative: NDArray[np.float64],
-    clusters: NDArray[np.generic],
-) -> float | None:
-    """Variance of an AUROC difference from differences of components (Obuchowski 1997, eq. 4).
-
-    None unless two clusters have positives and two have negatives.
-    """
-    _, cluster = np.unique(clusters, return_inverse=True)
-    n_clusters = int(cluster.max()) + 1
-    mean = of_positive.mean()
-
-    def sums(chosen: NDArray[np.bool_], values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum of (component - mean) per cluster."""
-        return np.bincount(cluster[chosen], values - mean, n_clusters).astype(np.float64)
-
-    n_positive, n_negative = len(of_positive), len(of_negative)
-    with_positive = len(np.unique(cluster[positive]))
-    with_negative = len(np.unique(cluster[~positive]))
-    if with_positive < 2 or with_negative < 2:
-        return None
-    x, y = sums(positive, of_positive), sums(~positive, of_negative)
-    variance = with_positive / (with_positive - 1) * (x**2).sum() / n_positive**2
-    variance += with_negative / (with_negative - 1) * (y**2).sum() / n_negative**2
-    variance += 2 * n_clusters / (n_clusters - 1) * (x * y).sum() / (n_positive * n_negative)
-    return float(variance)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import os
+import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mdmt.config import FederationConfig, TrainingConfig
@@ -23,14 +24,12 @@ from mdmt.data.batches import (
 )
 from mdmt.data.cohort import Cohort
 from mdmt.errors import ConfigError, DataError
-from mdmt.losses import combine, masked_mean
+from mdmt.losses import Objective
 from mdmt.models import MDMTModel, set_training_mode
+from mdmt.optimisers import build_optimizer, moments, set_rates
 
 __all__ = [
     "TrainingResult",
-    "learning_rate_factor",
-    "load_moments",
-    "moments",
     "resolve_device",
     "steps_per_round",
     "train",
@@ -74,16 +73,6 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device: {name} is not there; use auto or cpu")
     return device
-
-
-def learning_rate_factor(training: TrainingConfig, progress: float) -> float:
-    """What the scheduler leaves of the rate after `progress` rounds (fractions count)."""
-    scheduler = training.scheduler
-    if scheduler.name == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress / training.rounds))
-    if scheduler.name == "step":
-        return float(scheduler.gamma ** (int(progress) // scheduler.rounds))
-    return 1.0
 
 
 def steps_per_round(training: TrainingConfig, images: int) -> int:
@@ -142,63 +131,80 @@ def train(
     ------
     DataError
         There is no labelled training image.
+    ConfigError
+        `training.compile` is set and this machine has no compiler.
     """
     started = time.monotonic()
     tasks = list(coefficients)
     indices = cohort.training_indices(tasks)
     if len(indices) == 0:
         raise DataError(f"no training image has a label of {', '.join(tasks)}")
+    strata = cohort.strata(indices)
+    steps = steps_per_round(config.training, max(-(-len(own) // n) for own, n in strata))
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
     # One image has no batch statistics: its normalisation layers keep the ones they came with.
     set_training_mode(model, config.aggregation.norm_layers if len(indices) > 1 else "frozen")
+    optimizer = build_optimizer(model, config.training, rates or {}, start_moments or {})
     spaces = {task: config.space(task) for task in tasks}
-    augment = Augmentation(config.augmentation, spaces)
-    class_weights = _class_weights(cohort, config, tasks, device)
-    optimizer = _optimizer(model, config.training, rates or {})
-    load_moments(optimizer, model, start_moments or {})
+    objective = Objective(spaces, coefficients, _class_weights(cohort, config, tasks, device))
     backbone = [p for p in model.backbone.parameters() if p.requires_grad]
     anchor = [p.detach().clone() for p in backbone] if proximal_mu else []
     scaler = torch.amp.GradScaler(device.type, enabled=config.training.amp == "fp16")
     amp = _AMP.get(config.training.amp)
-    totals = {task: torch.zeros(2, device=device) for task in tasks}
-    strata = cohort.strata(indices)
-    steps = steps_per_round(config.training, max(-(-len(own) // n) for own, n in strata))
+    forward = _compiled(model) if config.training.compile else model
     images_seen = 0
 
     order = joint_batches(strata, config.training.batch_size, steps, np.random.default_rng(seed))
-    for step, batch in enumerate(order):
-        targets = load_targets(cohort, batch, tasks, device)
-        images, targets = augment(load_images(cohort, batch, device), targets, generator)
-        images = normalise(images, config)
+    for step, (images, targets) in enumerate(_batches(cohort, config, order, tasks, seed, device)):
         with torch.autocast(device.type, amp, enabled=amp is not None):
-            outputs = model(images, targets)
-        losses = {}
-        for task, target in targets.items():
-            output = outputs[task].to(target.dtype)  # losses are not for half precision
-            losses[task], count = masked_mean(spaces[task], output, target, class_weights.get(task))
-            totals[task] += torch.stack((losses[task].detach() * count, count))
+            outputs = forward(images, tuple(targets))
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(scaler.scale(combine(losses, coefficients)))
+        torch.autograd.backward(scaler.scale(objective(outputs, targets)))
         scaler.unscale_(optimizer)
         if proximal_mu:
             _add_proximal_gradient(backbone, anchor, proximal_mu)
         if config.training.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
-        progress = round_number - 1 + step / steps
-        _set_rates(optimizer, config.training, lr_factor, progress)
+        set_rates(optimizer, config.training, lr_factor, round_number - 1 + step / steps)
         scaler.step(optimizer)
         scaler.update()
-        images_seen += len(batch)
+        images_seen += len(images)
 
-    sums = {task: total.tolist() for task, total in totals.items()}
     return TrainingResult(
-        losses={task: value / count for task, (value, count) in sums.items() if count},
+        losses=objective.means(),
         images=images_seen,
         steps=steps,
         seconds=time.monotonic() - started,
         moments=moments(optimizer, model, keep_moments),
     )
+
+
+def _compiled(model: MDMTModel) -> MDMTModel:
+    """Put the same heads on the same backbone, compiled; evaluation keeps the original."""
+    compiler = os.environ.get("CXX", "g++")  # as torch's inductor looks for it
+    if shutil.which(compiler) is None:
+        raise ConfigError(f"training.compile: {compiler} is not there; install it or use false")
+    backbone = torch.compile(model.backbone)
+    assert isinstance(backbone, nn.Module)
+    return MDMTModel(backbone, dict(model.heads.items()))
+
+
+def _batches(
+    cohort: Cohort,
+    config: FederationConfig,
+    order: Iterable[NDArray[np.intp]],
+    tasks: Sequence[str],
+    seed: int,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Augmented, normalised images and the targets of the labelled tasks, batch by batch."""
+    augment = Augmentation(config.augmentation, {task: config.space(task) for task in tasks})
+    generator = torch.Generator().manual_seed(seed)
+    for indices in order:
+        images = load_images(cohort, indices, device)
+        targets = load_targets(cohort, indices, tasks, device)
+        images, targets = augment(images, targets, generator)
+        yield normalise(images, config), targets
 
 
 def _class_weights(
@@ -218,66 +224,8 @@ def _class_weights(
     }
 
 
-def _optimizer(
-    model: MDMTModel, training: TrainingConfig, rates: Mapping[str, float]
-) -> torch.optim.Optimizer:
-    """One parameter group for the backbone and one per head, each with its factor on the rate."""
-    parts: dict[str, nn.Module] = {"backbone": model.backbone}
-    parts |= {f"heads.{task}": head for task, head in model.heads.items()}
-    groups = [
-        {
-            "params": [p for p in part.parameters() if p.requires_grad],
-            "rate": rates.get(name, 1.0),
-        }
-        for name, part in parts.items()
-    ]
-    options = training.optimizer.model_dump(exclude={"name"})
-    kinds: dict[str, Any] = {
-        "sgd": torch.optim.SGD,
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-    }
-    optimizer: torch.optim.Optimizer = kinds[training.optimizer.name](groups, **options)
-    return optimizer
-
-
-def _set_rates(
-    optimizer: torch.optim.Optimizer, training: TrainingConfig, lr_factor: float, progress: float
-) -> None:
-    """Give every parameter group its rate after `progress` rounds."""
-    rate = training.optimizer.lr * lr_factor * learning_rate_factor(training, progress)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["rate"]
-
-
 def _add_proximal_gradient(parameters: list[nn.Parameter], anchor: list[Tensor], mu: float) -> None:
     """Add μ(θ - θ_r), the gradient of the proximal term."""
     for parameter, start in zip(parameters, anchor, strict=True):
         if parameter.grad is not None:
             parameter.grad.add_(parameter.detach() - start, alpha=mu)
-
-
-def moments(
-    optimizer: torch.optim.Optimizer, model: MDMTModel, names: Iterable[str]
-) -> dict[str, Tensor]:
-    """Optimiser state of the parameters called `names`, as ``<name>.<moment>`` → CPU tensor."""
-    parameters = dict(model.named_parameters())
-    return {
-        f"{name}.{key}": value.detach().cpu().clone()
-        for name in names
-        for key, value in optimizer.state.get(parameters[name], {}).items()
-        if isinstance(value, Tensor)
-    }
-
-
-def load_moments(
-    optimizer: torch.optim.Optimizer, model: MDMTModel, saved: Mapping[str, Tensor]
-) -> None:
-    """Put `moments` back; a no-op for an empty mapping."""
-    parameters = dict(model.named_parameters())
-    for key, value in saved.items():
-        name, _, moment = key.rpartition(".")
-        parameter = parameters[name]
-        # Adam's step counter lives on the CPU, everything else beside its parameter.
-        place = torch.device("cpu") if moment == "step" else parameter.device
-        optimizer.state[parameter][moment] = value.to(place).clone()

@@ -62,7 +62,7 @@ def federate(
     roster = roll_call(grid, config, run.event, expected)
     run.write_sites(config, roster.sites)
     federation = begin(config, roster)
-    if resume:
+    if resume and run.begun:
         restore(federation, run)
     else:
         federation.save(run)

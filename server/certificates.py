@@ -30,6 +30,7 @@ from mdmt.files import atomic_path
 
 __all__ = [
     "certificate_pem",
+    "check_validity",
     "issue_ca",
     "issue_server_certificate",
     "new_key",
@@ -156,6 +157,24 @@ def read_certificate(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except ValueError as error:
         raise BadInput(f"{path}: not a certificate in PEM format") from error
+
+
+def check_validity(path: Path, now: datetime | None = None) -> int:
+    """Give the days for which a certificate is still good.
+
+    Raises
+    ------
+    BadInput
+        It has expired, or is of the future.
+    """
+    certificate, now = read_certificate(path), now or datetime.now(UTC)
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not begin <= now < end:
+        raise BadInput(
+            f"{path}: good from {begin:%Y-%m-%d} to {end:%Y-%m-%d} only, and this machine's clock"
+            f" says {now:%Y-%m-%d}: run mdmt provision again as before, which renews it"
+        )
+    return (end - now).days
 
 
 def _certificate(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import grpc
 import httpx
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from flwr.proto.control_pb2 import (
@@ -30,7 +31,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mdmt.errors import RunError
+from mdmt.errors import BadInput, RunError
 from mdmt.files import write_text
 from mdmt.kits import ServerKit
 from mdmt.processes import flower_environment, plain_text
@@ -106,32 +107,61 @@ def healthy(kit: ServerKit, timeout: float = 5.0) -> bool:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def register_sites(kit: ServerKit) -> list[str]:
-    """Let the sites of the kit in, by name; give those that were not registered before.
+def register_sites(kit: ServerKit) -> tuple[list[str], list[str]]:
+    """Let in the sites of the kit, by name and with the keys it holds now, and nobody else.
+
+    Returns
+    -------
+    new, former : list of str
+        Who was let in, and whose key was shut out: an earlier one of ``provision --force``, or one
+        of a site that the kit does not name.
 
     Raises
     ------
+    BadInput
+        A site's public key is not in the kit.
     RunError
         There is no SuperLink, or a key was revoked before.
     """
-    known = {node.name for node in list_nodes(kit)}
-    new = [site for site in kit.facts.sites if site not in known]
+    keys = {site: _public_key(kit, site) for site in kit.facts.sites}
     with _control(kit) as control:
+        nodes = [
+            node
+            for node in control.ListNodes(ListNodesRequest()).nodes_info
+            if node.status != "unregistered"
+        ]
+        current = {node.name for node in nodes if keys.get(node.name) == node.public_key}
+        former = [node for node in nodes if node.name not in current]
+        for node in former:
+            control.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+        new = sorted(set(keys) - current)
         for site in new:
-            key = load_ssh_public_key(kit.public_key(site).read_bytes())
-            assert isinstance(key, EllipticCurvePublicKey), "mdmt provision wrote it"
-            request = RegisterNodeRequest(public_key=public_key_to_bytes(key), name=site)
-            try:
-                control.RegisterNode(request)
-            except httpx.HTTPStatusError as error:
-                said = FlowerError.from_json(error.response.text)
-                if said is None or said.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
-                    raise
-                raise RunError(
-                    f"{site}: this key was revoked; delete {kit.public_key(site)} and the site's"
-                    " folder, and run mdmt provision again"
-                ) from error
-    return new
+            _register(control, kit, site, keys[site])
+    return new, sorted(node.name for node in former)
+
+
+def _public_key(kit: ServerKit, site: str) -> bytes:
+    """Read a site's public key as Flower keeps it."""
+    file = kit.public_key(site)
+    try:
+        key = load_ssh_public_key(file.read_bytes())
+        assert isinstance(key, EllipticCurvePublicKey), "mdmt provision wrote it"
+    except (OSError, ValueError, AssertionError, UnsupportedAlgorithm) as error:
+        raise BadInput(f"{file}: not a site's public key; run mdmt provision again") from error
+    return public_key_to_bytes(key)
+
+
+def _register(control: ControlHttpClient, kit: ServerKit, site: str, key: bytes) -> None:
+    try:
+        control.RegisterNode(RegisterNodeRequest(public_key=key, name=site))
+    except httpx.HTTPStatusError as error:
+        said = FlowerError.from_json(error.response.text)
+        if said is None or said.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
+            raise
+        raise RunError(
+            f"{site}: this key was revoked; delete {kit.public_key(site)} and the site's folder,"
+            " and run mdmt provision again"
+        ) from error
 
 
 def unregister_site(kit: ServerKit, site: str) -> bool:
@@ -234,6 +264,12 @@ def _control(kit: ServerKit) -> Iterator[ControlHttpClient]:
     except httpx.HTTPStatusError as error:
         raise RunError(f"the SuperLink refused: {error.response.text[:300]}") from error
     except httpx.HTTPError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            why = str(error).partition("certificate verify failed: ")[2] or str(error)
+            raise RunError(
+                f"the SuperLink's certificate is not valid ({why}): run mdmt provision again, then"
+                f" mdmt server start {kit.folder}"
+            ) from error
         raise RunError(
             f"no SuperLink on 127.0.0.1:{kit.facts.superlink_port}:"
             f" start it with mdmt server start {kit.folder}"

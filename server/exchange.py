@@ -9,10 +9,14 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-__all__ = ["arrivals", "away", "exchange", "lost", "reason"]
+__all__ = ["Refused", "arrivals", "away", "exchange", "lost", "reason"]
 
 _FIRST_POLL, _LAST_POLL = 0.05, 1.0
 """Seconds between two looks for replies: more while none come, as each look is a request."""
+
+
+class Refused(Exception):
+    """Why what a site answered cannot be used: a sentence for the history."""
 
 
 def arrivals(
@@ -97,4 +101,5 @@ def away(reply: Message | None) -> bool:
 
 def reason(reply: Message) -> str:
     """What an error reply says, on one short line: a site may write anything there."""
-    return " ".join(str(reply.error.reason).split())[:200]
+    words = " ".join(str(reply.error.reason).split())
+    return "".join(letter for letter in words if letter.isprintable())[:200]

@@ -12,8 +12,8 @@ from flwr.serverapp import Grid
 from mdmt.config import FederationConfig
 from mdmt.errors import RollCallError
 from mdmt.messages import SiteCard
-from server.exchange import away, exchange
-from server.roster import Refused, Roster, node_name, read_card, site_problems
+from server.exchange import Refused, away, exchange
+from server.roster import Roster, node_name, read_card, site_problems
 
 __all__ = ["check_cards", "roll_call"]
 

@@ -12,17 +12,13 @@ from pydantic import ValidationError
 
 from mdmt.config import FederationConfig
 from mdmt.messages import Query, SiteCard
-from server.exchange import away, lost, reason
+from server.exchange import Refused, away, lost, reason
 
-__all__ = ["Refused", "Roster", "node_name", "read_card", "site_problems"]
+__all__ = ["Roster", "node_name", "read_card", "site_problems"]
 
 
 _PAUSE = 0.2
 """Seconds between two looks for nodes."""
-
-
-class Refused(Exception):
-    """Why a site cannot take part; the text is a sentence for the history."""
 
 
 class Roster:

@@ -9,20 +9,27 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from mdmt.config import WireConfig
 from mdmt.errors import RunError
-from mdmt.messages import EvaluateOrder, EvaluateReport, Metrics, TrainOrder, TrainReport
+from mdmt.messages import (
+    EvaluateOrder,
+    EvaluateReport,
+    Metrics,
+    SiteCard,
+    TrainOrder,
+    TrainReport,
+)
 from mdmt.metrics import weighted_mean_metrics
 from mdmt.wire import Arrays
 from server.downlink import Downlink
-from server.exchange import arrivals, exchange, reason
+from server.exchange import Refused, arrivals, exchange, reason
 from server.federation import Federation
 from server.optimiser import load_optimiser_arrays, optimiser_arrays
 from server.records import from_record, to_record
 from server.run import RunDirectory
 from server.strategy import Round, SiteAverage, build_strategy
+from server.update import read_report
 from server.weighting import loss_coefficients
 
 __all__ = ["evaluate_round", "run_rounds"]
@@ -192,24 +199,20 @@ def evaluate_round(
     reports: dict[str, EvaluateReport] = {}
     for node, card in federation.roster.cards.items():
         silence = "not connected" if node in absent else f"no answer within {timeout:.0f} s"
-        report = _read_report(replies.get(node), silence)
-        if isinstance(report, str):
-            run.event("refused", round=number, site=card.name, reason=report)
-        else:
-            reports[card.name] = report
+        try:
+            reports[card.name] = _read_evaluation(card, number, replies.get(node), silence)
+        except Refused as refused:
+            run.event("refused", round=number, site=card.name, reason=str(refused))
     if not reports:
         raise RunError(f"no site could evaluate the backbone of round {number}")
     return dict(sorted(reports.items()))
 
 
-def _read_report(reply: Message | None, silence: str) -> EvaluateReport | str:
-    """The report in a reply, or why there is none."""
+def _read_evaluation(
+    card: SiteCard, number: int, reply: Message | None, silence: str
+) -> EvaluateReport:
     if reply is None:
-        return silence
+        raise Refused(silence)
     if reply.has_error():
-        return reason(reply)
-    try:
-        text = str(reply.content.config_records["report"]["json"])
-        return EvaluateReport.model_validate_json(text)
-    except (KeyError, ValidationError):
-        return "the reply is not an evaluation report"
+        raise Refused(reason(reply))
+    return read_report(EvaluateReport, reply, card, number, "an evaluation report")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mdmt.checkpoints import RoundFiles
 from mdmt.config import FederationConfig, load_federation, save_config
@@ -98,9 +98,15 @@ def find_run(out: Path | None, config: FederationConfig, root: Path = Path("runs
 
 
 def last_event(folder: Path, earlier: int = 0) -> dict[str, Any]:
-    """Give the last event of a run beyond the first `earlier` ones; empty if there is none."""
+    """Give the last event of the attempt at a run that began after the first `earlier` events.
+
+    An attempt before it may be ended at this moment, and say so among them: its process is another.
+    Empty if the attempt has not begun.
+    """
     events = read_lines(folder / "events.jsonl")[earlier:]
-    return events[-1] if events else {}
+    begun = [event["process"] for event in events if event["event"] == "roll call"]
+    own = [event for event in events if begun and event["process"] == begun[-1]]
+    return own[-1] if own else {}
 
 
 def raise_unless_done(event: Mapping[str, Any], otherwise: str) -> None:
@@ -142,6 +148,11 @@ class RunDirectory:
         self.folder = folder
         self.checkpoints = RoundFiles(folder / "checkpoints", {"federation": config.hash})
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint, or a history, to go on from."""
+        return bool(self.checkpoints.rounds()) or (self.folder / "history.jsonl").exists()
+
     def write_sites(self, config: FederationConfig, cards: Mapping[str, SiteCard]) -> None:
         """Write what is known of the sites: configuration, cards, versions.
 
@@ -169,8 +180,8 @@ class RunDirectory:
         self._append("events.jsonl", facts)
 
     def history(self, line: Mapping[str, Any]) -> None:
-        """Book one round: one line of ``history.jsonl``."""
-        self._append("history.jsonl", line)
+        """Book one round: one line of ``history.jsonl``, on the disk when this returns."""
+        self._append("history.jsonl", line, durable=True)
 
     def rewind(self, number: int) -> None:
         """Take back what was booked of round `number` and later ones: they will be booked again."""
@@ -183,7 +194,22 @@ class RunDirectory:
         """Write ``metrics.json``."""
         write_json(self.folder / "metrics.json", value)
 
-    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+    def _append(self, name: str, line: Mapping[str, Any], *, durable: bool = False) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / name).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, allow_nan=False) + "\n")
+        with (self.folder / name).open("a+b") as stream:
+            _cut_half_a_line(stream)
+            stream.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+
+
+def _cut_half_a_line(stream: BinaryIO) -> None:
+    """Take away what a crash, or a full disk, left of a last line."""
+    end = stream.seek(0, os.SEEK_END)
+    if not end:
+        return
+    stream.seek(end - 1)
+    if stream.read(1) != b"\n":
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)

@@ -12,17 +12,19 @@ from mdmt.kits import ServerKit, check_user
 from mdmt.processes import is_running, last_words
 from mdmt.runs import read_lines
 from server.bundle import write_app, write_run_config
-from server.control import healthy, list_runs, save_log, start_run, stop_run
+from server.control import healthy, list_runs, save_log, start_run
 from server.run import last_event, raise_unless_done
 
 __all__ = ["describe_run", "follow_run", "make_ready", "submit"]
 
 _PAUSE = 0.5
+_START = 600.0
+"""Seconds a ServerApp may take to begin: its machine may be slow to load torch."""
 _CHECK = 10.0
 """Seconds between two looks at what Flower says of a run that tells nothing."""
 
 
-def make_ready(kit: ServerKit, config: FederationConfig, resumed: Path | None) -> None:
+def make_ready(kit: ServerKit, config: FederationConfig, resumed: Path | None) -> str | None:
     """Make sure that a federation can be submitted, before anything is written for it.
 
     Parameters
@@ -30,7 +32,12 @@ def make_ready(kit: ServerKit, config: FederationConfig, resumed: Path | None) -
     kit : ServerKit
     config : FederationConfig
     resumed : Path or None
-        Directory of the run that is to go on; what is left of it is stopped.
+        Directory of the run that is to go on.
+
+    Returns
+    -------
+    str or None
+        Flower's id of the run in `resumed` if it is under way: there is nothing to submit.
 
     Raises
     ------
@@ -47,8 +54,16 @@ def make_ready(kit: ServerKit, config: FederationConfig, resumed: Path | None) -
         )
     if not healthy(kit):
         raise RunError(f"no SuperLink is running: start it with mdmt server start {kit.folder}")
-    submitted = _submitted(kit)
-    _make_way(kit, {run for run, of in submitted.items() if of == str(resumed)})
+    active = [run.id for run in list_runs(kit) if not run.finished]
+    for run in active:
+        folder = _submitted(kit).get(run, ("", 0))[0]
+        if folder != str(resumed):
+            # Sites answer one message at a time: two runs would only delay each other.
+            raise RunError(
+                f"run {run} is under way: see mdmt server status {kit.folder}, or end it with"
+                f" mdmt server stop {kit.folder}"
+            )
+    return active[0] if active else None
 
 
 def submit(kit: ServerKit, config: FederationConfig, folder: Path, *, resume: bool) -> str:
@@ -68,8 +83,9 @@ def submit(kit: ServerKit, config: FederationConfig, folder: Path, *, resume: bo
     RunError
         It was not accepted.
     """
-    if not resume:
-        save_config(config, folder / "federation.yaml")
+    # A run that goes on may have been given more time, or a smaller quorum.
+    save_config(config, folder / "federation.yaml")
+    earlier = len(read_lines(folder / "events.jsonl"))
     write_app(kit.run_folder / "app")
     write_run_config(
         kit.run_folder / "run.toml",
@@ -79,29 +95,27 @@ def submit(kit: ServerKit, config: FederationConfig, folder: Path, *, resume: bo
         expected=" ".join(kit.facts.sites),
     )
     run = start_run(kit, kit.run_folder / "app", kit.run_folder / "run.toml")
-    write_json(kit.submissions, _submitted(kit) | {run: str(folder)})
+    write_json(kit.submissions, _submitted(kit) | {run: (str(folder), earlier)})
     return run
 
 
-def follow_run(kit: ServerKit, run: str, folder: Path, earlier: int) -> None:
+def follow_run(kit: ServerKit, run: str) -> None:
     """Wait for the end of a run.
 
     Parameters
     ----------
     kit : ServerKit
     run : str
-        Its id.
-    folder : Path
-        Its directory.
-    earlier : int
-        How many events it had before it was submitted.
+        The id that it was submitted under.
 
     Raises
     ------
     BadInput, RunError
-        What the ServerApp raised, or that it broke off.
+        What the ServerApp raised, that it broke off, or that it does not begin.
     """
-    next_check = time.monotonic() + _CHECK
+    name, earlier = _submitted(kit)[run]
+    folder = Path(name)
+    next_check, give_up = time.monotonic() + _CHECK, time.monotonic() + _START
     while True:
         event = last_event(folder, earlier)
         if event.get("event") in ("done", "failed"):
@@ -113,22 +127,32 @@ def follow_run(kit: ServerKit, run: str, folder: Path, earlier: int) -> None:
             status = _final_status(kit, run)
         if (died or status) and last_event(folder, earlier) == event:
             raise RunError(_broke_off(kit, run, folder, status))
+        if not event and time.monotonic() > give_up:
+            raise RunError(
+                f"the run in {folder} has not begun after {_START / 60:.0f} minutes; see"
+                f" {kit.run_folder / 'superlink.log'}; mdmt server stop {kit.folder} ends it"
+            )
         time.sleep(_PAUSE)
 
 
 def describe_run(kit: ServerKit, run: str) -> tuple[str, str]:
     """Say how far a run is, and where its directory is, if this kit submitted it."""
-    folder = _submitted(kit).get(run)
-    if folder is None:
+    submitted = _submitted(kit)
+    if run not in submitted:
         return "", ""
-    events = read_lines(Path(folder) / "events.jsonl")
+    folder, begin = submitted[run]
+    later = [first for of, first in submitted.values() if of == folder and first > begin]
+    try:
+        events = read_lines(Path(folder) / "events.jsonl")[begin : min(later, default=None)]
+    except BadInput:
+        return "its events are damaged", folder
     rounds = [event for event in events if event["event"] == "round"]
     reached = f"{rounds[-1]['round']} of {rounds[-1]['rounds']}" if rounds else "none yet"
     return reached, folder
 
 
-def _submitted(kit: ServerKit) -> dict[str, str]:
-    """Run directories by Flower's run id."""
+def _submitted(kit: ServerKit) -> dict[str, tuple[str, int]]:
+    """Run directory, and how many events it had before, by Flower's run id."""
     return read_json(kit.submissions) if kit.submissions.exists() else {}
 
 
@@ -150,18 +174,3 @@ def _broke_off(kit: ServerKit, run: str, folder: Path, status: str) -> str:
         save_log(kit, run, log)
         why = f": {last_words(log)}"
     return f"the run in {folder} broke off{why}; see {log}, then go on with --resume"
-
-
-def _make_way(kit: ServerKit, former: set[str]) -> None:
-    """Stop what is left of `former` runs; refuse to run beside anything else.
-
-    Sites answer one message at a time, so two runs would only delay each other.
-    """
-    active = [run.id for run in list_runs(kit) if not run.finished]
-    if strangers := set(active) - former:
-        raise RunError(
-            f"run {min(strangers)} is under way: see mdmt server status {kit.folder}, or end it"
-            f" with mdmt server stop {kit.folder}"
-        )
-    for run in active:
-        stop_run(kit, run)

@@ -13,10 +13,11 @@ from pathlib import Path
 from mdmt.errors import BadInput, RunError
 from mdmt.kits import ServerKit, open_server_kit, split_address
 from mdmt.processes import Service, flower_environment
+from server.certificates import check_validity
 from server.control import healthy, register_sites
 from server.kit_files import write_flwr_config, write_proxy_config
 
-__all__ = ["serve_federation"]
+__all__ = ["reachable", "serve_federation"]
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,11 @@ def serve_federation(kit: ServerKit, on_ready: Callable[[], None] = lambda: None
     Raises
     ------
     BadInput
-        nginx is not installed.
+        nginx is not installed, or the certificate has expired.
     RunError
         A port is taken, or the SuperLink does not start.
     """
+    check_validity(kit.certificate)
     _check_ports(kit)
     # The kit may have been moved since it was made.
     write_flwr_config(kit)
@@ -72,19 +74,31 @@ def serve_federation(kit: ServerKit, on_ready: Callable[[], None] = lambda: None
                 failed = 0
 
 
+def reachable(kit: ServerKit) -> bool:
+    """Whether the proxy takes connections; it is started once the sites are registered."""
+    try:
+        socket.create_connection(("127.0.0.1", split_address(kit.facts.server)[1]), 5.0).close()
+    except OSError:
+        return False
+    return True
+
+
 def _register(kit: ServerKit) -> None:
-    for site in register_sites(kit):
+    new, former = register_sites(kit)
+    for site in former:
+        log.warning("%s: its former key is refused from now on", site)
+    for site in new:
         log.info("%s is registered", site)
 
 
 def _with_new_sites(kit: ServerKit) -> ServerKit:
     """Let sites in that were provisioned since."""
-    now = open_server_kit(kit.folder)
-    if now.facts.sites == kit.facts.sites:
-        return kit
     try:
+        now = open_server_kit(kit.folder)
+        if now.facts.sites == kit.facts.sites:
+            return kit
         _register(now)
-    except RunError as error:
+    except (BadInput, RunError) as error:  # the server goes on, and tries again
         log.error("the new sites cannot be registered: %s", error)
         return kit
     return now

@@ -12,6 +12,7 @@ from client.site import kept_tensors
 from mdmt.config import FederationConfig
 from mdmt.files import atomic_path
 from mdmt.releases import site_file
+from mdmt.runs import read_lines
 
 __all__ = ["release_heads"]
 
@@ -26,9 +27,18 @@ def release_heads(release: Path, config: FederationConfig, facts: Mapping[str, A
         With sites.
     facts : mapping
         ``release.json``.
+
+    Raises
+    ------
+    StateError
+        A site trained and kept nothing.
     """
+    history = read_lines(release.parent / "history.jsonl")
     for site in config.sites.values():
-        for number in {facts["rounds"][task] for task in site.tasks}:
+        for number in {facts["rounds"][task] for task in site.offered}:
+            rounds = (line["sites"] for line in history if line["round"] <= number)
+            if not any("steps" in sites.get(site.name, ()) for sites in rounds):
+                continue  # never drawn, or always refused: there is no head to give
             tensors = kept_tensors(site, config, facts["run"], number)
             with atomic_path(release / site_file(site.name, number)) as temporary:
                 save_file(tensors, temporary)

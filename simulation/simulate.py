@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mdmt.config import FederationConfig, SiteConfig, save_config
 from mdmt.errors import ConfigError
 from mdmt.files import read_json
+
+if TYPE_CHECKING:
+    from client.worker import Worker
 
 __all__ = ["Engine", "prepare", "simulate"]
 
@@ -41,7 +44,14 @@ def prepare(
         open_cohort(site, config, progress=lambda done, n, name=name: progress(name, done, n))  # type: ignore[misc]
 
 
-def simulate(config: FederationConfig, out: Path, engine: Engine, *, resume: bool = False) -> None:
+def simulate(
+    config: FederationConfig,
+    out: Path,
+    engine: Engine,
+    workers: Sequence[Worker] = (),
+    *,
+    resume: bool = False,
+) -> None:
     """Run a prepared federation on this machine.
 
     Parameters
@@ -50,6 +60,9 @@ def simulate(config: FederationConfig, out: Path, engine: Engine, *, resume: boo
     out : Path
         The run directory: an empty folder, or the one to resume.
     engine : {"inprocess", "ray"}
+    workers : sequence of Worker
+        Processes that answer for the sites of the first engine (`simulation.workers`); without any,
+        this process does.
     resume : bool
         Go on after the last complete round of the run in `out`.
 
@@ -60,6 +73,7 @@ def simulate(config: FederationConfig, out: Path, engine: Engine, *, resume: boo
     """
     from simulation.heads import release_heads
 
+    out = out.resolve()  # a path in federation.yaml is relative to that file
     config = config.model_copy(
         update={"sites": {name: _at_home(site, out) for name, site in config.sites.items()}}
     )
@@ -72,7 +86,7 @@ def simulate(config: FederationConfig, out: Path, engine: Engine, *, resume: boo
     else:
         from simulation.engine import run_inprocess
 
-        run_inprocess(file, out, len(config.sites), resume=resume)
+        run_inprocess(file, out, len(config.sites), workers, resume=resume)
     if config.aggregation.heads == "local" or config.aggregation.norm_layers == "local":
         release_heads(out / "release", config, read_json(out / "release" / "release.json"))
 

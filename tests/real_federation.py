@@ -55,11 +55,17 @@ class RealFederation:
         self.mark = f"MDMT_TEST_MARK={uuid4().hex}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.config_file = self.write_config(**changes)
-        address = f"localhost:{free_ports()}"
-        sites = [f"--site={site}" for site in SITES]
-        self.mdmt("provision", self.config_file, "--server", address, "--out", "kits", *sites)
+        self.address = f"localhost:{free_ports()}"
+        self.provision()
         for site, task in SITES.items():
             self.fill_in(site, dataset=dataset(site), tasks=[task], device="cpu", workers=0)
+
+    def provision(self, *options: str) -> None:
+        sites = [f"--site={site}" for site in SITES]
+        self.mdmt(
+            *("provision", self.config_file, "--server", self.address, "--out", "kits"),
+            *(*sites, *options),
+        )
 
     @property
     def server_kit(self) -> ServerKit:

@@ -47,7 +47,7 @@ def write_study(
         _write_cell(folder, names, results)
     write_csv(folder / "results.csv", results)
     write_csv(folder / "predictions.csv", predictions)
-    write_facts(folder, config, arms, folds, **facts)
+    write_facts(folder, config, arms, backbones, folds, seeds, **facts)
     write_statistics(folder, arms, backbones)
     return folder
 
@@ -61,7 +61,13 @@ def write_csv(file: Path, rows: list[Row]) -> None:
 
 
 def write_facts(
-    folder: Path, config: FederationConfig, arms: tuple[str, ...], folds: int, **facts: Any
+    folder: Path,
+    config: FederationConfig,
+    arms: tuple[str, ...],
+    backbones: tuple[str, ...],
+    folds: int,
+    seeds: int,
+    **facts: Any,
 ) -> None:
     """``study.json``, with paths where a study's configuration has them."""
     federation = config.model_dump(mode="json")
@@ -76,6 +82,8 @@ def write_facts(
         "name": "drawn",
         "target": "prognosis",
         "arms": [{"kind": arm, "name": None} for arm in arms],
+        "backbones": [{"backbone": backbone} for backbone in backbones],
+        "seeds": list(range(seeds)),
         "federation": federation,
     }
     data = {

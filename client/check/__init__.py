@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from client.check.base import Check
 from client.check.data import check_dataset, check_table
-from client.check.kit import check_audit_log, check_key, check_site_file
+from client.check.kit import check_audit_log, check_ca, check_key, check_site_file
 from client.check.machine import check_device, check_folder, check_versions
 from client.check.server import (
     Answer,
@@ -38,6 +38,7 @@ def check_site(kit: SiteKit, progress: Callable[[int, int], None] | None = None)
     written, site = check_site_file(kit)
     yield written
     yield check_key(kit)
+    yield check_ca(kit)
     yield check_address(kit)
     answer = ask_server(kit)
     yield check_certificate(answer)
@@ -67,6 +68,7 @@ def check_start(kit: SiteKit) -> Iterator[Check]:
     written, site = check_site_file(kit)
     yield written
     yield check_key(kit)
+    yield check_ca(kit)
     if isinstance(answer := ask_server(kit), Answer):
         yield check_clock(answer)
     if site is None:

@@ -9,7 +9,7 @@ from mdmt.config import SiteConfig, load_site
 from mdmt.errors import ConfigError
 from mdmt.kits import SiteKit
 
-__all__ = ["check_audit_log", "check_key", "check_site_file"]
+__all__ = ["check_audit_log", "check_ca", "check_key", "check_site_file"]
 
 
 def check_site_file(kit: SiteKit) -> tuple[Check, SiteConfig | None]:
@@ -45,6 +45,21 @@ def check_key(kit: SiteKit) -> Check:
     if mode & 0o077:
         return Check(name, "fail", f"{file}: others can read it", f"chmod 600 {file}")
     return Check(name, "pass", "readable by its owner only")
+
+
+def check_ca(kit: SiteKit) -> Check:
+    """Check that the certificate is there which the server is known by."""
+    from cryptography.x509 import load_pem_x509_certificate
+
+    name, file = "CA certificate", kit.ca_certificate
+    anew = "unpack the kit again, or ask the coordinator for ca.crt"
+    try:
+        load_pem_x509_certificate(file.read_bytes())
+    except OSError as error:
+        return Check(name, "fail", f"{file}: {error.strerror}", anew)
+    except ValueError:
+        return Check(name, "fail", f"{file}: not a certificate in PEM format", anew)
+    return Check(name, "pass", "readable")
 
 
 def check_audit_log(kit: SiteKit, site: SiteConfig) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +26,7 @@ def check(
     from mdmt.cli.console import new_table, progress_console, result_console
     from mdmt.kits import open_site_kit
 
+    os.umask(0o077)  # the cache that this fills is nobody else's
     opened = open_site_kit(kit)
     table = new_table(f"{opened.facts.name}: check", "check", "", "found", "remedy")
     done = []

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "duration", "follow", "watching"]
 
 _POLL_SECONDS = 0.2
+_FEW_SITES = 8
+"""So many are named in a line."""
 
 
 class Progress:
@@ -77,7 +79,9 @@ class Progress:
 
     def status(self, now: float) -> str:
         """Say in two lines where the run is."""
-        answered = f"; answered: {', '.join(self.answered)}" if self.answered else ""
+        many = len(self.sites) > _FEW_SITES
+        who = f"{len(self.answered)} of {len(self.sites)}" if many else ", ".join(self.answered)
+        answered = f"; answered: {who}" if self.answered else ""
         first = f"{self.stage}{answered}  ({self._clock(now)})"
         return f"{first}\n{self.booked}" if self.booked else first
 

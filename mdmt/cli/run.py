@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from client.worker import Worker
     from mdmt.config import FederationConfig
 
 __all__ = ["demo", "simulate"]
@@ -44,8 +45,17 @@ def simulate(
         str, typer.Argument(help="Federation YAML with sites, or the name of one that ships.")
     ],
     engine: Annotated[
-        _Engine, typer.Option(help="In this process, or Flower's own engine: sites in Ray actors.")
+        _Engine, typer.Option(help="Our own, or Flower's: sites in Ray actors.")
     ] = _Engine.inprocess,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that train sites at once; 1 trains them in this one. The result is the"
+            " same.  [default: what processors, GPUs and memory allow]",
+            show_default=False,
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override, as in training.rounds=5."),
@@ -59,16 +69,20 @@ def simulate(
     from mdmt.config import find_config, load_federation
 
     loaded = load_federation(find_config(config), set_ or ())
-    folder = _simulate(loaded, engine, out, resume=resume)
+    folder = _simulate(loaded, engine, out, workers, resume=resume)
     typer.echo(f"Run directory: {folder}")
 
 
 def _simulate(
-    config: FederationConfig, engine: _Engine, out: Path | None, *, resume: bool = False
+    config: FederationConfig,
+    engine: _Engine,
+    out: Path | None,
+    workers: int | None = None,
+    *,
+    resume: bool = False,
 ) -> Path:
     """Check everything, then run and show the results; return the run directory."""
-    from mdmt.cli.console import progress_console, result_console
-    from mdmt.cli.progress import watching
+    from mdmt.cli.console import progress_console
     from mdmt.errors import BadInput
 
     if resume:
@@ -79,20 +93,44 @@ def _simulate(
         raise BadInput(f"{out}: already holds something; choose another --out, or --resume it")
     console = progress_console()
     console.print(f"reading the data of {', '.join(sorted(config.sites)) or 'no site'}")
-    with console.status("reading") as status:
-        from simulation.simulate import prepare
-        from simulation.simulate import simulate as run
+    if engine is _Engine.ray:
+        if workers is not None:
+            raise BadInput(
+                "--workers: Ray has workers of its own; training.threads decides how many"
+            )
+        return _run(config, engine, out, [], resume=resume)
+    from simulation.workers import count_workers, start_workers
 
-        prepare(config, lambda site, done, n: status.update(f"{site}: image {done} of {n}"))
+    # Before there is any thread: workers may be forks of this process.
+    with start_workers(config, workers or count_workers(config)) as started:
+        return _run(config, engine, out, started, resume=resume)
+
+
+def _run(
+    config: FederationConfig,
+    engine: _Engine,
+    out: Path | None,
+    workers: list[Worker],
+    *,
+    resume: bool,
+) -> Path:
+    from mdmt.cli.console import progress_console, result_console
+    from mdmt.cli.progress import watching
     from mdmt.cli.tables import result_tables
+    from mdmt.errors import BadInput
     from mdmt.runs import read_run
     from server.run import new_run_folder
+    from simulation.simulate import prepare
+    from simulation.simulate import simulate as run
 
+    console = progress_console()
+    with console.status("reading") as status:
+        prepare(config, lambda site, done, n: status.update(f"{site}: image {done} of {n}"))
     folder = out if resume and out else new_run_folder(out, config.name)
     console.print(f"running in {folder}")
     try:
         with watching(folder, config):
-            run(config, folder, engine.value, resume=resume)
+            run(config, folder, engine.value, workers, resume=resume)
     except BadInput:
         _discard(folder)
         raise

@@ -41,7 +41,11 @@ def run(
     config: Annotated[str, typer.Argument(help="The federation's YAML.")],
     kit: KitOption = DEFAULT_KIT,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the run in --out, or the newest, stopped.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where the run in --out, or the newest, stopped; one under way is watched.",
+        ),
     ] = False,
     out: Annotated[
         Path | None,
@@ -61,7 +65,7 @@ def run(
     from mdmt.cli.tables import result_tables
     from mdmt.config import find_config, load_federation
     from mdmt.kits import open_server_kit
-    from mdmt.runs import read_lines, read_run
+    from mdmt.runs import read_run
     from server.control import list_nodes
     from server.run import find_run, new_run_folder
     from server.submission import follow_run, make_ready, submit
@@ -69,18 +73,20 @@ def run(
     opened = open_server_kit(kit)
     loaded = load_federation(find_config(config)).model_copy(update={"sites": {}})
     resumed = find_run(out, loaded, opened.runs) if resume else None
-    make_ready(opened, loaded, resumed)
+    submitted = make_ready(opened, loaded, resumed)
     folder = resumed or new_run_folder(out, loaded.name, opened.runs)
     console = progress_console()
     if away := [node.name for node in list_nodes(opened) if node.status != "online"]:
         seconds = loaded.aggregation.join_timeout
         console.print(f"not connected: {', '.join(away)}; the roll call waits {seconds:.0f} s")
-    earlier = len(read_lines(folder / "events.jsonl"))
     with watching(folder, loaded):
-        submitted = submit(opened, loaded, folder, resume=resume)
-        console.print(f"running in {folder}, as Flower's run {submitted}")
+        if submitted:
+            console.print(f"run {submitted} in {folder} is under way")
+        else:
+            submitted = submit(opened, loaded, folder, resume=resume)
+            console.print(f"running in {folder}, as Flower's run {submitted}")
         try:
-            follow_run(opened, submitted, folder, earlier)
+            follow_run(opened, submitted)
         except KeyboardInterrupt:
             console.print(f"the run goes on: mdmt server status {kit}, or mdmt server stop {kit}")
             raise
@@ -93,29 +99,36 @@ def run(
 def status(
     kit: Kit = DEFAULT_KIT,
     wait: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Wait for the SuperLink to be healthy.")
+        float, typer.Option(metavar="SECONDS", help="Wait until the sites can connect.")
     ] = 0.0,
 ) -> None:
     """Show whether the server is healthy, which sites are connected, and what runs."""
     from mdmt.cli.console import new_table, result_console
     from mdmt.errors import RunError
     from mdmt.kits import open_server_kit
+    from server.certificates import check_validity
     from server.control import healthy, list_nodes, list_runs
     from server.submission import describe_run
+    from server.superlink import reachable
 
     opened = open_server_kit(kit)
     deadline = time.monotonic() + wait
-    while not healthy(opened):
+    while not ((up := healthy(opened)) and (open_to_sites := reachable(opened))):
         if time.monotonic() >= deadline:
-            raise RunError(f"no SuperLink is running: start it with mdmt server start {kit}")
+            break
         time.sleep(0.5)
+    if not up:
+        raise RunError(f"no SuperLink is running: start it with mdmt server start {kit}")
+    if not open_to_sites:
+        raise RunError(f"the proxy is not running: see {opened.run_folder / 'nginx.log'}")
     sites = new_table(f"{opened.facts.federation}: sites", "site", "status", "since")
     for node in list_nodes(opened):
         sites.add_row(node.name, node.status, node.since[:19].replace("T", " "))
     runs = new_table("runs", "run", "status", "round", "folder")
     for found in list_runs(opened):
         runs.add_row(found.id, found.status, *describe_run(opened, found.id))
-    typer.echo(f"healthy; sites connect to {opened.facts.server}")
+    days = check_validity(opened.certificate)
+    typer.echo(f"healthy; sites connect to {opened.facts.server}; certificate good for {days} days")
     for table in (sites, runs):
         result_console().print(table)
 

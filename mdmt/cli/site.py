@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,7 @@ def start(
     from mdmt.kits import open_site_kit
     from mdmt.processes import until_stopped
 
+    os.umask(0o077)  # its log, heads and cache are nobody else's
     opened = open_site_kit(kit)
     say_failures(check_start(opened))
     log_to_stderr()

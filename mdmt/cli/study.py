@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from mdmt.errors import MDMTError
     from simulation.study.cells import Cell, Finished
 
 __all__ = ["StudyProgress", "study"]
@@ -58,6 +59,11 @@ def study(
             console.print(progress.book(finished))
             status.update(progress.status(time.monotonic()))
 
+        def fail(cell: Cell, error: MDMTError) -> None:
+            console.print(f"failed: {error}", markup=False)
+            progress.drop(cell)
+            status.update(progress.status(time.monotonic()))
+
         console.print(f"reading the data of {', '.join(sorted(loaded.federation.sites))}")
         run_study(
             loaded,
@@ -66,12 +72,14 @@ def study(
             watch=lambda site, done, n: status.update(f"{site}: image {done} of {n}"),
             on_plan=plan,
             on_cell=book,
+            on_fail=fail,
         )
     from mdmt.cli.study_tables import study_tables
 
     for table in study_tables(folder):
         result_console().print(table)
     typer.echo(f"Study: {folder}")
+    typer.echo(f"Next:  mdmt report {folder}")
 
 
 class StudyProgress:
@@ -107,7 +115,12 @@ class StudyProgress:
         self._take(finished)
         key = finished.cell.key
         name = f"{key['arm']} {key['backbone']} fold {key['fold']} seed {key['seed']}"
-        return f"cell {self.done} of {self.total}: {name} in {finished.seconds:.0f} s"
+        left = self._left()
+        return f"cell {self.done} of {self.total}: {name} in {finished.seconds:.0f} s{left}"
+
+    def drop(self, cell: Cell) -> None:
+        """Wait no longer for a cell that failed."""
+        self.waiting.remove(cell.arm.label)
 
     def seconds_left(self) -> float | None:
         """Estimate from the cells of the same arm, or of all; None before the first."""
@@ -122,10 +135,14 @@ class StudyProgress:
         """Say in one line where the study is."""
         from mdmt.cli.progress import duration
 
-        left = self.seconds_left()
-        estimate = "" if left is None else f", about {duration(left)} left"
         elapsed = duration(now - self.started)
-        return f"{self.done} of {self.total} cells  ({elapsed} elapsed{estimate})"
+        return f"{self.done} of {self.total} cells  ({elapsed} elapsed{self._left()})"
+
+    def _left(self) -> str:
+        from mdmt.cli.progress import duration
+
+        left = self.seconds_left()
+        return "" if left is None else f", about {duration(left)} left"
 
     def _take(self, finished: Finished) -> None:
         arm = finished.cell.arm.label

@@ -29,7 +29,7 @@ def study_tables(folder: Path) -> Iterator[RenderableType]:
             if (row["task"], row["metric"]) == (task, metric)
         ]
         sites = list(dict.fromkeys(row["site"] for row in rows))
-        title = f"{task}: {metric} ({better} is better), mean ± standard error over cells"
+        title = f"{task}: {metric} ({better} is better), mean ± standard error over test sets"
         table = new_table(title, "arm", "backbone", *(f">{site}" for site in sites))
         by_arm: dict[tuple[str, str], dict[str, str]] = {}
         for row in rows:
@@ -42,8 +42,8 @@ def study_tables(folder: Path) -> Iterator[RenderableType]:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    """Write ``0.700 ± 0.020 (5)``: mean, error, cells."""
+    """Write ``0.700 ± 0.020 (5)``: mean, error, distinct test sets."""
     if row["mean"] is None:
         return "undefined"
     error = "" if row["error"] is None else f" ± {row['error']:.3f}"
-    return f"{row['mean']:.3f}{error} ({row['cells']})"
+    return f"{row['mean']:.3f}{error} ({row['n']})"

@@ -211,8 +211,18 @@ class FederationConfig(Strict):
 
     @property
     def hash(self) -> str:
-        """First 16 hex digits of the SHA-256 of `recipe`."""
-        return hashlib.sha256(self.recipe.encode()).hexdigest()[:16]
+        """First 16 hex digits of the SHA-256 of what decides a result.
+
+        How long to wait, and for how many, does not: a stalled run may be resumed with more of it.
+        """
+        patience = {"join_timeout", "min_sites", "on_missing"}
+        omitted: dict[str, bool | set[str]] = {
+            "sites": True,
+            "training": {"round_timeout"},
+            "aggregation": patience,
+        }
+        deciding = json.dumps(self.model_dump(mode="json", exclude=omitted), sort_keys=True)
+        return hashlib.sha256(deciding.encode()).hexdigest()[:16]
 
 
 def _complete(name: str, site: Any, spaces: dict[str, Any]) -> Any:

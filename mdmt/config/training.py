@@ -75,6 +75,8 @@ class TrainingConfig(Strict):
     optimizer: Optimizer = SGD()
     scheduler: Scheduler = Constant()
     amp: Literal["none", "bf16", "fp16"] = "none"
+    compile: bool = False
+    """Train through torch.compile: minutes to compile in a new process, other bits."""
     clip_norm: Positive | None = None
     """Largest gradient norm of a step."""
     threads: Annotated[int, Field(gt=0)] = 1

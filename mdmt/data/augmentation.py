@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from torch.nn.functional import grid_sample
 
 from mdmt.config import AugmentationConfig
+from mdmt.data.batches import on_device
 from mdmt.errors import ConfigError
 from mdmt.tasks import Task
 
@@ -20,11 +21,11 @@ class Augmentation:
     """Flip, shift, zoom, rotate and deform images, each sample by itself.
 
     Each change happens to a sample with probability `config.p`, independently of the others.
-    Shift, zoom and rotation are one affine map, so that a sample is resampled once for the
-    three. What comes in from outside the image is black. A flip also exchanges the targets
-    that the task's `mirror` names. The elastic deformation is that of Simard et al. (ICDAR
-    2003): uniform noise in [-1, 1] smoothed with a Gaussian of `config.elastic_sigma` pixels,
-    times α pixels.
+    Shift, zoom, rotation and deformation are one map, so that a sample is resampled once, and
+    a batch in one go. What comes in from outside the image is black. A flip also exchanges the
+    targets that the task's `mirror` names. The elastic deformation is that of Simard et al.
+    (ICDAR 2003): uniform noise in [-1, 1] smoothed with a Gaussian of `config.elastic_sigma`
+    pixels, times α pixels.
 
     Parameters
     ----------
@@ -76,35 +77,20 @@ class Augmentation:
         amounts = torch.rand(len(images), 5, generator=generator)
         if config.flip:
             images, targets = self._flipped(images, targets, happens[:, 0])
-        images = images.clone()
-        side = images.shape[-1]
-        for index in torch.nonzero(happens[:, 1:4].any(dim=1)).flatten().tolist():
-            shift, zoom, turn = happens[index, 1:4].tolist()
-            across, down, scale, angle, _ = (2 * amounts[index] - 1).tolist()
-            images[index] = F.affine(
-                images[index],
-                angle=config.rotation * angle * turn,
-                translate=[config.shift * side * step * shift for step in (across, down)],
-                scale=1 + config.zoom * scale * zoom,
-                shear=[0.0, 0.0],
-                interpolation=InterpolationMode.BILINEAR,
-            )
-        if config.elastic:
-            chosen = torch.nonzero(happens[:, 4]).flatten()
-            low, high = config.elastic
-            alphas = low + (high - low) * amounts[chosen, 4]
-            moves = self._displacements(alphas, side, generator, images.device)
-            for index, move in zip(chosen.tolist(), moves, strict=True):
-                images[index] = F.elastic(
-                    images[index], move[None], interpolation=InterpolationMode.BILINEAR
-                )
-        return images, targets
+        moved = torch.nonzero(happens[:, 1:].any(dim=1)).flatten()
+        if len(moved) == 0:
+            return images, targets
+        places = self._places(happens[moved], amounts[moved], images, generator)
+        moved = on_device(moved, images.device)
+        grid = places.permute(0, 2, 3, 1)
+        resampled = grid_sample(images[moved], grid, align_corners=False)
+        return images.index_copy(0, moved, resampled), targets
 
     def _flipped(
         self, images: Tensor, targets: dict[str, Tensor], flip: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         def where(flipped: Tensor, kept: Tensor) -> Tensor:
-            choice = flip.to(kept.device).view(-1, *[1] * (kept.ndim - 1))
+            choice = on_device(flip, kept.device).view(-1, *[1] * (kept.ndim - 1))
             return torch.where(choice, flipped, kept)
 
         return where(images.flip(-1), images), {
@@ -112,16 +98,45 @@ class Augmentation:
             for name, target in targets.items()
         }
 
+    def _places(
+        self, happens: Tensor, amounts: Tensor, images: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Where each of n samples takes its pixels from: x and y, (n, 2, side, side).
+
+        Units are half sides, from the middle. A pixel o shows the image at A(o + d(o)): d is the
+        deformation, and A undoes the shift, then the rotation, then the zoom.
+        """
+        config, side, device = self.config, images.shape[-1], images.device
+        shifted, zoomed, turned, deformed = happens[:, 1:].to(amounts.dtype).unbind(dim=1)
+        across, down, zoom, turn, _ = (2 * amounts - 1).unbind(dim=1)
+        angle = math.radians(config.rotation) * turn * turned
+        cos, sin = angle.cos(), angle.sin()
+        linear = torch.stack((cos, sin, -sin, cos), dim=1).view(-1, 2, 2)
+        linear /= (1 + config.zoom * zoom * zoomed).view(-1, 1, 1)
+        shift = 2 * config.shift * shifted * torch.stack((across, down))
+        offset = -linear @ shift.T[:, :, None]
+        middles = (2 * torch.arange(side) + 1) / side - 1
+        columns = on_device(linear[:, :, :1] * middles, device)
+        rows = on_device(linear[:, :, 1:] * middles + offset, device)
+        places = columns[:, :, None, :] + rows[:, :, :, None]
+        if config.elastic:
+            which = torch.nonzero(deformed).flatten()
+            low, high = config.elastic
+            alphas = low + (high - low) * amounts[which, 4]
+            moves = self._displacements(alphas, side, generator, device)
+            turns = on_device(linear[which], device)
+            places[on_device(which, device)] += (turns @ moves.flatten(2)).view_as(moves)
+        return places
+
     def _displacements(
         self, alphas: Tensor, side: int, generator: torch.Generator, device: torch.device
     ) -> Tensor:
-        """Displacements (n, side, side, 2) in units of half a side, as `F.elastic` takes them."""
+        """Displacements along x and y, (n, 2, side, side), in half sides."""
         noise = 2 * torch.rand(len(alphas), 2, side, side, generator=generator) - 1
         # A Gaussian is separable. Two matrix products are ten times as fast as convolutions,
         # and a row that sums to 1 needs no padding at the borders.
-        places = torch.arange(side, device=device) / self.config.elastic_sigma
+        places = torch.arange(side) / self.config.elastic_sigma
         gaussian = torch.exp(-((places[:, None] - places) ** 2) / 2)
-        gaussian /= gaussian.sum(dim=1, keepdim=True)
-        smooth = gaussian @ noise.to(device) @ gaussian.T
-        pixels = smooth * alphas.to(device).view(-1, 1, 1, 1)
-        return (pixels * 2 / side).permute(0, 2, 3, 1)
+        gaussian = on_device(gaussian / gaussian.sum(dim=1, keepdim=True), device)
+        smooth = gaussian @ on_device(noise, device) @ gaussian.T
+        return smooth * on_device(alphas * 2 / side, device).view(-1, 1, 1, 1)

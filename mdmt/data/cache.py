@@ -4,6 +4,10 @@ A cache file holds M images as M·size² bytes, then their M positions in the ma
 little-endian integers; M follows from the file's length. One file, renamed into place, cannot
 disagree with itself however many processes build it at a time. Its name is the hash of
 everything its pixels depend on.
+
+There are no shards: 5,000 images of 224² pixels are a quarter of a gigabyte, readers share its
+pages, and what several files would save, rebuilding a part when some images change, is a build
+that happens once. They would bring back the disagreement that one file cannot have.
 """
 
 from __future__ import annotations

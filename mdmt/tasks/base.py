@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,8 +162,18 @@ class Task(Strict, ABC):
         A metric that is undefined on these samples is NaN.
         """
 
-    def metric(self, name: str, predictions: FloatArray, targets: FloatArray) -> float:
-        """One entry of `metrics`; kinds make it fast for their primary one."""
+    def metric(
+        self,
+        name: str,
+        predictions: FloatArray,
+        targets: FloatArray,
+        strata: NDArray[Any] | None = None,
+    ) -> float:
+        """One entry of `metrics`; kinds make it fast for their primary one.
+
+        With `strata` (N,), such as the model that predicted a sample, ``auroc`` compares samples
+        of one stratum only; other metrics are what they are without.
+        """
         return self.metrics(predictions, targets)[name]
 
     @abstractmethod

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from mdmt.tasks.base import FloatArray, Names, Task
@@ -96,47 +97,53 @@ class Classification(Task):
         C > 2, the mean of one-versus-rest over the classes present; all three need two classes.
         Brier is mean (p - y)² of the second class, for C > 2 summed over classes.
         """
-        from sklearn.metrics import accuracy_score, precision_recall_fscore_support
-
         names = ("accuracy", "balanced_accuracy", "gmean", "precision", "recall", "f1")
         labelled = np.isfinite(targets[:, 0])
         if not labelled.any():
             return dict.fromkeys((*names, "auroc", "brier"), math.nan)
         probabilities, truth = predictions[labelled], targets[labelled, 0].astype(int)
         chosen = probabilities.argmax(axis=1)
-        every = list(range(len(self.classes)))
-        precision, recall, f1, _ = precision_recall_fscore_support(
-            truth, chosen, labels=every, average="weighted", zero_division=0.0
+        correct, support, predicted = (
+            np.bincount(of, minlength=len(self.classes)).astype(np.float64)
+            for of in (truth[truth == chosen], truth, chosen)
         )
-        _, recalls, _, support = precision_recall_fscore_support(
-            truth, chosen, labels=every, average=None, zero_division=0.0
-        )
-        recalls = recalls[support > 0]
+        of_class = correct / np.maximum(support, 1)
+        share = support / support.sum()
+        recalls = of_class[support > 0]
         several = len(recalls) > 1
         distance = ((probabilities - np.eye(len(self.classes))[truth]) ** 2).sum(axis=1).mean()
         return {
-            "accuracy": float(accuracy_score(truth, chosen)),
+            "accuracy": float(correct.sum() / support.sum()),
             "balanced_accuracy": float(recalls.mean()) if several else math.nan,
             "gmean": float(recalls.prod() ** (1 / len(recalls))) if several else math.nan,
-            "precision": float(precision),
-            "recall": float(recall),
-            "f1": float(f1),
+            "precision": float(share @ (correct / np.maximum(predicted, 1))),
+            "recall": float(share @ of_class),
+            "f1": float(share @ (2 * correct / np.maximum(support + predicted, 1))),
             "auroc": self._auroc(predictions, targets),
             "brier": float(distance) / (2 if len(self.classes) == 2 else 1),
         }
 
-    def metric(self, name: str, predictions: FloatArray, targets: FloatArray) -> float:
+    def metric(
+        self,
+        name: str,
+        predictions: FloatArray,
+        targets: FloatArray,
+        strata: NDArray[Any] | None = None,
+    ) -> float:
         """One entry of `metrics`; AUROC without the others."""
         if name == "auroc":
-            return self._auroc(predictions, targets)
-        return super().metric(name, predictions, targets)
+            return self._auroc(predictions, targets, strata)
+        return super().metric(name, predictions, targets, strata)
 
-    def _auroc(self, predictions: FloatArray, targets: FloatArray) -> float:
+    def _auroc(
+        self, predictions: FloatArray, targets: FloatArray, strata: NDArray[Any] | None = None
+    ) -> float:
         labelled = np.isfinite(targets[:, 0])
         probabilities, truth = predictions[labelled], targets[labelled, 0]
+        within = None if strata is None else strata[labelled]
         if len(self.classes) == 2:
-            return auroc(truth == 1, probabilities[:, 1])
-        return mean_defined(auroc(truth == c, p) for c, p in enumerate(probabilities.T))
+            return auroc(truth == 1, probabilities[:, 1], within)
+        return mean_defined(auroc(truth == c, p, within) for c, p in enumerate(probabilities.T))
 
     def histogram(self, targets: FloatArray) -> dict[str, dict[str, int]]:
         """Count samples per class, under the column ``""``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,12 +95,22 @@ class Multilabel(Task):
         each = zip(self.labels, findings, strict=True)
         return result | {f"auroc_{label}": finding["auroc"] for label, finding in each}
 
-    def metric(self, name: str, predictions: FloatArray, targets: FloatArray) -> float:
+    def metric(
+        self,
+        name: str,
+        predictions: FloatArray,
+        targets: FloatArray,
+        strata: NDArray[Any] | None = None,
+    ) -> float:
         """One entry of `metrics`; AUROC without the others."""
         if name != "auroc":
-            return super().metric(name, predictions, targets)
+            return super().metric(name, predictions, targets, strata)
         return mean_defined(
-            auroc(targets[rows, k] == 1, predictions[rows, k])
+            auroc(
+                targets[rows, k] == 1,
+                predictions[rows, k],
+                None if strata is None else strata[rows],
+            )
             for k, rows in enumerate(np.isfinite(targets).T)
         )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from mdmt.tasks.base import FloatArray, Names, Task
@@ -105,11 +106,17 @@ class Ordinal(Task):
         errors = error_metrics(predictions, targets, self.outputs)
         return errors | {"kappa": mean_defined(kappas.values())} | kappas
 
-    def metric(self, name: str, predictions: FloatArray, targets: FloatArray) -> float:
+    def metric(
+        self,
+        name: str,
+        predictions: FloatArray,
+        targets: FloatArray,
+        strata: NDArray[Any] | None = None,
+    ) -> float:
         """One entry of `metrics`; MAE without the others."""
         if name == "mae":
             return mean_absolute_error(predictions, targets)
-        return super().metric(name, predictions, targets)
+        return super().metric(name, predictions, targets, strata)
 
     def _kappa(self, predictions: FloatArray, targets: FloatArray) -> float:
         from sklearn.metrics import cohen_kappa_score

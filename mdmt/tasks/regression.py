@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import field_validator
 
 from mdmt.tasks.base import FloatArray, Names, Task
@@ -103,11 +104,17 @@ class Regression(Task):
         """`statistics.error_metrics` of (N, K) numbers; see `Task.metrics`."""
         return error_metrics(predictions, targets, self.outputs)
 
-    def metric(self, name: str, predictions: FloatArray, targets: FloatArray) -> float:
+    def metric(
+        self,
+        name: str,
+        predictions: FloatArray,
+        targets: FloatArray,
+        strata: NDArray[Any] | None = None,
+    ) -> float:
         """One entry of `metrics`; MAE without the others."""
         if name == "mae":
             return mean_absolute_error(predictions, targets)
-        return super().metric(name, predictions, targets)
+        return super().metric(name, predictions, targets, strata)
 
     def histogram(self, targets: FloatArray) -> dict[str, dict[str, int]]:
         """Count samples per whole number if the range has 3 to 21 of them, else per tenth of it.

@@ -20,7 +20,9 @@ def mean_defined(values: Iterable[float]) -> float:
     return sum(defined) / len(defined) if defined else math.nan
 
 
-def auroc(positive: NDArray[np.bool_], scores: FloatArray) -> float:
+def auroc(
+    positive: NDArray[np.bool_], scores: FloatArray, strata: NDArray[Any] | None = None
+) -> float:
     """Area under the ROC curve, from ranks (Mann-Whitney U); a tie counts one half.
 
     Parameters
@@ -28,6 +30,9 @@ def auroc(positive: NDArray[np.bool_], scores: FloatArray) -> float:
     positive : ndarray, bool, (N,)
     scores : ndarray, float, (N,)
         Higher means more likely positive.
+    strata : ndarray, (N,), optional
+        Compare only samples of one stratum, such as the model that gave the score: the mean of the
+        strata's areas, weighted by their pairs of a positive and a negative.
 
     Returns
     -------
@@ -39,21 +44,28 @@ def auroc(positive: NDArray[np.bool_], scores: FloatArray) -> float:
     >>> auroc(np.array([False, False, True, True]), np.array([0.1, 0.4, 0.35, 0.8]))
     0.75
     """
-    from scipy.stats import rankdata
-
-    n_positive = int(positive.sum())
-    n_negative = len(positive) - n_positive
-    if n_positive == 0 or n_negative == 0:
+    ranks, stratum = _mean_ranks(scores), np.zeros(len(positive), dtype=np.intp)
+    if strata is not None:
+        _, stratum = np.unique(strata, return_inverse=True)
+        ranks = _mean_ranks(ranks + stratum * (len(ranks) + 1.0))  # one stratum above the other
+    size, n_positive = np.bincount(stratum), np.bincount(stratum, positive)
+    pairs = (n_positive * (size - n_positive)).sum()
+    if pairs == 0:
         return math.nan
-    rank_sum = float(rankdata(scores)[positive].sum())
-    return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+    below = np.cumsum(size) - size  # samples in lower strata
+    rank_sums = np.bincount(stratum, positive * (ranks - below[stratum]))
+    return float((rank_sums - n_positive * (n_positive + 1) / 2).sum() / pairs)
+
+
+def _mean_ranks(values: FloatArray) -> FloatArray:
+    """Rank values from 1; equal ones share the mean of their ranks."""
+    _, place, ties = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((ties.cumsum() - (ties - 1) / 2)[place])
 
 
 def pearson(x: FloatArray, y: FloatArray) -> float:
     """Pearson's r of two (N,) arrays; NaN where either is constant."""
-    from scipy.stats import pearsonr
-
-    return float(pearsonr(x, y).statistic) if _varies(x) and _varies(y) else math.nan
+    return float(np.corrcoef(x, y)[0, 1]) if _varies(x) and _varies(y) else math.nan
 
 
 def mean_absolute_error(predictions: FloatArray, targets: FloatArray) -> float:
@@ -105,16 +117,16 @@ def error_metrics(
 
 def _errors(predictions: FloatArray, targets: FloatArray) -> dict[str, float]:
     """Metrics of one output (N,), all labelled."""
-    from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
-
     if len(targets) == 0:
         return dict.fromkeys(("mae", "pearson", "r2", "mse", "sd"), math.nan)
+    error = np.asarray(predictions - targets, np.float64)
+    squares = float((error**2).mean())
     return {
-        "mae": float(mean_absolute_error(targets, predictions)),
+        "mae": float(np.abs(error).mean()),
         "pearson": pearson(predictions, targets),
-        "r2": float(r2_score(targets, predictions)) if _varies(targets) else math.nan,
-        "mse": float(mean_squared_error(targets, predictions)),
-        "sd": float(np.std(predictions - targets)),
+        "r2": 1 - squares / float(np.var(targets)) if _varies(targets) else math.nan,
+        "mse": squares,
+        "sd": float(np.std(error)),
     }
 
 

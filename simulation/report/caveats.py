@@ -134,7 +134,9 @@ def _missing_cells(study: Study) -> Iterator[str]:
     every = {row.cell for row in study.results}
     for arm in study.arms:
         lacking = len(every - {row.cell for row in study.results if row.arm == arm})
-        if lacking:
+        if lacking == len(every):
+            yield f"{arm} has no result yet."
+        elif lacking:
             yield (
                 f"{arm} has no result in {lacking} of {count(len(every), 'combination')} of"
                 " backbone, fold and seed: its mean is over others than theirs."

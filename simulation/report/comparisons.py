@@ -8,7 +8,7 @@ from simulation.report.page import Table
 from simulation.report.records import CellName, Study
 from simulation.report.tables import mean_of
 from simulation.report.words import at, metric_name, probability, signed
-from simulation.study.statistics import ALL
+from simulation.study.outcomes import ALL
 
 __all__ = ["delong_table", "difference_table", "paired_differences", "paired_test"]
 
@@ -54,9 +54,10 @@ def difference_table(study: Study, task: str, site: str, backbone: str = ALL) ->
     sign = 1 if space.primary_is_better_when == "higher" else -1
     rows = []
     for arm, cells in paired_differences(study, task, site, backbone).items():
-        mean = mean_of(list(cells.values()))
+        values = study.tests.means(task, site, cells)
+        mean = mean_of(values)
         assert mean is not None, "arms without a matched cell are left out"
-        better = sum(sign * value > 0 for value in cells.values())
+        better = sum(sign * value > 0 for value in values)
         test = paired_test(study, task, site, arm, backbone) or {}
         effect = test.get("d_z")
         if effect is not None and test["arm_a"] == study.reference:
@@ -77,7 +78,7 @@ def difference_table(study: Study, task: str, site: str, backbone: str = ALL) ->
         f"{where}: difference in {metric_name(space.primary)} to {study.reference}"
         f" ({better_is} 0 is better)",
         [
-            *("arm", "mean\ndifference", "95 % interval", "better in\ncells"),
+            *("arm", "mean\ndifference", "95 % interval", "better in\ntest sets"),
             *("effect\nd_z", "p, paired t\n(Holm)", "p, Wilcoxon\n(Holm)"),
         ],
         rows,

@@ -24,11 +24,14 @@ class Predictions:
     Attributes
     ----------
     patients : ndarray of str, (N,)
+    folds : ndarray of str, (N,)
+        Whose model predicted an image.
     targets, predictions : ndarray, float, (N, K)
         A column per output; NaN where a label is missing.
     """
 
     patients: NDArray[np.str_]
+    folds: NDArray[np.str_]
     targets: Array
     predictions: Array
 
@@ -40,9 +43,8 @@ class Roc:
     Attributes
     ----------
     false_positive, true_positive, low, high : ndarray, float, (101,)
+        Ends of the band are NaN where too few resamples have both classes.
     area : float
-    area_low, area_high : float or None
-        None where too few resamples have both classes; `low` and `high` are NaN there.
     """
 
     false_positive: Array
@@ -50,17 +52,19 @@ class Roc:
     low: Array
     high: Array
     area: float
-    area_low: float | None
-    area_high: float | None
 
 
 def roc_with_band(tested: Predictions, output: int, resamples: int = 1000) -> Roc:
     """ROC curve of one output, with pointwise 95 % patient-level bootstrap intervals.
 
+    A fold's model ranks the images of its fold. The curve is the mean of the folds' curves at each
+    false-positive rate, weighted by pairs of a positive and a negative, and its area that mean of
+    the folds' areas.
+
     Parameters
     ----------
     tested : Predictions
-        With both classes; targets are 1 (positive) and 0.
+        A fold of it has both classes; targets are 1 (positive) and 0.
     output : int
         Column of the targets and predictions.
     resamples : int
@@ -68,22 +72,24 @@ def roc_with_band(tested: Predictions, output: int, resamples: int = 1000) -> Ro
     """
     labelled = np.isfinite(tested.targets[:, output])
     positive = tested.targets[labelled, output] == 1
+    scores, folds = tested.predictions[labelled, output], tested.folds[labelled]
     weights = _draw_patients(tested.patients[labelled], resamples).astype(np.float64)
-    false, true = _weighted_roc(positive, tested.predictions[labelled, output], weights)
-    curves = np.stack([np.interp(_GRID, *pair) for pair in zip(false, true, strict=True)])
-    areas = np.asarray(np.trapezoid(true, false, axis=1))
-    low, high = _quantiles(curves[1:])
-    (area_low,), (area_high,) = _quantiles(areas[1:, None])
-    defined = bool(np.isfinite(area_low))
-    return Roc(
-        false_positive=_GRID,
-        true_positive=curves[0],
-        low=low,
-        high=high,
-        area=float(areas[0]),
-        area_low=float(area_low) if defined else None,
-        area_high=float(area_high) if defined else None,
-    )
+    sums, pairs = np.zeros((len(weights), len(_GRID) + 1)), np.zeros((len(weights), 1))
+    for fold in np.unique(folds):
+        chosen = folds == fold
+        of_fold = weights[:, chosen]
+        found = of_fold @ positive[chosen] * (of_fold @ ~positive[chosen])
+        false, true = _weighted_roc(positive[chosen], scores[chosen], of_fold)
+        curves = [np.interp(_GRID, *pair) for pair in zip(false, true, strict=True)]
+        areas = np.trapezoid(true, false, axis=1)
+        both = np.hstack([np.stack(curves), np.asarray(areas)[:, None]])
+        sums += np.where(found[:, None] > 0, found[:, None] * both, 0.0)
+        pairs += found[:, None]
+    with np.errstate(invalid="ignore"):
+        curves_and_area = sums / pairs
+    low, high = _quantiles(curves_and_area[1:, :-1])
+    *curve, area = curves_and_area[0]
+    return Roc(_GRID, np.array(curve), low, high, float(area))
 
 
 def patient_interval(
@@ -131,14 +137,23 @@ def calibration_bins(positive: NDArray[np.bool_], probabilities: Array) -> list[
 
     order = np.argsort(probabilities, kind="stable")
     bins = []
-    for part in np.array_split(order, max(1, min(10, len(order) // 20))):
-        if not len(part):
-            continue
+    # A bin ends after all images of a probability: their order in a file means nothing.
+    ends = np.searchsorted(
+        (ranked := probabilities[order]),
+        [ranked[part[-1]] for part in _equal_parts(len(order))],
+        side="right",
+    )
+    for part in np.split(order, np.unique(ends)[:-1]):
         hits = int(positive[part].sum())
         interval = binomtest(hits, len(part)).proportion_ci(method="wilson")
         predicted = float(probabilities[part].mean())
         bins.append(Bin(predicted, hits / len(part), interval.low, interval.high, len(part)))
     return bins
+
+
+def _equal_parts(count: int) -> list[NDArray[np.intp]]:
+    parts = np.array_split(np.arange(count), max(1, min(10, count // 20)))
+    return [part for part in parts if len(part)]
 
 
 def _draw_patients(patients: NDArray[np.str_], resamples: int) -> NDArray[np.integer]:

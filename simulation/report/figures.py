@@ -17,7 +17,6 @@ from simulation.report.plots import (
     plot_matrix,
     plot_scores,
 )
-from simulation.report.records import CellName
 from simulation.report.tables import mean_of
 from simulation.report.words import count, signed
 
@@ -36,30 +35,37 @@ Arms = Mapping[str, Predictions]
 
 def difference_figure(
     caption: str,
-    pairs: Mapping[str, Mapping[CellName, float]],
+    rows: Mapping[str, Sequence[float]],
     colours: Mapping[str, str],
     x_label: str,
 ) -> Figure:
-    """Draw each arm's paired differences: a dot per cell, a diamond for their mean."""
+    """Draw each arm's paired differences: a dot per test set, a diamond for their mean."""
     estimates = []
-    for arm, cells in pairs.items():
-        mean = mean_of(list(cells.values()))
+    for arm, values in rows.items():
+        mean = mean_of(values)
         assert mean is not None, "arms without a matched cell are left out"
         estimates.append(Estimate(arm, mean.value, mean.low, mean.high, colours[arm]))
-    rows = {arm: list(cells.values()) for arm, cells in pairs.items()}
     alt = "; ".join(f"{one.name} {signed(one.value)}" for one in estimates)
-    panel = Panel("Dots: cells; diamond: mean", plot_differences(rows, estimates, x_label), alt)
+    panel = Panel("Dots: test sets; diamond: mean", plot_differences(rows, estimates, x_label), alt)
     return Figure(caption, [panel])
 
 
 def roc_figure(
-    caption: str, arms: Arms, output: int, colours: Mapping[str, str], reference: str | None
+    caption: str,
+    arms: Arms,
+    output: int,
+    colours: Mapping[str, str],
+    reference: str | None,
+    intervals: Mapping[str, tuple[float | None, float | None]],
 ) -> Figure:
-    """Draw each arm's ROC curve with its band, and the reference's beside it."""
+    """Draw each arm's ROC curve with its band, and the reference's beside it.
+
+    `intervals` are those of the areas, where the study has them.
+    """
     curves = {
-        arm: roc_with_band(tested, output)
+        arm: roc
         for arm, tested in arms.items()
-        if {0, 1} <= set(tested.targets[:, output])
+        if np.isfinite((roc := roc_with_band(tested, output)).area)
     }
     panels = []
     for arm, roc in curves.items():
@@ -72,8 +78,9 @@ def roc_figure(
             Line(roc.false_positive, roc.true_positive, colours[arm], low=roc.low, high=roc.high)
         )
         area = f"AUROC {roc.area:.3f}"
-        if roc.area_low is not None and roc.area_high is not None:
-            area += f" [{roc.area_low:.3f}, {roc.area_high:.3f}]"
+        low, high = intervals.get(arm, (None, None))
+        if low is not None and high is not None:
+            area += f" [{low:.3f}, {high:.3f}]"
         svg = plot_lines(
             lines,
             "false-positive rate",

@@ -26,17 +26,18 @@ def prediction_blocks(study: Study) -> Iterator[Block]:
     """Figures of the first backbone and seed, then those of the other backbones, folded."""
     seed = next((row.cell.seed for row in study.results), "")
     for number, backbone in enumerate(study.backbones):
+        name = {"backbone": backbone, "seed": seed}
         blocks = [
             block
             for task, site in study.tested()
             if (arms := _tested(study, task, site, backbone, seed))
-            for block in _figures(study, task, site, arms)
+            for block in _figures(study, task, site, arms, _intervals(study, task, site, name))
         ]
         if not blocks:
             continue
         if number == 0:
             yield Paragraph(
-                "Unit of analysis: the patient. Test predictions of all folds together, backbone"
+                "Unit of analysis: the patient. Test predictions of all folds, backbone"
                 f" {backbone}, seed {seed}; intervals draw patients with all their images."
             )
             yield from blocks
@@ -49,8 +50,20 @@ def _tested(study: Study, task: str, site: str, backbone: str, seed: str) -> dic
     return {arm: by[backbone, seed] for arm, by in found.items() if (backbone, seed) in by}
 
 
+def _intervals(
+    study: Study, task: str, site: str, name: Mapping[str, str]
+) -> dict[str, tuple[float | None, float | None]]:
+    """The patient table's intervals of the primary metric, by arm."""
+    rows = study.statistic("intervals", task=task, site=site, **name)
+    return {row["arm"]: (row["low"], row["high"]) for row in rows}
+
+
 def _figures(
-    study: Study, task: str, site: str, arms: Mapping[str, Predictions]
+    study: Study,
+    task: str,
+    site: str,
+    arms: Mapping[str, Predictions],
+    intervals: Mapping[str, tuple[float | None, float | None]],
 ) -> Iterator[Block]:
     space, colours = study.spaces[task], arm_colours(study.arms)
     where = at(task, site)
@@ -58,8 +71,13 @@ def _figures(
         for output in _shown_outputs(space):
             name = space.labels[output]
             dashed = f" Dashed: {study.reference}." if study.reference in arms else ""
-            caption = f"{where}: ROC curves of {name}. Band and brackets: 95 % intervals.{dashed}"
-            yield roc_figure(caption, arms, output, colours, study.reference)
+            caption = (
+                f"{where}: ROC curves of {name}, the mean of the folds' curves. Band and brackets:"
+                f" 95 % intervals.{dashed}"
+            )
+            # The primary metric of several classes is the mean of their areas.
+            of_area = intervals if len(_shown_outputs(space)) == 1 else {}
+            yield roc_figure(caption, arms, output, colours, study.reference, of_area)
             caption = (
                 f"{where}: calibration of {name}. Images in groups of similar probability, with"
                 " Wilson's 95 % intervals of independent images."

@@ -19,6 +19,7 @@ from mdmt.runs import read_lines
 from mdmt.tasks import AnyTask, Task
 from simulation.report.curves import Predictions
 from simulation.report.records import CellName, Result, Study
+from simulation.study.outcomes import TestSets
 from simulation.study.statistics import with_all_sites
 from simulation.study.tables import RESULT_COLUMNS
 
@@ -35,14 +36,13 @@ def read_study(folder: Path) -> Study:
     """
     config, spaces = _config(folder / "study.yaml")
     whole = (folder / "results.csv").is_file()
-    cells = {
-        file.parent: _json(file, *_CELL_KEYS) for file in sorted(folder.glob("cells/**/cell.json"))
-    }
+    cells = dict(_cells(folder, config))
     tables = [folder / "predictions.csv"] if whole else [c / "predictions.csv" for c in cells]
     facts, statistics = (
         _json(folder / name, *keys) if (folder / name).is_file() else None
         for name, keys in (("study.json", _STUDY_KEYS), ("statistics.json", ()))
     )
+    predictions, images = _predictions(tables, spaces)
     return Study(
         folder=folder,
         config=config,
@@ -56,7 +56,8 @@ def read_study(folder: Path) -> Study:
                 else _results_of_cells(cells.values(), spaces)
             )
         ],
-        predictions=_predictions(tables, spaces),
+        predictions=predictions,
+        tests=TestSets(images, redrawn=bool(config.get("redraw"))),
         statistics=statistics,
         cells={
             (cell["arm"], _name(cell)): cell | {"history": read_lines(file / "history.jsonl")}
@@ -93,6 +94,19 @@ def _json(file: Path, *keys: str) -> dict[str, Any]:
     if missing:
         raise BadInput(f"{file}: damaged: it has no {missing[0]}")
     return dict(found)
+
+
+def _cells(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the finished cells of the grid; the folder may hold some that left it."""
+    arms = {arm.get("name") or arm["kind"] for arm in config["arms"]}
+    backbones = {one.get("name") or one["backbone"] for one in config.get("backbones", ())}
+    backbones = backbones or {config["federation"]["model"]["backbone"]}
+    seeds = set(config.get("seeds", (0,)))
+    for file in sorted(folder.glob("cells/[!.]*/*/fold-*/seed-*/cell.json")):
+        cell = _json(file, *_CELL_KEYS)
+        grid = ((arms, cell["arm"]), (backbones, cell["backbone"]), (seeds, cell["seed"]))
+        if all(value in known for known, value in grid):
+            yield file.parent, cell
 
 
 def _name(row: Mapping[str, Any]) -> CellName:
@@ -145,7 +159,12 @@ def _results(file: Path, spaces: Mapping[str, Task]) -> Iterator[dict[str, Any]]
 
 def _predictions(
     files: Iterable[Path], spaces: Mapping[str, Task]
-) -> dict[tuple[str, str, str], dict[tuple[str, str], Predictions]]:
+) -> tuple[
+    dict[tuple[str, str, str], dict[tuple[str, str], Predictions]],
+    dict[tuple[str, str, str, str], set[str]],
+]:
+    """Predictions of every arm, site and task; and which images a fold and seed test there."""
+    images: defaultdict[tuple[str, str, str, str], set[str]] = defaultdict(set)
     columns = (
         *("arm", "backbone", "seed", "site", "task"),
         *("fold", "image", "patient", "output", "target", "prediction"),
@@ -157,10 +176,12 @@ def _predictions(
             _known(file, row["task"], spaces)
             rows = texts[row["arm"], row["site"], row["task"]][row["backbone"], row["seed"]]
             rows.append((str(file), *(row[name] for name in columns[5:])))
-    return {
+            images[row["task"], row["site"], row["fold"], row["seed"]].add(row["image"])
+    predictions = {
         key: {name: _tested(spaces[key[2]], rows) for name, rows in found.items()}
         for key, found in texts.items()
     }
+    return predictions, images
 
 
 def _tested(space: Task, rows: list[tuple[str, ...]]) -> Predictions:
@@ -182,4 +203,5 @@ def _tested(space: Task, rows: list[tuple[str, ...]]) -> Predictions:
     if space.kind == "classification" and len(column_of) == 2:
         for values in (targets, predictions):
             values[:, 0] = 1 - values[:, 1]
-    return Predictions(np.array(list(patients.values())), targets, predictions)
+    people, folds = np.array(list(patients.values())), np.array([fold for fold, _ in patients])
+    return Predictions(people, folds, targets, predictions)

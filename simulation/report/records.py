@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mdmt.tasks import Task
 from simulation.report.curves import Predictions
+from simulation.study.outcomes import TestSets
 
 __all__ = ["CellName", "Result", "Study"]
 
@@ -53,6 +54,8 @@ class Study:
         columns of 0 and 1.
     statistics : dict or None
         ``statistics.json``; None until all cells are finished.
+    tests : TestSets
+        Which cells test the same images.
     cells : mapping
         (arm, cell) → what ``cell.json`` says, and the lines of its history as ``history``.
     """
@@ -64,6 +67,7 @@ class Study:
     results: Sequence[Result]
     predictions: Mapping[tuple[str, str, str], Mapping[tuple[str, str], Predictions]]
     statistics: Mapping[str, Any] | None
+    tests: TestSets
     cells: Mapping[tuple[str, CellName], Mapping[str, Any]]
 
     @property

@@ -49,9 +49,10 @@ def fold_blocks(data: Mapping[str, Any]) -> list[Block]:
         for name, site in sorted(data["sites"].items())
         for task, labels in site["labels"].items()
     ]
-    seeds = ", ".join(map(str, data["seeds"]))
+    several = "seeds" if len(data["seeds"]) > 1 else "seed"
+    seeds = f"{several} {', '.join(map(str, data['seeds']))}"
     sites = Table(
-        f"Data of each site, seeds {seeds}",
+        f"Data of each site, {seeds}",
         ["site", "task", "images", "patients", "labels", "data fingerprint"],
         rows,
         note=_FINGERPRINT,
@@ -66,7 +67,7 @@ def fold_blocks(data: Mapping[str, Any]) -> list[Block]:
         for labelled in (_classes(labels),)
     ]
     folds = Table(
-        f"Images, patients and labels of each fold, seeds {seeds}",
+        f"Images, patients and labels of each fold, {seeds}",
         ["fold", "site", "task", "split", "images", "patients", "labels"],
         rows,
         words=frozenset({1, 2, 3, 6}),

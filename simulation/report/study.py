@@ -24,6 +24,8 @@ from simulation.report.words import at, count, metric_name, probability, signed
 
 __all__ = ["study_page"]
 
+_TEST = "paired t test with Holm's correction p"
+
 
 def study_page(study: Study) -> Page:
     """Lay out the report of a study, as far as it went."""
@@ -65,9 +67,10 @@ def _finding(study: Study, task: str, site: str) -> str:
     if study.reference is None or not pairs:
         return f"{at(task, site)}: no arm can be compared with one that learns alone yet."
     space = study.spaces[task]
-    base = mean_of(list(study.values(study.reference, site, task, space.primary).values()))
+    values = study.values(study.reference, site, task, space.primary)
+    base = mean_of(study.tests.means(task, site, values))
     said = [
-        _difference(study, task, site, arm, list(pairs[arm].values()))
+        _difference(study, task, site, arm, study.tests.means(task, site, pairs[arm]))
         for arm in study.arms_of("federated", "pooled")
         if arm in pairs
     ]
@@ -85,9 +88,9 @@ def _difference(study: Study, task: str, site: str, arm: str, values: list[float
         verdict = "not tested"
     elif p < 0.05:
         higher = study.spaces[task].primary_is_better_when == "higher"
-        verdict = f"{'better' if (mean.value > 0) == higher else 'worse'}, p {probability(p)}"
+        verdict = f"{'better' if (mean.value > 0) == higher else 'worse'}, {_TEST} {probability(p)}"
     else:
-        verdict = f"no difference shown, p {probability(p)}"
+        verdict = f"no difference shown, {_TEST} {probability(p)}"
     return f"{arm} differs by {signed(mean.value)} ({verdict})"
 
 
@@ -120,9 +123,10 @@ def _differences(study: Study) -> Iterator[Block]:
         yield difference_table(study, task, site)
         seeing = {arm: cells for arm, cells in pairs.items() if arm not in blind}
         if seeing:
-            caption = f"{at(task, site)}: each arm minus {study.reference}, cell by cell."
+            caption = f"{at(task, site)}: each arm minus {study.reference} in the same cells."
             name = metric_name(study.spaces[task].primary)
-            yield difference_figure(caption, seeing, colours, f"difference in {name}")
+            rows = {arm: study.tests.means(task, site, cells) for arm, cells in seeing.items()}
+            yield difference_figure(caption, rows, colours, f"difference in {name}")
         tests = [delong_table(study, task, site, backbone) for backbone in study.backbones]
         patients = [table for table in tests if table is not None]
         if len(study.backbones) > 1:

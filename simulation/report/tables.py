@@ -9,7 +9,7 @@ from typing import Any
 from mdmt.runs import format_metric, shown_metrics
 from mdmt.statistics import mean_and_error
 from simulation.report.page import Table
-from simulation.report.records import CellName, Study
+from simulation.report.records import Study
 from simulation.report.words import at, count, metric_name, size
 
 __all__ = [
@@ -66,28 +66,24 @@ def mean_of(values: Sequence[float]) -> Mean | None:
 def arm_table(study: Study, task: str, site: str, backbone: str) -> Table:
     """A row per arm, a column per metric: mean ± standard error over the cells of one backbone."""
     shown = shown_metrics(study.spaces[task])
-    primary = next(iter(shown))
     rows = []
     for arm in study.arms:
         means = [
-            mean_of(_of_backbone(study.values(arm, site, task, metric), backbone))
-            for metric in shown
+            mean_of(_of_backbone(study, arm, site, task, metric, backbone)) for metric in shown
         ]
         if not any(means):
             continue
-        first = means[0]
-        interval = "-" if first is None else first.interval
         cells = ["undefined" if mean is None else str(mean) for mean in means]
         n = max(mean.n for mean in means if mean)
-        rows.append([arm, cells[0], interval, *cells[1:], str(n)])
+        rows.append([arm, *cells, str(n)])
     header = [f"{metric_name(name)}\n({better} is better)" for name, better in shown.items()]
     return Table(
         f"{at(task, site)}, {backbone}: {_support(study, task, site)}",
-        ["arm", header[0], f"{metric_name(primary)}:\n95 % interval", *header[1:], "cells"],
+        ["arm", *header, "test\nsets"],
         rows,
-        note="Unit of analysis: the cell, one fold with one seed. Mean ± standard error over cells;"
-        " brackets hold Student's interval of that mean. Folds share training images, so"
-        " these intervals are somewhat too narrow.",
+        note="Unit of analysis: the cell, one fold with one seed; cells that test the same images"
+        " are averaged first and count as one test set. Mean ± standard error over test sets."
+        " Folds share training images, so these errors are somewhat too small.",
     )
 
 
@@ -106,7 +102,7 @@ def patient_table(study: Study, task: str, site: str, backbone: str) -> Table | 
     name = metric_name(study.spaces[task].primary)
     tested = f"{count(found[0]['images'], 'image')} of {count(found[0]['patients'], 'patient')}"
     return Table(
-        f"{at(task, site)}, {backbone}: {name} over all folds together, {tested}",
+        f"{at(task, site)}, {backbone}: {name} over all folds, {tested}",
         ["arm", *(f"seed {seed}" for seed in seeds)],
         rows,
         note=study.unit("intervals"),
@@ -127,8 +123,7 @@ def backbone_table(study: Study, task: str, site: str) -> Table:
     for backbone in study.backbones:
         row = [backbone]
         for arm in arms:
-            values = _of_backbone(study.values(arm, site, task, space.primary), backbone)
-            mean = mean_of(values)
+            mean = mean_of(_of_backbone(study, arm, site, task, space.primary, backbone))
             row.append("-" if mean is None else str(mean))
             means[arm] += [] if mean is None else [mean.value]
         rows.append(row)
@@ -138,14 +133,19 @@ def backbone_table(study: Study, task: str, site: str) -> Table:
         " of each backbone",
         ["backbone", *arms],
         rows,
-        note="Unit of analysis: in a backbone's row the cell (one fold with one seed), in the last"
-        " row the backbone. Mean ± standard error.",
+        note="Unit of analysis: in a backbone's row the test set (cells that test the same images"
+        " are averaged first), in the last row the backbone. Mean ± standard error.",
         emphasised=frozenset({len(rows) - 1}),
     )
 
 
-def _of_backbone(values: dict[CellName, float], backbone: str) -> list[float]:
-    return [value for cell, value in values.items() if cell.backbone == backbone]
+def _of_backbone(
+    study: Study, arm: str, site: str, task: str, metric: str, backbone: str
+) -> list[float]:
+    """Means of the test sets of one backbone."""
+    values = study.values(arm, site, task, metric)
+    cells = {cell: value for cell, value in values.items() if cell.backbone == backbone}
+    return study.tests.means(task, site, cells)
 
 
 def cost_table(study: Study) -> Table:

@@ -6,7 +6,7 @@ import re
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from simulation.study.statistics import ALL
+from simulation.study.outcomes import ALL
 
 __all__ = [
     "UNTOLD",

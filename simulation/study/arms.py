@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mdmt.config import FederationConfig
 from mdmt.data.cohort import Cohort
+from mdmt.errors import RunError
 from mdmt.evaluation import predict_outputs
 from mdmt.models import MDMTModel
 from mdmt.tasks.base import FloatArray
@@ -88,6 +90,12 @@ class Outcome:
         outputs = predict_outputs(model, cohort, test, bench.config, [task], device)[task]
         self.predictions[site, task] = bench.config.space(task).decode(outputs.numpy())
 
+    def check(self, study: StudyConfig) -> None:
+        """Refuse a result that lacks what arms are compared on."""
+        missing = [s for s in study.target_sites() if (s, study.target) not in self.predictions]
+        if missing:
+            raise RunError(f"it predicts no {study.target} at {', '.join(missing)}")
+
     def take(self, bench: Bench, trained: Trained, site: str, tasks: list[str]) -> None:
         """Let a centrally trained model predict a site's test images, and book its steps."""
         for task in tasks:
@@ -130,10 +138,10 @@ def _local(bench: Bench) -> Outcome:
 def _finetune(bench: Bench) -> Outcome:
     assert isinstance(bench.arm, Finetune)
     rounds = bench.config.training.rounds
-    source = _single_task(bench, bench.study.source(bench.arm), rounds)
+    start, _ = _single_task(bench, bench.study.source(bench.arm), rounds)
     outcome = Outcome()
     for site in bench.sites(bench.study.target):
-        _alone(bench, outcome, site, [bench.study.target], rounds, source.backbone)
+        _alone(bench, outcome, site, [bench.study.target], rounds, start)
     return outcome
 
 
@@ -142,14 +150,14 @@ def _average_init(bench: Bench) -> Outcome:
     assert isinstance(bench.arm, AverageInit)
     target, rounds = bench.study.target, bench.config.training.rounds
     first = rounds // 2
-    own = _single_task(bench, target, first)
-    source = _single_task(bench, bench.study.source(bench.arm), first)
+    own, steps = _single_task(bench, target, first)
+    source, _ = _single_task(bench, bench.study.source(bench.arm), first)
     beta = bench.arm.beta
     start = {
-        name: tensor.lerp(source.backbone[name], 1 - beta) if tensor.is_floating_point() else tensor
-        for name, tensor in own.backbone.items()
+        name: tensor.lerp(source[name], 1 - beta) if tensor.is_floating_point() else tensor
+        for name, tensor in own.items()
     }
-    outcome = Outcome(steps=dict.fromkeys(bench.sites(target), own.steps))
+    outcome = Outcome(steps=dict.fromkeys(bench.sites(target), steps))
     if bench.arm.then == "pooled":
         return _together(bench, outcome, rounds - first, start)
     for site in bench.sites(target):
@@ -171,12 +179,16 @@ def _federated(bench: Bench) -> Outcome:
     return outcome
 
 
-def _single_task(bench: Bench, task: str, rounds: int) -> Trained:
-    """One model of one task, on the pooled data of the sites that have it."""
+def _single_task(bench: Bench, task: str, rounds: int) -> tuple[dict[str, Tensor], int]:
+    """Backbone of a model of one task, on the pooled data of the sites that have it; its steps.
+
+    It is that of the round that would be tested.
+    """
     cohorts = {site: bench.cohorts[site] for site in bench.sites(task)}
-    return train_centrally(
+    trained = train_centrally(
         bench.config, cohorts, [task], who=f"{task} first", rounds=rounds, device=bench.device
     )
+    return trained.backbone_of(task, bench.study.checkpoint), trained.steps
 
 
 def _alone(

@@ -50,7 +50,7 @@ class Cell:
         Its position.
     seed : int
     identity : dict of str to str
-        Everything that decides the cell's result: compared before a finished cell is used again.
+        Everything that decides its result: compared before a finished cell is used again.
     """
 
     arm: Arm
@@ -85,7 +85,7 @@ class Finished:
     ----------
     cell : Cell
     results : list of dict
-        ``site``, ``task``, ``metric``, ``value`` (None where undefined) and ``n``.
+        ``site``, ``task``, ``metric``, ``value`` (None: undefined) and ``n``.
     predictions : Path
         CSV with `PREDICTION_COLUMNS`.
     steps : dict of str to int
@@ -109,30 +109,29 @@ def in_cell(study: StudyConfig, backbone: Backbone, seed: int) -> FederationConf
 def run_cell(study: StudyConfig, cell: Cell, out: Path) -> None:
     """Train and test one cell; its folder appears when everything in it is written.
 
-    Parameters
-    ----------
-    study : StudyConfig
-    cell : Cell
-    out : Path
-        The study's folder, which has the folds.
+    `out` is the study's folder, which has the folds.
 
     Raises
     ------
     MDMTError
-        The arm failed; the message names the cell.
+        The arm failed; logs of its sites stay in ``failed`` until the cell is tried again.
     """
     started = time.monotonic()
     torch.set_num_threads(study.federation.training.threads)
     target = out / "cells" / cell.path
     target.parent.mkdir(parents=True, exist_ok=True)
+    kept = out / "failed" / cell.path
+    shutil.rmtree(kept, ignore_errors=True)
     work = Path(tempfile.mkdtemp(dir=out / "cells", prefix=".work-"))
     try:
         bench = _bench(study, cell, out, work / "arm")
         outcome = ARMS[cell.arm.kind](bench)
+        outcome.check(study)
         _write(work / "cell", study, cell, bench, outcome, started)
         (work / "cell").replace(target)
     except MDMTError as error:
-        raise type(error)(f"{' '.join(map(str, cell.key.values()))}: {error}") from error
+        where = _keep_logs(work / "arm" / "run" / "sites", kept)
+        raise type(error)(f"{' '.join(map(str, cell.key.values()))}: {error}{where}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -172,6 +171,14 @@ def _bench(study: StudyConfig, cell: Cell, out: Path, work: Path) -> Bench:
     }
     config = in_cell(study, cell.backbone, cell.seed).model_copy(update={"sites": sites})
     return Bench(study, cell.arm, config, cohorts_in_fold(sites, config), work)
+
+
+def _keep_logs(sites: Path, kept: Path) -> str:
+    """Move the sites' logs of a failed cell to where they stay, and say where."""
+    for log in sites.glob("*/site.log"):
+        kept.mkdir(parents=True, exist_ok=True)
+        log.replace(kept / f"{log.parent.name}.log")
+    return f" (logs: {kept})" if kept.exists() else ""
 
 
 def _write(

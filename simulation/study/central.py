@@ -46,10 +46,9 @@ class Trained:
     history: list[dict[str, Any]]
     steps: int
 
-    @property
-    def backbone(self) -> dict[str, Tensor]:
-        """Copy of the backbone's state after the last round."""
-        return _copy(self.model.backbone.state_dict())
+    def backbone_of(self, task: str, checkpoint: str) -> dict[str, Tensor]:
+        """Copy of the backbone's state in `model_of`."""
+        return _copy(self.model_of(task, checkpoint).backbone.state_dict())
 
     def model_of(self, task: str, checkpoint: str) -> MDMTModel:
         """The model to test `task` with: after the last round, or after the task's best."""
@@ -62,8 +61,8 @@ def pooled_objective(config: FederationConfig) -> tuple[dict[str, float], dict[s
     """Coefficients and rates with which pooled training optimises what the federation does.
 
     Plain SGD on L = Σ λ_t ℓ_t with backbone rate η/Λ and head rates η/λ_t takes the federation's
-    steps (property P2). Adam divides a gradient by its size: L/Λ at the rate η itself gives its
-    backbone, and its heads, the federation's steps.
+    steps (property P2). Adam divides a gradient by its size: with L/Λ at the rate η its steps are
+    about as large as the federation's; weight decay is not scaled with the loss.
 
     Returns
     -------

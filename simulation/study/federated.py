@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from client.site import kept_tensors
-from mdmt.config import FederationConfig, SiteConfig
+from mdmt.config import FederationConfig
+from mdmt.errors import StateError
 from mdmt.models import MDMTModel, build_model, head_task, load_staying, set_arrays
 from mdmt.releases import open_release
 from server.run import RunDirectory
@@ -51,11 +52,16 @@ def federated_models(
     Raises
     ------
     MDMTError
-        The federation could not start, or failed.
+        The federation could not start, or failed, or a site kept no head of a task.
     """
     aggregation = arm.aggregation or config.aggregation
-    config = config.model_copy(update={"aggregation": aggregation, "references": ()})
     run = work / "run"
+    sites = {
+        name: site.model_copy(update={"state_dir": run / "sites" / name})
+        for name, site in config.sites.items()
+    }
+    changes = {"aggregation": aggregation, "references": (), "sites": sites}
+    config = config.model_copy(update=changes)
     run.mkdir(parents=True)
     simulate(config, run, "inprocess")
     lines = (run / "history.jsonl").read_text(encoding="utf-8").splitlines()
@@ -72,16 +78,20 @@ def _released(run: Path, config: FederationConfig) -> Iterator[tuple[str, str, M
     """Models of each task's best round, which are those of the release."""
     release = open_release(run / "release")
     for task in config.tasks:
+        missing = set(_sites(config, task))
         for site, model in release.models(task):
             for name in [site] if site else _sites(config, task):
+                missing.discard(name)
                 yield name, task, model
+        if missing:
+            raise StateError(f"the release has no head of {task} from {', '.join(sorted(missing))}")
 
 
 def _last(run: Path, config: FederationConfig) -> Iterator[tuple[str, str, MDMTModel]]:
     """Models of the last round."""
     saved = RunDirectory(run, config).checkpoints.load(config.training.rounds)
     for name, site in sorted(config.sites.items()):
-        tasks = [task for task in config.tasks if task in site.tasks]
+        tasks = [task for task in config.tasks if task in site.offered]
         model = build_model(config, tasks, weights=False)
         received = {
             key: tensor.numpy()
@@ -89,16 +99,10 @@ def _last(run: Path, config: FederationConfig) -> Iterator[tuple[str, str, MDMTM
             if key.startswith("backbone.") or head_task(key) in tasks
         }
         set_arrays(model, received)
-        own = kept_tensors(_at(run, site), config, saved.facts["run"], saved.round)
-        load_staying(model, own)
+        load_staying(model, kept_tensors(site, config, saved.facts["run"], saved.round))
         for task in tasks:
             yield name, task, model
 
 
-def _at(run: Path, site: SiteConfig) -> SiteConfig:
-    """The site with the state it has in the run directory."""
-    return site.model_copy(update={"state_dir": run / "sites" / site.name})
-
-
 def _sites(config: FederationConfig, task: str) -> list[str]:
-    return [name for name, site in sorted(config.sites.items()) if task in site.tasks]
+    return [name for name, site in sorted(config.sites.items()) if task in site.offered]

@@ -1,11 +1,12 @@
-"""Predictions of a study's test images, read back as arrays: all folds of one seed together."""
+"""Predictions of a study's test images, read back as arrays: all folds of one seed."""
 
 from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +16,57 @@ from mdmt.tasks.base import FloatArray
 from simulation.study.cells import Finished
 from simulation.study.config import StudyConfig
 
-__all__ = ["Predicted", "pooled_predictions"]
+__all__ = ["ALL", "CellKey", "Predicted", "TestSets", "pooled_predictions"]
+
+ALL = "all"
+"""Stands for all sites (the mean weighted by test images) or all backbones."""
+
+CellKey = tuple[str, str, Any]
+"""Backbone, fold and seed."""
+_Key = TypeVar("_Key", bound=CellKey)
+
+
+class TestSets:
+    """Which cells test the same images, and so are no independent replicates.
+
+    In LOCO-18 three folds test the images of a hospital; seeds and backbones test the same unless
+    a study draws its data anew.
+
+    Parameters
+    ----------
+    images : mapping of (str, str, str, str) to set of str
+        Task, site, fold and seed → names of the images that are tested.
+    redrawn : bool
+        Images of another seed are others, though they have the same names.
+    """
+
+    def __init__(
+        self, images: Mapping[tuple[str, str, str, str], Set[str]], *, redrawn: bool
+    ) -> None:
+        self.redrawn = redrawn
+        self._sites: dict[str, set[str]] = defaultdict(set)
+        self._images = {key: frozenset(names) for key, names in images.items()}
+        for task, site, *_ in images:
+            self._sites[task].add(site)
+
+    def means(self, task: str, site: str, values: Mapping[_Key, float]) -> list[float]:
+        """Mean of the cells of each distinct test set, in order of their first cells."""
+        groups: dict[Hashable, list[float]] = defaultdict(list)
+        for (_, fold, seed), value in values.items():
+            groups[self._name(task, site, fold, str(seed))].append(value)
+        return [sum(group) / len(group) for group in groups.values()]
+
+    def _name(self, task: str, site: str, fold: str, seed: str) -> Hashable:
+        sites = sorted(self._sites[task]) if site == ALL else [site]
+        images = tuple(self._images.get((task, name, fold, seed), fold) for name in sites)
+        return (images or fold), seed if self.redrawn else ""
 
 
 @dataclass(frozen=True)
 class Predicted:
     """One arm's predictions for one task at one site, from all test folds of one seed.
 
-    Models of different folds may be calibrated differently, which lowers an AUROC over all of
-    them together.
+    Models of different folds may be calibrated differently: scores are ranked within a fold.
 
     Attributes
     ----------
@@ -47,6 +90,16 @@ class Predicted:
     patients: NDArray[np.str_]
     targets: FloatArray
     predictions: FloatArray
+
+    @property
+    def folds(self) -> NDArray[np.str_]:
+        """Fold of each image, whose model predicted it, (N,)."""
+        return np.array([fold for fold, _ in self.images])
+
+    def counts(self, rows: NDArray[np.bool_]) -> dict[str, int]:
+        """How many images and patients there are in some rows; folds may test the same ones."""
+        names = {name for (_, name), chosen in zip(self.images, rows, strict=True) if chosen}
+        return {"images": len(names), "patients": len(np.unique(self.patients[rows]))}
 
     @property
     def key(self) -> dict[str, str | int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ import torch
 
 from mdmt.config import save_config
 from mdmt.data.splits import Fold
-from mdmt.errors import BadInput
+from mdmt.errors import BadInput, MDMTError, RunError
 from mdmt.models import build_model
 from mdmt.training import resolve_device
 from server.run import versions
@@ -23,7 +24,7 @@ from simulation.study.config import StudyConfig, load_study
 from simulation.study.data import StudyData, Watch, open_data
 from simulation.study.kinds import Arm, Backbone, Metadata
 from simulation.study.metadata import check_columns, has_columns
-from simulation.study.tables import write_tables
+from simulation.study.tables import TABLES, write_tables
 from simulation.study.workers import run_cells
 
 __all__ = ["default_workers", "plan_cells", "run_study"]
@@ -37,6 +38,7 @@ def run_study(
     watch: Watch = lambda site, done, n: None,
     on_plan: Callable[[Sequence[Finished], Sequence[Cell]], None] = lambda finished, cells: None,
     on_cell: Callable[[Finished], None] = lambda finished: None,
+    on_fail: Callable[[Cell, MDMTError], None] = lambda cell, error: None,
 ) -> list[Finished]:
     """Run a study, or go on with one that was interrupted.
 
@@ -53,6 +55,8 @@ def run_study(
         Called with the cells that are finished already, and with all.
     on_cell : callable
         Called with each cell that is finished now.
+    on_fail : callable
+        Called with each cell that fails, and why; the others go on.
 
     Returns
     -------
@@ -62,27 +66,41 @@ def run_study(
     Raises
     ------
     MDMTError
-        Data that cannot be used, a folder of another study, or a cell that failed; finished cells
-        stay.
+        Data that cannot be used, a folder of another study, or, when all others are finished, cells
+        that failed.
     """
+    out = out.resolve()  # it goes into files that read a path relative to themselves
     _refuse_others(study, out)
     data = _open(study, watch)
-    cells = plan_cells(study, data)
     _check(study, data)
+    cells = plan_cells(study, data)
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         finished = {cell.path: found for cell in cells if (found := read_cell(out, cell))}
+        todo = [cell for cell in cells if cell.path not in finished]
+        if todo:  # tables of a smaller grid would make a killed study look finished
+            for name in TABLES:
+                (out / name).unlink(missing_ok=True)
         save_config(study, out / "study.yaml")
         for seed, opened in data.items():
             opened.write_folds(study, out, seed)
         on_plan(list(finished.values()), cells)
-        todo = [cell for cell in cells if cell.path not in finished]
+        failed: list[str] = []
         with closing(run_cells(study, todo, out, workers)) as running:
-            for cell in running:
+            for cell, error in running:
+                if error is not None:
+                    failed.append(str(error))
+                    on_fail(cell, error)
+                    continue
                 done = read_cell(out, cell)
                 assert done is not None, "a cell that ended without an error is there"
                 finished[cell.path] = done
                 on_cell(done)
+        if failed:
+            raise RunError(
+                f"{len(failed)} of {len(cells)} cells failed; the same command tries them again:\n"
+                + "\n".join(failed)
+            )
         ordered = [finished[cell.path] for cell in cells]
         write_tables(study, out, data, ordered)
     return ordered
@@ -125,7 +143,9 @@ def _identity(
 ) -> dict[str, Any]:
     """Everything that decides a cell's result beside its seed, as ``cell.json`` keeps it."""
     devices = {site.device for site in study.federation.sites.values()}
-    return {
+    weights = study.model(backbone).weights
+    file = {} if weights in ("none", "timm", "offline") else {"weights": _digest(Path(weights))}
+    return file | {
         "format": FORMAT,
         "recipe": study.federation.hash,
         "arm": arm.model_dump(mode="json", exclude={"name"}),
@@ -136,6 +156,12 @@ def _identity(
         "devices": sorted({resolve_device(device).type for device in devices}),
         "versions": versions(),
     }
+
+
+def _digest(file: Path) -> str:
+    """Tell a file of weights from another that was put in its place."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 def _open(study: StudyConfig, watch: Watch) -> dict[int, StudyData]:

@@ -15,27 +15,28 @@ from typing import Any
 
 import numpy as np
 
+from mdmt.delong import compare_aurocs
 from mdmt.metrics import bootstrap_interval
 from mdmt.seeds import derive_seed
-from mdmt.statistics import compare_aurocs, compare_pairs, holm, mean_and_error
+from mdmt.statistics import compare_pairs, holm, mean_and_error
 from simulation.study.cells import Finished
 from simulation.study.config import StudyConfig
-from simulation.study.outcomes import Predicted, pooled_predictions
+from simulation.study.outcomes import ALL, CellKey, Predicted, TestSets, pooled_predictions
 
-__all__ = ["ALL", "study_statistics", "with_all_sites"]
+__all__ = ["study_statistics", "with_all_sites"]
 
 FORMAT = 1
-ALL = "all"
-"""Stands for all sites (the mean weighted by test images) or all backbones."""
-
+_DISTINCT = "those that test the same images are averaged first and count once"
+_WITHIN = "an AUROC compares images of one fold, which one model ranked, and folds weigh by pairs"
 UNITS = {
-    "summary": "cells: mean and standard error over folds and seeds; folds share training images,"
-    " so the error is a lower bound",
-    "paired": "cells: differences between two arms in the same backbone, fold and seed; two-sided;"
-    " Holm's correction over the pairs of trained arms of one backbone, site and task",
-    "intervals": "patients: test predictions of all folds of one seed together; percentile"
+    "summary": f"cells: {_DISTINCT}; mean and standard error over the n test sets; folds share"
+    " training images, so the error is a lower bound",
+    "paired": "cells: differences between two arms in the same backbone, fold and seed;"
+    f" {_DISTINCT}; two-sided; Holm's correction over the pairs of all arms but constant, of one"
+    " backbone, site and task",
+    "intervals": f"patients: test predictions of all folds of one seed; {_WITHIN}; percentile"
     " bootstrap of 1000 resamples that draw patients with all their images",
-    "delong": "patients: test predictions of all folds of one seed together; DeLong's test with"
+    "delong": f"patients: test predictions of all folds of one seed; {_WITHIN}; DeLong's test with"
     " images clustered by patient (Obuchowski 1997); two-sided; Holm's correction over the pairs"
     " of arms of one backbone, seed, site and output",
 }
@@ -61,9 +62,10 @@ def study_statistics(
         ``summary``, ``paired``, ``intervals`` and ``delong``: each a ``unit`` and ``rows``.
     """
     predicted = list(pooled_predictions(study, cells))
+    tests = _test_sets(study, predicted)
     tables = {
-        "summary": _summary(results),
-        "paired": _paired(study, results),
+        "summary": _summary(results, tests),
+        "paired": _paired(study, results, tests),
         "intervals": [_interval(one) for one in predicted],
         "delong": list(_delong([one for one in predicted if one.arm in _compared(study)])),
     }
@@ -77,15 +79,21 @@ def study_statistics(
 
 
 def with_all_sites(results: Iterable[Row]) -> list[dict[str, Any]]:
-    """Add the mean over sites, weighted by their labelled test images, where there are several."""
+    """Add the mean over sites, weighted by their labelled test images, where there are several.
+
+    An arm that did not test every site of the task in a cell has none there: means over other
+    sites cannot be compared.
+    """
     rows = [dict(row) for row in results]
     grid = ("arm", "backbone", "fold", "seed", "task", "metric")
     by_cell: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         by_cell[tuple(row[key] for key in grid)].append(row)
-    several = {row["task"] for group in by_cell.values() if len(group) > 1 for row in group}
+    sites: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        sites[row["task"]].add(row["site"])
     for key, group in by_cell.items():
-        if group[0]["task"] not in several:
+        if len(group) == 1 or len(group) < len(sites[group[0]["task"]]):
             continue
         total = sum(row["n"] for row in group)
         defined = total > 0 and all(row["value"] is not None for row in group)
@@ -94,26 +102,35 @@ def with_all_sites(results: Iterable[Row]) -> list[dict[str, Any]]:
     return rows
 
 
-def _summary(results: Sequence[Row]) -> list[dict[str, Any]]:
+def _test_sets(study: StudyConfig, predicted: Sequence[Predicted]) -> TestSets:
+    images: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
+    for one in predicted:
+        for fold, image in one.images:
+            images[one.task, one.site, fold, str(one.seed)].add(image)
+    return TestSets(images, redrawn=study.redraw)
+
+
+def _summary(results: Sequence[Row], tests: TestSets) -> list[dict[str, Any]]:
     keys = ("arm", "backbone", "site", "task", "metric")
-    values: dict[tuple[Any, ...], list[float | None]] = defaultdict(list)
+    values: dict[tuple[Any, ...], dict[CellKey, float | None]] = defaultdict(dict)
     for row in with_all_sites(results):
-        values[tuple(row[key] for key in keys)].append(row["value"])
+        cell = row["backbone"], row["fold"], row["seed"]
+        values[tuple(row[key] for key in keys)][cell] = row["value"]
     rows = []
     for key, found in values.items():
-        defined = [value for value in found if value is not None]
-        mean, error = mean_and_error(defined) if defined else (None, None)
-        counts = {"mean": mean, "error": error, "cells": len(defined)}
-        rows.append(
-            dict(zip(keys, key, strict=True)) | counts | {"undefined": len(found) - len(defined)}
-        )
+        names = dict(zip(keys, key, strict=True))
+        defined = {cell: value for cell, value in found.items() if value is not None}
+        means = tests.means(names["task"], names["site"], defined)
+        mean, error = mean_and_error(means) if means else (None, None)
+        counts = {"n": len(means), "cells": len(defined), "undefined": len(found) - len(defined)}
+        rows.append(names | {"mean": mean, "error": error} | counts)
     return rows
 
 
-def _paired(study: StudyConfig, results: Sequence[Row]) -> list[dict[str, Any]]:
+def _paired(study: StudyConfig, results: Sequence[Row], tests: TestSets) -> list[dict[str, Any]]:
     """Every pair of arms on each task's primary metric, per backbone and over all of them."""
     primary = {name: task.space.primary for name, task in study.federation.tasks.items()}
-    values: dict[tuple[str, str], dict[str, dict[tuple[Any, ...], float]]] = defaultdict(
+    values: dict[tuple[str, str], dict[str, dict[CellKey, float]]] = defaultdict(
         lambda: defaultdict(dict)
     )
     for row in with_all_sites(results):
@@ -129,7 +146,10 @@ def _paired(study: StudyConfig, results: Sequence[Row]) -> list[dict[str, Any]]:
             for a, b in itertools.combinations(_compared(study), 2):
                 cells = [c for c in by_arm[a] if c in by_arm[b] and family in (c[0], ALL)]
                 if cells:
-                    first, second = ([by_arm[arm][c] for c in cells] for arm in (a, b))
+                    first, second = (
+                        tests.means(task, site, {c: by_arm[arm][c] for c in cells})
+                        for arm in (a, b)
+                    )
                     key = {"backbone": family, "site": site, "task": task, "metric": primary[task]}
                     found = asdict(compare_pairs(first, second))
                     pairs.append(key | {"arm_a": a, "arm_b": b} | found)
@@ -146,16 +166,16 @@ def _interval(one: Predicted) -> dict[str, Any]:
         one.patients,
         metric,
         seed=derive_seed(one.seed, "study bootstrap", one.site, one.task),
+        strata=one.folds,
     )
-    value = one.space.metric(metric, one.predictions, one.targets)
+    value = one.space.metric(metric, one.predictions, one.targets, one.folds)
     return one.key | {
         "arm": one.arm,
         "metric": metric,
         "value": value if np.isfinite(value) else None,
         "low": low,
         "high": high,
-        "images": len(one.images),
-        "patients": len(np.unique(one.patients)),
+        **one.counts(np.asarray(np.isfinite(one.targets).any(axis=1))),
     }
 
 
@@ -174,11 +194,10 @@ def _delong(predicted: Sequence[Predicted]) -> Iterator[dict[str, Any]]:
                 if not all(np.isfinite(values).all() for values in scores):
                     continue
                 positive = a.binary_targets(column)[labelled] == 1
-                found = compare_aurocs(positive, *scores, a.patients[labelled])
+                found = compare_aurocs(positive, *scores, a.patients[labelled], a.folds[labelled])
                 if found is not None:
                     key = a.key | {"output": name, "arm_a": a.arm, "arm_b": b.arm}
-                    counts = {"patients": len(np.unique(a.patients[labelled]))}
-                    pairs.append(key | asdict(found) | {"images": int(labelled.sum())} | counts)
+                    pairs.append(key | asdict(found) | a.counts(labelled))
             yield from _corrected(pairs, ("p",))
 
 

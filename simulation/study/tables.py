@@ -15,9 +15,11 @@ from simulation.study.config import StudyConfig
 from simulation.study.data import StudyData
 from simulation.study.statistics import study_statistics
 
-__all__ = ["RESULT_COLUMNS", "write_tables"]
+__all__ = ["RESULT_COLUMNS", "TABLES", "write_tables"]
 
 FORMAT = 1
+TABLES = ("results.csv", "predictions.csv", "statistics.json", "study.json")
+"""Files that tell of a whole grid; there are none while a cell is missing."""
 RESULT_COLUMNS = ("arm", "backbone", "fold", "seed", "site", "task", "metric", "value", "n")
 
 

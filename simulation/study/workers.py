@@ -15,19 +15,20 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mdmt.errors import RunError
+from mdmt.errors import MDMTError, RunError
 from simulation.study.cells import Cell, run_cell
 from simulation.study.config import StudyConfig
+from simulation.workers import choose_gpu
 
 __all__ = ["run_cells"]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def run_cells(study: StudyConfig, todo: Sequence[Cell], out: Path, workers: int) -> Generator[Cell]:
-    """Run cells and yield each when it is finished, in any order.
+def run_cells(
+    study: StudyConfig, todo: Sequence[Cell], out: Path, workers: int
+) -> Generator[tuple[Cell, MDMTError | None]]:
+    """Run cells and yield each when it ended, in any order, with the error if it failed.
 
     Parameters
     ----------
@@ -39,15 +40,17 @@ def run_cells(study: StudyConfig, todo: Sequence[Cell], out: Path, workers: int)
 
     Raises
     ------
-    MDMTError
-        A cell failed.
     RunError
         A worker was killed.
     """
     if workers == 0:
         for cell in todo:
-            run_cell(study, cell, out)
-            yield cell
+            try:
+                run_cell(study, cell, out)
+            except MDMTError as error:
+                yield cell, error
+            else:
+                yield cell, None
         return
     with _pool(min(workers, len(todo)) or 1, study.federation.training.threads) as pool:
         running = {pool.submit(run_cell, study, cell, out): cell for cell in todo}
@@ -61,7 +64,10 @@ def run_cells(study: StudyConfig, todo: Sequence[Cell], out: Path, workers: int)
                         "a worker process was killed, perhaps for want of memory; fewer --workers"
                         " may help, and the same command goes on from here"
                     ) from error
-                yield cell
+                except MDMTError as error:
+                    yield cell, error
+                else:
+                    yield cell, None
 
 
 @contextmanager
@@ -94,8 +100,7 @@ def _start(alive: Connection, counter: Any) -> None:
     with counter.get_lock():
         number = counter.value
         counter.value += 1
-    if torch.cuda.is_available():
-        torch.cuda.set_device(number % torch.cuda.device_count())
+    choose_gpu(number)
 
     def end_with_parent() -> None:
         with suppress(EOFError):

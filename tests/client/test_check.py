@@ -111,6 +111,7 @@ def test_a_site_that_is_fit_passes_every_check(kit, server):
     assert [check.name for check in checks] == [
         "site.yaml",
         "private key",
+        "CA certificate",
         "address",
         "certificate",
         "server",
@@ -133,9 +134,9 @@ def test_all_checks_run_whatever_fails_each_in_one_line(kit):
     kit.site_file.write_text("name: clinic\n")
     kit.private_key.chmod(0o644)
     checks = list(check_site(kit))
-    assert len(checks) == 13
+    assert len(checks) == 14
     failed = {check.name for check in checks if check.outcome == "fail"}
-    assert failed == {check.name for check in checks} - {"versions"}
+    assert failed == {check.name for check in checks} - {"versions", "CA certificate"}
     for check in checks:
         assert "\n" not in check.found + check.remedy
         assert bool(check.remedy) == (check.outcome != "pass")

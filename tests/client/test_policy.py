@@ -26,7 +26,7 @@ from mdmt.training import TrainingResult
 
 NAN = float("nan")
 NOTHING = TrainOrder(
-    run="r", arm="federated", round=1, recipe="", coefficients={}, lr_factor=1.0, keep=()
+    run="0" * 12, arm="federated", round=1, recipe="", coefficients={}, lr_factor=1.0, keep=()
 )
 
 
@@ -203,7 +203,7 @@ def test_a_refused_order_opens_and_writes_nothing_and_is_told_by_name(
     orders = {
         "query": Query(recipe=config.recipe),
         "train": NOTHING.model_copy(update={"recipe": config.recipe}),
-        "evaluate": EvaluateOrder(run="r", arm="federated", round=1, recipe=config.recipe),
+        "evaluate": EvaluateOrder(run="0" * 12, arm="federated", round=1, recipe=config.recipe),
     }
     asked = ask(kind, orders[kind].model_dump_json(), w=[1.0])
     context = Context(1, 2, {"site": str(tmp_path / "site.yaml")}, RecordDict(), {})
@@ -322,6 +322,14 @@ def test_a_split_without_labels_is_told_as_such():
     assert told_metrics(policy, manifest, metrics, "val") == metrics
 
 
+@pytest.mark.parametrize("run", ["/tmp/elsewhere", "../../../other", "", "0" * 13])
+def test_a_run_cannot_be_named_so_that_its_heads_lie_elsewhere(run):
+    with pytest.raises(ValueError, match="run"):
+        TrainOrder.model_validate(NOTHING.model_dump() | {"run": run})
+    with pytest.raises(ValueError, match="run"):
+        EvaluateOrder(run=run, arm="federated", round=1, recipe="")
+
+
 @pytest.mark.parametrize(
     ("policy", "loss", "images"),
     [
@@ -333,7 +341,7 @@ def test_a_split_without_labels_is_told_as_such():
 def test_a_training_report_tells_no_small_count(make_site, policy, loss, images):
     cohort = make_cohort(prognosis=LABELS)
     result = TrainingResult({"prognosis": 0.5}, images=7, steps=1, seconds=1.0, moments={})
-    report = train_report(make_site(**policy), NOTHING, cohort, {}, result)
+    report = train_report(make_site(**policy), NOTHING, cohort, {}, result, new_heads=False)
     assert report.losses == {"prognosis": loss}
     assert report.images == images
     assert report.steps == (images and 1)

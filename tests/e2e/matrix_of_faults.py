@@ -30,6 +30,8 @@ HOSTILE = {
     "extra": "array heads.prognosis.weight was not asked for",
     "large": "bytes, at most",
     "odd": "the reply is not a training report",
+    "foreign": "the report tells of the task 'prognosis', which the site has not",
+    "negative": "the reply is not a training report",
 }
 
 

@@ -239,6 +239,25 @@ def test_a_site_that_runs_already_is_not_started_beside_itself(real):
     assert line == f"error: the site ward runs already, as process {running}"
 
 
+def test_keys_made_anew_shut_the_former_ones_out(tmp_path):
+    """`provision --force` after a theft: the thief is out, the site that was given a new key in."""
+    real = RealFederation(tmp_path)
+    try:
+        real.start_server()
+        real.stop("server")
+        former = real.copy_kit("ward", "former")
+        real.provision("--force")
+        shutil.copy(real.site_kit("ward") / "ca.crt", former / "ca.crt")
+        real.start_server()
+        assert "ward: its former key is refused from now on" in real.log("server")
+        told = real.mdmt("site", "check", real.site_kit("ward"), check=False).stdout
+        assert "the server knows this site's key" in " ".join(told.replace("│", " ").split())
+        (line,) = [said for said in check(real, former) if "registered" in said]
+        assert line.startswith("error: registered: the server does not know this site's key")
+    finally:
+        real.close()
+
+
 def open_package(module):
     """Folder of a package."""
     (folder,) = module.__path__

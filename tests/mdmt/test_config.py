@@ -260,6 +260,8 @@ def test_the_hash_follows_the_recipe_and_ignores_the_sites(write) -> None:
     assert load_federation(path, ["sites.clinic.dataset.root=/other"]).hash == mine
     assert load_federation(path, ["training.rounds=3"]).hash != mine
     assert load_federation(path, ["tasks.severity.weight=3"]).hash != mine
+    longer = ["training.round_timeout=7", "aggregation.join_timeout=7", "aggregation.min_sites=1"]
+    assert load_federation(path, longer).hash == mine, "a stalled run may be given more time"
 
 
 @pytest.mark.parametrize("recipe", ["", "[]", '{"name": "x"}'])

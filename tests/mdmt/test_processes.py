@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from mdmt.processes import is_running
+from mdmt.processes import flower_environment, is_running, last_words
 
 START = """
 import os, sys, time
@@ -51,3 +51,20 @@ def test_a_process_runs_until_it_ends_even_if_its_parent_does_not_ask_why():
 
 def test_this_process_runs():
     assert is_running(os.getpid())
+
+
+def test_flowers_processes_reach_directly_what_the_site_does(tmp_path, monkeypatch):
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("no_proxy", "fl.example.org")
+    environment = flower_environment(tmp_path)
+    assert environment["NO_PROXY"] == environment["no_proxy"]
+    assert environment["NO_PROXY"] == "fl.example.org,127.0.0.1,localhost"
+
+
+def test_a_process_is_not_blamed_for_what_the_one_before_it_wrote(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("ValueError: of yesterday\n")
+    earlier = log.stat().st_size
+    assert last_words(log, earlier) == "no output"
+    log.write_text(log.read_text() + "KeyError: of today\n")
+    assert last_words(log, earlier) == "KeyError: of today"

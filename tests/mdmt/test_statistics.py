@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel, wilcoxon
 
-from mdmt.statistics import compare_aurocs, compare_pairs, holm, mean_and_error
+from mdmt.delong import compare_aurocs
+from mdmt.statistics import compare_pairs, holm, mean_and_error
+from mdmt.tasks.statistics import auroc
 
 OVARIAN = """
 3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0
@@ -72,6 +74,47 @@ def test_images_of_one_patient_count_less_than_images_of_many():
     clustered = compare_aurocs(*twice, np.tile(names, 2))
     assert clustered.error == pytest.approx(once.error, rel=1e-12)
     assert compare_aurocs(*twice).error == pytest.approx(once.error / math.sqrt(2), rel=0.03)
+
+
+def test_strata_are_compared_within_and_weighted_by_their_pairs():
+    """Two folds of other patients: the mean of their areas, and of their variances, by hand."""
+    albumin, _, kg, benefit = ovarian()
+    fold = np.where(np.arange(43) < 20, "0", "1")
+    # A model that scores all of fold 1 higher: this must not matter, in neither model.
+    shifted = kg + 100 * (fold == "1")
+    found = compare_aurocs(benefit, shifted, albumin, strata=fold)
+    parts = [compare_aurocs(*(v[fold == f] for v in (benefit, kg, albumin))) for f in "01"]
+    pairs = [benefit[fold == f].sum() * (~benefit[fold == f]).sum() for f in "01"]
+    share = np.divide(pairs, sum(pairs))
+    assert found.auroc_a == pytest.approx(share @ [part.auroc_a for part in parts])
+    assert found.auroc_a == pytest.approx(auroc(benefit, shifted, fold))
+    # Folds have 20 and 23 patients: their own factors I / (I - 1) differ a little from the common.
+    expected = share**2 @ [part.error**2 for part in parts]
+    assert found.error**2 == pytest.approx(expected, rel=0.02)
+    assert auroc(benefit, shifted) == pytest.approx(found.auroc_a - 0.064, abs=0.001)
+
+
+def test_folds_that_test_the_same_patients_add_no_certainty():
+    """LOCO-18: every image in three folds, by models that agree."""
+    albumin, _, kg, benefit = ovarian()
+    names = np.array([f"p{i}" for i in range(len(kg))])
+    once = compare_aurocs(benefit, kg, albumin, names)
+    thrice = [np.tile(v, 3) for v in (benefit, kg, albumin, names)]
+    found = compare_aurocs(*thrice, np.repeat(["0", "1", "2"], len(kg)))
+    assert (found.difference, found.error) == pytest.approx((once.difference, once.error))
+
+
+def test_strata_without_a_second_positive_have_no_variance_and_one_class_no_pairs():
+    positive = np.array([True, False, False, True, True, False, False, True])
+    a, b = np.arange(8.0), np.array([3.0, 1, 2, 7, 5, 6, 4, 0])
+    fold = np.array(list("00011112"))
+    found = compare_aurocs(positive, a, b, strata=fold)
+    # Pairs in the right order: b has 2 of 2 in fold 0, 3 of 4 in fold 1; a has none.
+    assert (found.auroc_a, found.auroc_b) == pytest.approx((0, 5 / 6))
+    assert found.error is not None
+    few = slice(0, 3)
+    assert compare_aurocs(positive[few], a[few], b[few], strata=fold[few]).p is None
+    assert compare_aurocs(positive[:1], a[:1], b[:1], strata=fold[:1]) is None
 
 
 def test_delong_error_agrees_with_the_patient_level_bootstrap():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
 
@@ -65,7 +66,7 @@ def answer(message, site, number, arrays, **changes):
     content = RecordDict(
         {
             "arrays": pack_record({k: numbers(v) for k, v in arrays.items()}),
-            "report": ConfigRecord({"json": TrainReport.model_validate(report).model_dump_json()}),
+            "report": ConfigRecord({"json": json.dumps(report)}),
         }
     )
     return Message(content, reply_to=message)
@@ -196,7 +197,13 @@ def reply_of_b(kind, message):
     }.get(kind, good)
     site = "a" if kind == "wrong name" else "b"
     number = 7 if kind == "wrong round" else 1
-    reply = answer(message, site, number, arrays)
+    told = {"negative": {"prognosis/examples": -8}, "foreign task": {"severity/mae": 1.0}}
+    reply = answer(message, site, number, arrays, validation=told.get(kind, {}))
+    if kind == "long":
+        report = reply.content.config_records["report"]
+        report["json"] = str(report["json"]) + " " * 2**20
+    if kind == "stowaway":
+        reply.content.config_records["more"] = ConfigRecord({"bytes": bytes(2**21)})
     if kind == "garbage":
         reply.content.array_records["arrays"][BLOB].data = b"not an array"
     if kind == "unnamed":
@@ -215,6 +222,10 @@ REASONS = {
     "shape": f"array {W} is float32 [2]",
     "dtype": f"array {W} is float64 [1]",
     "huge": "bytes, at most",
+    "negative": "not a training report",
+    "foreign task": "the report tells of the task 'severity', which the site has not",
+    "long": "characters",
+    "stowaway": "bytes, at most",
     "garbage": "cannot be decoded",
     "unnamed": "cannot be decoded",
     "wrong name": "the report is of site a",
@@ -373,6 +384,11 @@ def test_odd_metrics_of_one_site_are_refused_not_averaged():
     for name in ("no-slash", "a/b/c", "task/\nname", "x" * 200 + "/mae"):
         with pytest.raises(ValueError, match="validation"):
             TrainReport.model_validate(report | {"validation": {name: 1.0}})
+    for key, value in {"examples": -8, "mae": 1e308, "auroc": 10**400}.items():
+        with pytest.raises(ValueError, match="than or equal"):
+            TrainReport.model_validate(report | {"validation": {f"t/{key}": value}})
+    with pytest.raises(ValueError, match="integer"):
+        TrainReport.model_validate(report | {"validation": {"t/examples": 2.5}})
     with pytest.raises(ValueError, match="finite"):
         TrainReport.model_validate(report | {"validation": {"t/mae": math.inf}})
     assert weighted_mean_metrics({"a": {"t/mae": 1.0}, "b": {"t/mae": 2.0, "t/examples": 4}}) == {

@@ -70,7 +70,7 @@ def report_of(folder: Path) -> str:
 
 def predictions(targets: list[float], predictions: list[float], patients: list[str]) -> Predictions:
     columns = np.array(targets)[:, None], np.array(predictions)[:, None]
-    return Predictions(np.array(patients), *columns)
+    return Predictions(np.array(patients), np.array(["0"] * len(patients)), *columns)
 
 
 def write_run(folder: Path, **files: Any) -> Path:
@@ -222,11 +222,14 @@ def test_refusals_are_listed(tmp_path: Path) -> None:
     assert row == ["a", "1", "1.000", "0", "1.0", "0.0 MB", "2.0 MB"]
 
 
-def test_a_study_tells_mean_and_error_of_its_cells(tmp_path: Path) -> None:
+def test_a_study_tells_mean_and_error_of_its_test_sets(tmp_path: Path) -> None:
+    """Two folds are two test sets; two seeds test the same images."""
     study = write_study(tmp_path / "study", folds=2, seeds=2)
-    values = list(read_study(study).values("local", "hospital", "prognosis", "auroc").values())
-    assert len(values) == 4
-    error = np.std(values, ddof=1) / np.sqrt(4)
+    cells = read_study(study).values("local", "hospital", "prognosis", "auroc")
+    assert len(cells) == 4
+    folds = ("fold 0", "fold 1")
+    values = [np.mean([v for name, v in cells.items() if name.fold == fold]) for fold in folds]
+    error = abs(values[0] - values[1]) / 2
     page = Reader(report_of(study))
     row = next(row for row in page.rows if row[0] == "local")
     assert row[1] == f"{np.mean(values):.3f} ± {error:.3f}"
@@ -269,7 +272,7 @@ def test_a_test_against_the_reference_is_told_as_arm_minus_reference(page: str) 
     (delong,) = (row for row in reader.rows if row[:2] == ["federated", "0"] and len(row) == 6)
     assert delong == ["federated", "0", "+0.080", "[+0.010, +0.150]", "0.021", "0.200"]
     assert ["federated", "0.900 [0.800, 0.950]"] in reader.rows
-    assert "(better, p 0.032)" in reader.text
+    assert "(better, paired t test with Holm's correction p 0.032)" in reader.text
     assert "Unit of analysis: patients." in reader.text
 
 
@@ -277,7 +280,7 @@ def test_no_arm_is_called_better_without_a_test_that_says_so(tmp_path: Path) -> 
     study = write_study(tmp_path / "study", **SMALL)
     file = study / "statistics.json"
     file.write_text(file.read_text().replace("0.0321", "0.06"))
-    assert "(no difference shown, p 0.060)" in report_of(study)
+    assert "(no difference shown, paired t test with Holm's correction p 0.060)" in report_of(study)
     file.unlink()
     text = Reader(report_of(study)).text
     assert "statistics.json is missing or empty" in text
@@ -400,9 +403,6 @@ def test_area_under_the_curve_is_the_auroc() -> None:
         predictions(truth.tolist(), scores.tolist(), [f"p{k}" for k in range(60)]), 0
     )
     assert roc.area == pytest.approx(auroc(truth == 1, scores), abs=1e-12)
-    assert roc.area_low is not None
-    assert roc.area_high is not None
-    assert roc.area_low < roc.area < roc.area_high
     assert (np.diff(roc.true_positive) >= 0).all()
     assert (roc.low <= roc.true_positive).all()
     assert (roc.true_positive <= roc.high).all()
@@ -410,7 +410,8 @@ def test_area_under_the_curve_is_the_auroc() -> None:
 
 def test_perfect_scores_have_no_width() -> None:
     roc = roc_with_band(predictions([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], list("abcd")), 0)
-    assert (roc.area, roc.area_low, roc.area_high) == (1.0, 1.0, 1.0)
+    assert roc.area == 1.0
+    assert (roc.low[1:] == roc.high[1:]).all()
 
 
 def test_images_of_a_patient_are_drawn_together() -> None:
@@ -423,7 +424,26 @@ def test_images_of_a_patient_are_drawn_together() -> None:
     ten = predictions(truth.tolist() * 10, scores.tolist() * 10, people * 10)
     repeated = roc_with_band(ten, 0)
     assert repeated.area == pytest.approx(once.area)
-    assert repeated.area_low == pytest.approx(once.area_low)
+    assert repeated.low == pytest.approx(once.low)
+
+
+def test_a_curve_ranks_within_folds() -> None:
+    """Fold 0: 3 of 4 pairs in order, fold 1: 1 of 2; fold 2 has one class, fold 1 high scores."""
+    truth = [0, 1, 0, 1, 0, 1, 0, 1]
+    scores = [0.1, 0.2, 0.3, 0.4, 0.8, 0.9, 0.95, 0.0]
+    tested = predictions(truth, scores, list("abcdefgh"))
+    tested = replace(tested, folds=np.array(list("00001112")))
+    assert roc_with_band(tested, 0).area == pytest.approx((3 + 1) / (4 + 2))
+    assert auroc(np.array(truth) == 1, np.array(scores), tested.folds) == pytest.approx(4 / 6)
+    assert auroc(np.array(truth) == 1, np.array(scores)) == pytest.approx(6 / 16)
+
+
+def test_one_page_tells_one_interval_of_an_auroc(page: str) -> None:
+    """That of statistics.json: [0.800, 0.950] in the table and above every curve."""
+    text = Reader(page).text
+    titles = re.findall(r"AUROC 0\.\d{3} \[[^]]*\]", text)
+    assert len(titles) >= len(ARMS)
+    assert all(title.endswith("[0.800, 0.950]") for title in titles)
 
 
 def test_interval_of_an_error_by_hand() -> None:
@@ -440,6 +460,16 @@ def test_calibration_bins_hold_every_image_once() -> None:
     assert [one.count for one in bins] == [20] * 5
     assert [one.observed for one in bins] == [0, 0, 0.5, 1, 1]
     assert all(one.low <= one.observed <= one.high for one in bins)
+
+
+def test_images_of_one_probability_are_in_one_bin_whatever_their_order() -> None:
+    """Sixty images in three parts of twenty; the first forty-five share a probability."""
+    probabilities = np.array([0.2] * 45 + [0.9] * 15)
+    positive = np.array([True] * 15 + [False] * 30 + [True] * 15)
+    bins = calibration_bins(positive, probabilities)
+    assert [(one.count, one.observed) for one in bins] == [(45, 15 / 45), (15, 1.0)]
+    shuffle = np.random.default_rng(0).permutation(60)
+    assert calibration_bins(positive[shuffle], probabilities[shuffle]) == bins
 
 
 def test_a_name_in_a_plot_is_neither_a_formula_nor_markup() -> None:
@@ -466,7 +496,8 @@ def test_every_kind_of_task_has_its_figures(
     targets = np.eye(3)[generator.integers(0, 3, 40)] if shape[1] == 3 else None
     if targets is None:
         targets = generator.integers(0, 2, shape).astype(float)
-    drawn = Predictions(np.array([f"p{k}" for k in range(40)]), targets, generator.random(shape))
+    people, folds = np.array([f"p{k}" for k in range(40)]), np.array(["0", "1"] * 20)
+    drawn = Predictions(people, folds, targets, generator.random(shape))
     study = read_study(write_study(tmp_path / "study", **SMALL))
     result = study.results[0]._replace(task="t", site="s")
     study = replace(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,15 @@ import torch
 from builders import PROGNOSIS, SEVERITY, synthetic_site
 
 import client.site
+import simulation.study.arms
+import simulation.study.cells
 import simulation.study.central
+import simulation.study.federated
 from mdmt.config import find_config
+from mdmt.errors import RunError
 from mdmt.tasks.statistics import auroc
+from simulation.simulate import simulate
+from simulation.study.arms import Outcome
 from simulation.study.config import load_study
 from simulation.study.runner import run_study
 
@@ -197,6 +205,44 @@ def test_the_best_checkpoint_is_that_of_the_best_round(load, tables, tmp_path, a
     assert any(moved), "some best round must not be the last, or this proves nothing"
 
 
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_a_relative_folder_gives_the_same_predictions(
+    load, tables, tmp_path, monkeypatch, checkpoint
+):
+    """The federated arm finds what its sites kept, whatever the folder is called."""
+    monkeypatch.chdir(tmp_path)
+    study = load(sites=tables, arms=["federated"], checkpoint=checkpoint)
+    for out in (Path("relative"), tmp_path / "absolute"):
+        run_study(study, out, workers=0)
+    relative, absolute = (
+        read(tmp_path / name / "predictions.csv") for name in ("relative", "absolute")
+    )
+    assert relative == absolute
+    assert {row["site"] for row in relative} == {"clinic", "hospital"}
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_a_site_without_its_head_fails_the_cell_and_is_not_tested_untrained(
+    load, tables, tmp_path, monkeypatch, checkpoint
+):
+    def losing(config, run, engine):
+        simulate(config, run, engine)
+        for folder in (run / "sites" / "hospital", run / "release" / "sites"):
+            shutil.rmtree(folder)
+
+    monkeypatch.setattr(simulation.study.federated, "simulate", losing)
+    study = load(sites=tables, arms=["federated"], checkpoint=checkpoint)
+    with pytest.raises(RunError, match=r"federated test_resnet own 0: .*hospital"):
+        run_study(study, tmp_path / "out", workers=0)
+
+
+def test_an_arm_that_leaves_out_a_target_site_has_no_result(load, tables, tmp_path, monkeypatch):
+    monkeypatch.setitem(simulation.study.cells.ARMS, "local", lambda bench: Outcome())
+    with pytest.raises(RunError, match="predicts no prognosis at hospital"):
+        run_study(load(sites=tables, arms=["local"]), tmp_path / "out", workers=0)
+    assert not list((tmp_path / "out").rglob("cell.json"))
+
+
 def test_the_best_round_of_central_training_is_kept(load, tables, tmp_path, monkeypatch):
     """With validation that is best in round 2 of 4, the weights after round 2 are tested."""
     central = simulation.study.central
@@ -223,6 +269,35 @@ def test_the_best_round_of_central_training_is_kept(load, tables, tmp_path, monk
     best = trained.model_of("prognosis", "best").state_dict()
     assert all(torch.equal(best[name], states[1][name]) for name in best)
     assert not all(torch.equal(states[1][name], states[3][name]) for name in best)
+
+
+@pytest.mark.parametrize(("checkpoint", "number"), [("last", 2), ("best", 1)])
+def test_the_first_stage_hands_on_the_round_that_would_be_tested(
+    load, tables, tmp_path, monkeypatch, checkpoint, number
+):
+    """Severity's validation is best in round 1 of 2: `best` goes on from there."""
+    central, arms = simulation.study.central, simulation.study.arms
+    values, states, starts = iter([0.1, 0.9]), [], []
+
+    def evaluate(model, cohort, split, config, tasks, device):
+        if tasks == ["severity"]:
+            states.append({k: v.clone() for k, v in model.backbone.state_dict().items()})
+            return {"severity/mae": next(values), "severity/examples": 2}
+        return {}
+
+    def train_centrally(*arguments, start=None, **options):
+        starts.append(start)
+        return central.train_centrally(*arguments, start=start, **options)
+
+    monkeypatch.setattr(central, "evaluate", evaluate)
+    monkeypatch.setattr(arms, "train_centrally", train_centrally)
+    run_study(
+        load(sites=tables, arms=["finetune"], checkpoint=checkpoint), tmp_path / "out", workers=0
+    )
+    none, start = starts
+    assert none is None
+    assert all(torch.equal(start[name], states[number - 1][name]) for name in start)
+    assert not all(torch.equal(states[0][name], states[1][name]) for name in start)
 
 
 def test_local_is_the_federation_of_one_site(load, tables, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,15 @@ import pytest
 import yaml
 from builders import study_dict
 from cli_builders import patients, table_site, write_rows
+from safetensors.torch import save_file
 
 import simulation.study.cells
 import simulation.study.runner
 import simulation.study.tables
 from mdmt.errors import BadInput, RunError, StateError
+from mdmt.models import build_model
+from simulation.report import write_report
+from simulation.report.read import read_study
 from simulation.study.config import load_study
 from simulation.study.runner import run_study
 
@@ -175,6 +180,46 @@ def test_a_grid_may_grow_and_finished_cells_are_not_made_again(load, tables, tmp
     assert all(file.stat().st_mtime_ns == before for file, before in times.items())
 
 
+def test_a_grown_study_that_is_cut_off_has_no_tables_of_the_smaller_one(
+    load, tables, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    run_study(load(sites=tables, arms=["constant"]), out, workers=0)
+    cut(monkeypatch, simulation.study.cells, "_bench", 1)
+    with pytest.raises(PowerCut):
+        run_study(load(sites=tables, arms=["constant", "local"]), out, workers=0)
+    assert not [name for name in (*TABLES, "study.json") if (out / name).exists()]
+    assert "The study is unfinished: 1 cell" in write_report(out).read_text()
+
+
+def test_a_study_whose_grid_shrank_is_reported_without_what_left_it(load, tables, tmp_path):
+    out = tmp_path / "out"
+    run_study(load(sites=tables, arms=["constant", "local"], seeds=[0, 1]), out, workers=0)
+    run_study(load(sites=tables, arms=["constant"]), out, workers=0)
+    shutil.copytree(out / "cells" / "constant", out / "cells" / ".work-x" / "cell")
+    study = read_study(out)
+    assert [(arm, name.seed) for arm, name in study.cells] == [("constant", "0")]
+    assert "What each arm cost" in write_report(out).read_text()
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.e2e)])
+def test_a_cell_that_fails_stops_no_other_and_its_logs_stay(load, tables, tmp_path, workers):
+    out, failed = tmp_path / "out", []
+    optimizer = {"name": "sgd", "lr": 1e30}
+    recipe = {"training": {"rounds": 1, "local_steps": 2, "batch_size": 8, "optimizer": optimizer}}
+    study = load(sites=tables, arms=["federated", "constant"], federation=recipe)
+    for _ in range(2):
+        with pytest.raises(RunError, match="1 of 2 cells failed; the same command") as caught:
+            run_study(study, out, workers=workers, on_fail=lambda cell, error: failed.append(error))
+        _, line = str(caught.value).splitlines()
+        assert line.startswith("federated test_resnet own 0: round 1: 0 updates")
+        folder = Path(line.rpartition("(logs: ")[2].removesuffix(")"))
+        assert "ValidationError" in (folder / "hospital.log").read_text()
+    assert [str(error) for error in failed] == [line, line]
+    assert [file.parts[-5] for file in out.rglob("cell.json")] == ["constant"]
+    assert not (out / "results.csv").exists()
+
+
 def test_a_folder_of_another_study_is_refused(load, tables, tmp_path):
     out = tmp_path / "out"
     run_study(load(sites=tables, arms=["constant"]), out, workers=0)
@@ -193,6 +238,22 @@ def test_cells_of_data_that_changed_are_refused_not_mixed(load, tables, tmp_path
     labels = tmp_path / "hospital" / "labels.csv"
     labels.write_text(labels.read_text().replace("MILD", "SEVERE", 1))
     with pytest.raises(StateError, match="was made with other data"):
+        run_study(study, out, workers=0)
+
+
+def test_cells_from_another_file_of_weights_are_refused(load, tables, tmp_path):
+    file, out = tmp_path / "weights.safetensors", tmp_path / "out"
+    model = {"backbone": "test_resnet", "image_size": 32, "weights": str(file)}
+    study = load(sites=tables, arms=["constant"], federation={"model": model})
+    nothing = study.federation.model_copy(
+        update={"model": study.federation.model.model_copy(update={"weights": "none"})}
+    )
+    state = build_model(nothing, (), weights=False).backbone.state_dict()
+    save_file(state, file)
+    run_study(study, out, workers=0)
+    run_study(study, out, workers=0)
+    save_file({name: tensor + 1 for name, tensor in state.items()}, file)
+    with pytest.raises(StateError, match="was made with other weights"):
         run_study(study, out, workers=0)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from mdmt.statistics import compare_aurocs, compare_pairs
+from mdmt.delong import compare_aurocs
+from mdmt.statistics import compare_pairs
 from simulation.study.caveats import shortcut_caveats
 from simulation.study.cells import PREDICTION_COLUMNS, Cell, Finished
 from simulation.study.statistics import UNITS, study_statistics
@@ -27,7 +28,7 @@ def result(arm, value, *, seed=0, fold="0", site="hospital", n=10, metric="auroc
 
 @pytest.fixture
 def study(load):
-    return load(arms=["constant", "local", "pooled"], seeds=[0, 1])
+    return load(arms=["constant", "local", "pooled"], seeds=[0, 1], redraw=True)
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_paired_rows_compare_matched_cells_only(study):
     assert row["p_t_holm"] == row["p_t"], "one comparison needs no correction"
 
 
-def test_delong_and_intervals_are_over_patients_of_all_folds_together(study, cells):
+def test_delong_and_intervals_are_over_patients_and_rank_within_folds(study, cells):
     statistics = study_statistics(study, [], cells)
     (row,) = statistics["delong"]["rows"]
     assert (row["images"], row["patients"], row["output"]) == (8, 4, "SEVERE")
@@ -101,14 +102,142 @@ def test_delong_and_intervals_are_over_patients_of_all_folds_together(study, cel
     order = [0, 2, 4, 6, 1, 3, 5, 7]
     truth = np.array(TRUTH)[order] == 1
     scores = [np.array(SCORES[arm])[order] for arm in ("local", "pooled")]
-    expected = compare_aurocs(truth, *scores, np.array([f"p{i // 2}" for i in order]))
-    assert row["auroc_a"] == pytest.approx(roc_auc_score(TRUTH, SCORES["local"]))
+    folds = np.array(list("00001111"))
+    people = np.array([f"p{i // 2}" for i in order])
+    expected = compare_aurocs(truth, *scores, people, folds)
+    # Each fold has two images of each outcome: four pairs of its own.
+    by_fold = {
+        arm: np.mean([roc_auc_score(TRUTH[f::2], SCORES[arm][f::2]) for f in (0, 1)])
+        for arm in SCORES
+    }
+    assert row["auroc_a"] == pytest.approx(by_fold["local"])
     assert (row["difference"], row["error"]) == (expected.difference, expected.error)
     intervals = {one["arm"]: one for one in statistics["intervals"]["rows"]}
     assert set(intervals) == {"constant", "local", "pooled"}
-    assert intervals["pooled"]["value"] == pytest.approx(roc_auc_score(TRUTH, SCORES["pooled"]))
+    assert intervals["pooled"]["value"] == pytest.approx(by_fold["pooled"])
     assert intervals["pooled"]["low"] <= intervals["pooled"]["value"] <= intervals["pooled"]["high"]
     assert intervals["pooled"]["patients"] == 4
+
+
+def write_cell(study, folder, arm, fold, rows, *, seed=0):
+    """A finished cell with rows of image, patient, target and prediction at the hospital."""
+    (entry,) = (one for one in study.arms if one.label == arm)
+    file = folder / f"{arm}-{fold}-{seed}.csv"
+    with file.open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(PREDICTION_COLUMNS)
+        for image, patient, target, prediction in rows:
+            place = [arm, "test_resnet", fold, seed, "hospital", "prognosis"]
+            table.writerow([*place, image, patient, "SEVERE", target, prediction])
+    return Finished(Cell(entry, study.grid_backbones[0], fold, 0, seed, {}), [], file, {}, 1.0)
+
+
+def test_a_constant_ranks_nothing_whatever_constant_each_fold_has(study, tmp_path):
+    """Its constant is the share of SEVERE in training: high where the test fold has few."""
+    cells = [
+        write_cell(
+            study,
+            tmp_path,
+            "constant",
+            fold,
+            [(f"{fold}{i}", f"p{fold}{i}", int(i < severe), 1 - severe / 10) for i in range(10)],
+        )
+        for fold, severe in (("0", 2), ("1", 5), ("2", 8))
+    ]
+    (row,) = study_statistics(study, [], cells)["intervals"]["rows"]
+    assert (row["value"], row["low"], row["high"]) == (0.5, 0.5, 0.5)
+    assert (row["images"], row["patients"]) == (30, 30)
+
+
+def test_an_image_that_three_folds_test_is_one_image(study, tmp_path):
+    rows = [(f"i{i}", f"p{i}", i % 2, i / 10) for i in range(10)]
+    cells = [
+        write_cell(study, tmp_path, arm, fold, rows)
+        for arm in ("local", "pooled")
+        for fold in ("A x 0", "A x 1", "A x 2")
+    ]
+    statistics = study_statistics(study, [], cells)
+    for table in ("intervals", "delong"):
+        row = statistics[table]["rows"][0]
+        assert (row["images"], row["patients"]) == (10, 10)
+
+
+def loco_18(study, folder, arms):
+    """Two hospitals x three vendors: the images of a hospital are tested in three folds."""
+    return [
+        write_cell(
+            study,
+            folder,
+            arm,
+            f"{hospital} x {vendor}",
+            [(f"{hospital}{i}", f"{hospital}{i}", i % 2, i / 10) for i in range(10)],
+        )
+        for arm in arms
+        for hospital in "AB"
+        for vendor in range(3)
+    ]
+
+
+def test_cells_that_test_the_same_images_count_once(load, tmp_path):
+    """Local is one training in three folds; six values would make its error √5 times smaller."""
+    study = load(arms=["constant", "local", "pooled"])
+    cells = loco_18(study, tmp_path, ["local", "pooled"])
+    values = {"local": [0.6] * 3 + [0.8] * 3, "pooled": [0.6, 0.7, 0.8, 0.8, 0.9, 1.0]}
+    results = [
+        result(one.cell.arm.label, value, fold=one.cell.fold)
+        for one, value in zip(cells, values["local"] + values["pooled"], strict=True)
+    ]
+    statistics = study_statistics(study, results, cells)
+    summary = {row["arm"]: row for row in statistics["summary"]["rows"]}
+    # Two test sets: .6 and .8 (local), .7 and .9 (pooled), so s/√n = .1 for both.
+    assert summary["local"]["mean"] == pytest.approx(0.7)
+    assert summary["pooled"]["mean"] == pytest.approx(0.8)
+    for row in summary.values():
+        assert (row["n"], row["cells"]) == (2, 6)
+        assert row["error"] == pytest.approx(0.1)
+    (pair,) = statistics["paired"]["rows"]
+    assert (pair["n"], pair["p_t"]) == (2, None), "both hospitals differ by .1: no spread"
+
+
+@pytest.mark.parametrize(("redraw", "n"), [(False, 1), (True, 2)])
+def test_seeds_are_replicates_only_where_they_draw_other_images(load, tmp_path, redraw, n):
+    study = load(arms=["local", "pooled"], seeds=[0, 1], redraw=redraw)
+    rows = [("a", "p", 0, 0.2), ("b", "q", 1, 0.7)]
+    cells = [write_cell(study, tmp_path, "local", "0", rows, seed=seed) for seed in (0, 1)]
+    results = [result("local", 0.6, seed=0), result("local", 0.8, seed=1)]
+    (row,) = study_statistics(study, results, cells)["summary"]["rows"]
+    assert (row["n"], row["mean"]) == (n, pytest.approx(0.7))
+
+
+def test_all_backbones_count_each_test_set_once(load, tmp_path):
+    """Metadata sees no image: its value is repeated for every backbone."""
+    study = load(
+        arms=[{"kind": "metadata", "columns": ["age"]}, "local"],
+        backbones=["test_resnet", "test_vit"],
+    )
+    results = [
+        result(arm, value, fold=fold) | {"backbone": backbone}
+        for backbone, shift in (("test_resnet", 0.0), ("test_vit", 0.1))
+        for fold in "01"
+        for arm, value in (("metadata", 0.5), ("local", 0.6 + shift + int(fold) / 10))
+    ]
+    rows = study_statistics(study, results, [])["paired"]["rows"]
+    (both,) = (row for row in rows if row["backbone"] == "all")
+    # Fold 0: -.1 and -.2; fold 1: -.2 and -.3.
+    assert (both["n"], both["difference"]) == (2, pytest.approx(-0.2))
+    assert both["error"] == pytest.approx(0.05)
+
+
+def test_an_arm_that_lacks_a_site_has_no_mean_over_all_sites(study):
+    results = [
+        result("local", 0.5, n=10),
+        result("local", 0.9, site="ward", n=10),
+        result("constant", 0.5, n=10),
+    ]
+    rows = study_statistics(study, results, [])["summary"]["rows"]
+    assert [(row["arm"], row["mean"]) for row in rows if row["site"] == "all"] == [
+        ("local", pytest.approx(0.7))
+    ]
 
 
 def test_a_shortcut_is_told(load):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mdmt.messages import TrainReport
+from mdmt.wire import pack, unpack
 
 SECRET = "patient-4711.dcm"
 """A file name that an exception tells, and nobody but the site may."""
@@ -36,8 +37,11 @@ def apply(module: Any) -> None:
             time.sleep(0.1)
         if kind.startswith("slow"):
             time.sleep(float(kind.removeprefix("slow")))
-        report, updated = honest(self, order, arrays, mu)
-        return BROKEN.get(kind, lambda r, a: (r, a))(report, updated)
+        report, blob = honest(self, order, arrays, mu)
+        if kind not in BROKEN:
+            return report, blob
+        report, updated = BROKEN[kind](report, unpack(blob))
+        return report, pack(updated)
 
     module.Site.train = train
 
@@ -47,9 +51,9 @@ def _first(arrays: dict[str, Any], value: Any) -> dict[str, Any]:
     return arrays | {name: value(arrays[name])}
 
 
-def _rename(report: TrainReport) -> TrainReport:
-    facts = report.model_dump() | {"validation": {"../../etc/passwd": 1.0, "\x1b[2J": 2.0}}
-    return TrainReport.model_construct(**facts)
+def _telling(report: TrainReport, validation: dict[str, float]) -> TrainReport:
+    """A report that its own checks would refuse."""
+    return TrainReport.model_construct(**report.model_dump() | {"validation": validation})
 
 
 BROKEN = {
@@ -61,5 +65,7 @@ BROKEN = {
         r,
         a | {f"{name}.{i}": x for name, x in a.items() for i in range(99)},
     ),
-    "odd": lambda r, a: (_rename(r), a),
+    "odd": lambda r, a: (_telling(r, {"../../etc/passwd": 1.0, "\x1b[2J": 2.0}), a),
+    "foreign": lambda r, a: (_telling(r, {"prognosis/auroc": 1.0}), a),
+    "negative": lambda r, a: (_telling(r, {"severity/examples": -8}), a),
 }

@@ -27,7 +27,7 @@ def test_time_left_is_that_of_the_arms_to_come() -> None:
     progress.book(cell("constant", 1.0))
     assert progress.seconds_left() == pytest.approx(4 * 1.0 / 2)
     line = progress.book(cell("federated", 60.0))
-    assert line == "cell 2 of 5: federated tiny fold 0 seed 0 in 60 s"
+    assert line == "cell 2 of 5: federated tiny fold 0 seed 0 in 60 s, about 46 s left"
     assert progress.seconds_left() == pytest.approx((1.0 + 60.0 + 30.5) / 2)
     status = progress.status(progress.started + 61)
     assert status == "2 of 5 cells  (1 min 1 s elapsed, about 46 s left)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
@@ -14,8 +15,15 @@ from mdmt.config import load_federation, save_config
 from mdmt.files import write_json
 from mdmt.kits import open_server_kit, split_address
 from server import submission
+from server.certificates import (
+    certificate_pem,
+    issue_server_certificate,
+    read_certificate,
+    read_key,
+)
 from server.control import FlowerRun
 from server.provision import provision
+from server.run import RunDirectory
 
 
 @pytest.fixture
@@ -32,12 +40,9 @@ def config(tmp_path, monkeypatch):
 
 @pytest.fixture
 def superlink(monkeypatch):
-    """A SuperLink on which run 7 is under way; what was stopped is noted."""
-    stopped = []
+    """A SuperLink on which run 7 is under way."""
     monkeypatch.setattr(submission, "healthy", lambda kit: True)
     monkeypatch.setattr(submission, "list_runs", lambda kit: [FlowerRun("7", "running")])
-    monkeypatch.setattr(submission, "stop_run", lambda kit, run: stopped.append(run))
-    return stopped
 
 
 def test_a_run_that_cannot_start_leaves_nothing_behind(config, tmp_path):
@@ -58,21 +63,54 @@ def test_a_second_run_is_refused_and_the_first_left_alone(config, superlink, tmp
     assert done.exit_code == 1
     (line,) = errors(done)
     assert line.startswith("error: run 7 is under way: ")
-    assert superlink == []
     assert not (tmp_path / "second").exists()
 
 
-def test_only_what_is_left_of_the_resumed_run_is_stopped(config, superlink, tmp_path):
+def test_a_run_under_way_is_watched_when_it_is_to_be_resumed_and_no_other(
+    config, superlink, tmp_path
+):
     kit = open_server_kit(tmp_path / "kits" / "server")
     loaded = load_federation(config)
     for name in ("first", "second"):
         save_config(loaded, tmp_path / name / "federation.yaml")
-    write_json(kit.submissions, {"7": str(tmp_path / "first")})
+    write_json(kit.submissions, {"7": [str(tmp_path / "first"), 0]})
     done = run_cli("server", "run", config, "--out", tmp_path / "second", "--resume")
     assert done.exit_code == 1
-    assert superlink == []
-    submission.make_ready(kit, loaded, tmp_path / "first")
-    assert superlink == ["7"]
+    assert submission.make_ready(kit, loaded, tmp_path / "first") == "7"
+
+
+def test_status_shows_the_rounds_of_each_attempt_at_a_run(config, tmp_path):
+    kit = open_server_kit(tmp_path / "kits" / "server")
+    run = RunDirectory(tmp_path / "run", load_federation(config))
+    for number in (1, 2, 3):
+        run.event("round", round=number, rounds=8)
+    run.event("round", round=3, rounds=8)
+    write_json(kit.submissions, {"1": [str(run.folder), 0], "2": [str(run.folder), 3]})
+    run.event("round", round=4, rounds=8)
+    assert submission.describe_run(kit, "1") == ("3 of 8", str(run.folder))
+    assert submission.describe_run(kit, "2") == ("4 of 8", str(run.folder))
+    (run.folder / "events.jsonl").write_text("{]\n")
+    assert submission.describe_run(kit, "2")[0] == "its events are damaged"
+    assert submission.describe_run(kit, "3") == ("", "")
+
+
+def test_an_expired_certificate_is_named_before_anything_starts(config, tmp_path):
+    kit = open_server_kit(tmp_path / "kits" / "server")
+    ca = tmp_path / "kits" / "ca"
+    expired = issue_server_certificate(
+        read_key(kit.private_key),
+        "localhost",
+        read_certificate(ca / "ca.crt"),
+        read_key(ca / "ca.key"),
+        datetime.now(UTC) - timedelta(days=400),
+    )
+    kit.certificate.write_text(certificate_pem(expired))
+    done = run_cli("server", "start", kit.folder)
+    assert done.exit_code == 2
+    (line,) = errors(done)
+    assert f"{kit.certificate}: good from" in line
+    assert "run mdmt provision again" in line
+    assert not (kit.run_folder / "superlink.log").exists()
 
 
 def test_another_user_than_the_servers_is_refused(config, superlink, tmp_path, monkeypatch):

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import affine
 
 from mdmt.config import AugmentationConfig
 from mdmt.data.augmentation import Augmentation
@@ -20,6 +23,7 @@ ZONES = Regression(
 OUTCOME = Classification(kind="classification", classes=("MILD", "SEVERE"))
 TASKS = {"severity": ZONES, "outcome": OUTCOME}
 STILL = {"shift": 0.0, "zoom": 0.0, "rotation": 0.0}
+NOISE = torch.rand(4, 2, 64, 64, generator=torch.Generator().manual_seed(5))
 EVERYTHING = AugmentationConfig(flip=True, elastic=(20, 40))
 
 
@@ -177,6 +181,54 @@ def test_elastic_alpha_is_drawn_from_its_range() -> None:
     ratio = deviations(10, 20) / deviations(10, 10)
     assert 1 < ratio.min() < 1.1
     assert 1.9 < ratio.max() < 2.02
+
+
+def test_shift_zoom_and_rotation_are_those_of_torchvision() -> None:
+    images = batch(8, 48)[0]
+    config = AugmentationConfig(p=1, shift=0.2, zoom=0.3, rotation=40)
+    result, _ = augmented(config, images, {})
+    generator = torch.Generator().manual_seed(0)
+    torch.rand(8, 5, generator=generator)  # whether each change happens: p is 1
+    for image, drawn, shown in zip(
+        images, torch.rand(8, 5, generator=generator), result, strict=True
+    ):
+        across, down, scale, angle, _ = (2 * drawn - 1).tolist()
+        expected = affine(
+            image,
+            angle=40 * angle,
+            translate=[0.2 * 48 * across, 0.2 * 48 * down],
+            scale=1 + 0.3 * scale,
+            shear=[0.0, 0.0],
+            interpolation=InterpolationMode.BILINEAR,
+        )
+        torch.testing.assert_close(shown, expected, atol=1e-4, rtol=0)
+
+
+def test_a_deformed_sample_is_resampled_once() -> None:
+    # A deformation by nothing leaves what the other changes give, to the bit.
+    images = batch(8)[0]
+    plain, _ = augmented(AugmentationConfig(p=1), images, {})
+    still, _ = augmented(AugmentationConfig(p=1, elastic=(0, 0)), images, {})
+    assert torch.equal(plain, still)
+    assert not torch.equal(plain, augmented(AugmentationConfig(p=1, elastic=(9, 9)), images, {})[0])
+
+
+def test_a_turned_sample_is_deformed_after_the_turn() -> None:
+    # The pixel o shows the turned image at o + d(o). An image that is turned by 180 degrees is
+    # the one flipped both ways, whatever deforms it next.
+    images = batch(4, 64)[0]
+    turned = AugmentationConfig(p=1, shift=0, zoom=0, rotation=180, elastic=(20, 20))
+    still = turned.model_copy(update={"rotation": 0.0})
+    amounts = torch.tensor([0.5, 0.5, 0.5, 1, 0.5]).expand(4, 5)  # the whole angle
+
+    def shown(config: AugmentationConfig, images: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        with mock.patch.object(torch, "rand", side_effect=[torch.zeros(4, 5), amounts, NOISE]):
+            return Augmentation(config, TASKS)(images, {}, generator)[0]
+
+    expected = shown(still, images.flip(-1, -2))
+    torch.testing.assert_close(shown(turned, images), expected, atol=1e-4, rtol=0)
+    assert (expected - images.flip(-1, -2)).abs().mean() > 0.01
 
 
 @pytest.mark.parametrize("channels", [1, 3])

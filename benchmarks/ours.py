@@ -1,0 +1,98 @@
+"""Our commands, what they can do, and what a run directory tells of its rounds."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from benchmarks.bench import Figures, Thing
+from benchmarks.processes import MDMT, Outcome, job
+from benchmarks.work import CONFIG
+from mdmt.cli.run import simulate as _simulate_command
+from mdmt.config import FederationConfig
+from mdmt.runs import read_lines
+
+__all__ = ["PARALLEL", "WIRES", "deployment", "has_wires", "has_workers", "simulate"]
+
+PARALLEL = ("--workers", "2")
+"""Gives `mdmt simulate` a worker per site."""
+_SERIAL = (PARALLEL[0], "1")
+WIRES = {
+    "float32": (),
+    "float16": ("--set", "wire.up=float16", "--set", "wire.down=float16"),
+    "int8": ("--set", "wire.up=int8", "--set", "wire.down=int8"),
+}
+"""Options of `mdmt simulate` by what travels both ways."""
+
+
+def has_workers() -> bool:
+    """Whether `mdmt simulate` offers `PARALLEL`."""
+    name = PARALLEL[0].removeprefix("--").replace("-", "_")
+    return name in inspect.signature(_simulate_command).parameters
+
+
+def has_wires() -> bool:
+    """Whether a federation can choose what travels."""
+    return "wire" in FederationConfig.model_fields
+
+
+def simulate(work: Path, *options: str) -> Thing:
+    """`mdmt simulate` of a prepared work: by one worker, unless the options say otherwise."""
+    parallel = "ray" in options or PARALLEL[0] in options
+    if has_workers() and not parallel:
+        options += _SERIAL
+    return Thing(
+        lambda folder: [
+            *(MDMT, "simulate", str(work / CONFIG), "--out", str(folder / "run")),
+            *options,
+        ],
+        lambda outcome, folder: _figures(outcome, folder / "run", parallel=parallel),
+    )
+
+
+def deployment(work: Path) -> Thing:
+    """`mdmt provision`, `server start`, `site start` and `server run` of a prepared work."""
+    return Thing(
+        lambda folder: job("jobs.deployment", work, folder / "run"),
+        lambda outcome, folder: _figures(outcome, folder / "run", parallel=True),
+    )
+
+
+def _figures(outcome: Outcome, run: Path, *, parallel: bool) -> Figures:
+    """What a run directory tells; the first round, which builds models, is left out.
+
+    ``round`` and ``idle`` are seconds per round, with and without what its sites trained: what the
+    slowest did if they trained in parallel.
+    """
+    events = [e for e in read_lines(run / "events.jsonl") if e.get("arm") != "local"]
+    starts = [e["time"] for e in events if e["event"] == "round"]
+    over = next(e["time"] for e in events if e["event"] == "evaluate")
+    seconds = [b - a for a, b in pairwise([*starts, over])][1:]
+    lines = [line for line in read_lines(run / "history.jsonl") if line["round"] > 1]
+    trained = [[s["seconds"] for s in line["sites"].values() if "seconds" in s] for line in lines]
+    idle = [
+        whole - (max(own) if parallel else sum(own))
+        for whole, own in zip(seconds, trained, strict=True)
+    ]
+    return {
+        "seconds": outcome.seconds,
+        "peak": outcome.peak,
+        "memory": outcome.memory,
+        "start": starts[0] - outcome.started,
+        "starts": [*starts, over],
+        **({"round": median(seconds), "idle": median(idle)} if seconds else {}),
+        "bytes": _bytes(lines),
+        "bits": hashlib.sha256(
+            max((run / "checkpoints").glob("round-*.safetensors")).read_bytes()
+        ).hexdigest(),
+    }
+
+
+def _bytes(lines: Sequence[dict[str, dict[str, dict[str, int]]]]) -> float:
+    """Bytes down and up per site and round."""
+    sites = [site for line in lines for site in line["sites"].values() if "bytes_up" in site]
+    return median([site["bytes_down"] + site["bytes_up"] for site in sites]) if sites else 0.0

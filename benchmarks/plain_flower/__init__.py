@@ -1,0 +1,1 @@
+"""The folder of a Flower app, whose package is the folder below."""

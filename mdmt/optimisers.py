@@ -1,0 +1,93 @@
+"""Optimisers, their rates and their moments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mdmt.config import TrainingConfig
+from mdmt.models import MDMTModel
+
+__all__ = ["build_optimizer", "learning_rate_factor", "moments", "set_rates"]
+
+_KINDS: dict[str, Any] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+
+
+def build_optimizer(
+    model: MDMTModel,
+    training: TrainingConfig,
+    rates: Mapping[str, float],
+    saved: Mapping[str, Tensor],
+) -> torch.optim.Optimizer:
+    """Build an optimiser with a parameter group for the backbone and one for every head.
+
+    Parameters
+    ----------
+    model : MDMTModel
+    training : TrainingConfig
+    rates : mapping of str to float
+        Factors on the rate of ``backbone`` and of ``heads.<task>``; 1 where absent.
+    saved : mapping of str to Tensor
+        `moments` to go on from; the others start from nothing.
+    """
+    parts: dict[str, nn.Module] = {"backbone": model.backbone}
+    parts |= {f"heads.{task}": head for task, head in model.heads.items()}
+    groups = [
+        {
+            "params": [p for p in part.parameters() if p.requires_grad],
+            "rate": rates.get(name, 1.0),
+        }
+        for name, part in parts.items()
+    ]
+    # Fused: one pass over the parameters, and no wait for the GPU to look at the loss scale.
+    options = training.optimizer.model_dump(exclude={"name"}) | {"fused": True}
+    optimizer: torch.optim.Optimizer = _KINDS[training.optimizer.name](groups, **options)
+    if options.get("momentum"):
+        # Fused SGD wants a momentum for all or for none; the step from zero is the first one.
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    parameters = dict(model.named_parameters())
+    for key, value in saved.items():
+        name, _, moment = key.rpartition(".")
+        optimizer.state[parameters[name]][moment] = value.to(parameters[name].device, copy=True)
+    return optimizer
+
+
+def moments(
+    optimizer: torch.optim.Optimizer, model: MDMTModel, names: Iterable[str]
+) -> dict[str, Tensor]:
+    """Optimiser state of the parameters called `names`, as ``<name>.<moment>`` → CPU tensor."""
+    parameters = dict(model.named_parameters())
+    return {
+        f"{name}.{key}": value.detach().to("cpu", copy=True)
+        for name in names
+        for key, value in optimizer.state.get(parameters[name], {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def learning_rate_factor(training: TrainingConfig, progress: float) -> float:
+    """What the scheduler leaves of the rate after `progress` rounds (fractions count)."""
+    scheduler = training.scheduler
+    if scheduler.name == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress / training.rounds))
+    if scheduler.name == "step":
+        return float(scheduler.gamma ** (int(progress) // scheduler.rounds))
+    return 1.0
+
+
+def set_rates(
+    optimizer: torch.optim.Optimizer, training: TrainingConfig, lr_factor: float, progress: float
+) -> None:
+    """Give every parameter group its rate after `progress` rounds."""
+    rate = training.optimizer.lr * lr_factor * learning_rate_factor(training, progress)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate"]
