@@ -35,7 +35,9 @@ class Entry(Strict):
     error: str | None = None
     """What an error tells instead of a report."""
     arrays: dict[str, ArrayFacts] = {}
-    """Name → dtype, shape, bytes."""
+    """Name → dtype, shape, bytes; those of a compressed blob before it was."""
+    beside: dict[str, str] = {}
+    """What the blobs of arrays tell in their headers: of a delta, the hash of what it builds on."""
     report: dict[str, Any] | None = None
     """As sent (`mdmt.messages`)."""
     other: dict[str, str] = {}
@@ -82,6 +84,12 @@ def describe(message: Message, asked: Message | None, **facts: str) -> Entry:
             for name, array in arrays.items()
             for name, facts in _describe_arrays(f"{record}/{name}", array)
         },
+        beside={
+            key: _short(value)
+            for arrays in content.array_records.values()
+            for array in arrays.values()
+            for key, value in _facts(array.data).items()
+        },
         report=report,
         other={
             name: _short(value)
@@ -98,6 +106,13 @@ def _describe_arrays(name: str, array: Array) -> Iterator[tuple[str, ArrayFacts]
         yield from wire.describe(array.data).items()
     except ValueError:
         yield name, (array.dtype, tuple(array.shape), len(array.data))
+
+
+def _facts(blob: bytes) -> dict[str, str]:
+    try:
+        return wire.facts_of(blob)
+    except ValueError:
+        return {}
 
 
 def content_bytes(content: RecordDict) -> int:

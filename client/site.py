@@ -135,12 +135,7 @@ class Site:
     ) -> tuple[TrainReport, bytes]:
         """Evaluate the backbone as received, train it with this site's heads, keep the heads.
 
-        Parameters
-        ----------
-        order : TrainOrder
-        blob : bytes
-            The arrays, as they travel (`mdmt.wire`).
-        proximal_mu : float
+        `blob` holds the arrays as they travel (`mdmt.wire`).
 
         Returns
         -------

@@ -6,7 +6,6 @@ one that is damaged, or somebody else's, is refused and never silently used.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from mdmt.errors import DamagedError, StateError
 from mdmt.files import atomic_path
+from mdmt.wire import fingerprint
 
 __all__ = ["RoundFiles", "Saved", "round_of"]
 
@@ -145,9 +145,4 @@ class RoundFiles:
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, dtypes, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().data)
-    return digest.hexdigest()
+    return fingerprint({name: tensor.numpy() for name, tensor in tensors.items()})

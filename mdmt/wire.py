@@ -110,40 +110,24 @@ def unpack(blob: bytes) -> dict[str, NDArray[Any]]:
 
 
 def facts_of(blob: bytes) -> dict[str, str]:
-    """What `pack` was told beside the arrays.
-
-    Raises
-    ------
-    ValueError
-        It is not a blob.
-    """
-    facts = _read_header(blob)[1].get(_FACTS, {})
+    """What `pack` was told beside the arrays; a ValueError if it is not a blob, as below."""
+    facts = _read_header(_head(blob))[1].get(_FACTS, {})
     if not isinstance(facts, dict) or not all(isinstance(v, str) for v in facts.values()):
         raise ValueError("not a safetensors header")
     return facts
 
 
 def describe(blob: bytes) -> dict[str, tuple[str, tuple[int, ...], int]]:
-    """Name → dtype, shape and bytes (before compression) of a blob's arrays.
-
-    Only the header is read.
+    """Name → dtype, shape and bytes (before compression) of a blob's arrays, from its header alone.
 
     Raises
     ------
     ValueError
         It is not a blob.
     """
-    if blob.startswith(_COMPRESSED):
-        machine, packed = zlib.decompressobj(), memoryview(blob)[len(_COMPRESSED) + 1 :]
-        with _damage_is_a_value_error():
-            head = machine.decompress(packed, _LENGTH)
-            length = int.from_bytes(head, "little")
-            if 0 < length <= _LONGEST_HEADER:
-                head += machine.decompress(machine.unconsumed_tail, length)
-        blob = head
     return {
         name: (kind, shape, end - start)
-        for name, (kind, shape, start, end) in _entries(_read_header(blob)[1])
+        for name, (kind, shape, start, end) in _entries(_read_header(_head(blob))[1])
     }
 
 
@@ -151,8 +135,8 @@ def compress(blob: bytes, encoding: Encoding) -> bytes:
     """Compress a blob of encoded arrays without loss, unless that hardly makes it smaller.
 
     Deltas repeat nothing, but small values are more frequent than large ones: Huffman codes alone
-    take a third of the time of deflate's search for repetitions and save a little more. Of float16
-    the bytes with the exponents go first, then the others.
+    save more than deflate's search for repetitions, in a third of its time. Of float16 all first
+    bytes go before all second ones, which hold the exponents.
     """
     width = 2 if encoding == "float16" else 1
     start, _ = _read_header(blob)
@@ -168,14 +152,7 @@ def compress(blob: bytes, encoding: Encoding) -> bytes:
 
 
 def inflate(blob: bytes, limit: int) -> bytes:
-    """Undo `compress`.
-
-    Parameters
-    ----------
-    blob : bytes
-        Compressed or not.
-    limit : int
-        Most bytes the result may have; no more are ever made.
+    """Undo `compress`, if it was done, but never make more than `limit` bytes.
 
     Raises
     ------
@@ -216,6 +193,19 @@ def fingerprint(arrays: Arrays) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(np.asarray(array, order="C").data)
     return digest.hexdigest()
+
+
+def _head(blob: bytes) -> bytes:
+    """A blob as far as its header, inflated if need be."""
+    if not blob.startswith(_COMPRESSED):
+        return blob
+    machine, packed = zlib.decompressobj(), memoryview(blob)[len(_COMPRESSED) + 1 :]
+    with _damage_is_a_value_error():
+        head = machine.decompress(packed, _LENGTH)
+        length = int.from_bytes(head, "little")
+        if 0 < length <= _LONGEST_HEADER:
+            head += machine.decompress(machine.unconsumed_tail, length)
+    return head
 
 
 def _read_header(blob: bytes) -> tuple[int, dict[str, Any]]:

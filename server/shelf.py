@@ -8,8 +8,8 @@ from typing import IO
 
 __all__ = ["Shelf"]
 
-_ROOM = 2**27
-"""Bytes kept in memory: two updates of a large resnet, whatever the number of sites."""
+_ROOM = 100_000_000
+"""Bytes kept in memory: two exact updates of a resnet18, whatever the number of sites."""
 
 
 class Shelf:

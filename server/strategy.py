@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import (
-    ArrayRecord,
-    ConfigRecord,
-    Message,
-    MessageType,
-    MetricRecord,
-    RecordDict,
-)
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid, strategy
 from numpy.typing import NDArray
 
@@ -32,11 +25,7 @@ from server.shelf import Shelf
 from server.update import decode_update, read_update
 from server.weighting import array_weights, site_weights
 
-__all__ = [
-    "Round",
-    "SiteAverage",
-    "build_strategy",
-]
+__all__ = ["Round", "SiteAverage", "build_strategy"]
 
 
 @dataclass
@@ -130,6 +119,9 @@ class SiteAverage(strategy.FedAvg):
         shelf = Shelf(self.folder)
         for reply in replies:
             self._accept(server_round, reply, shelf)
+            if reply.has_content():
+                for record in reply.content.array_records.values():
+                    record.clear()  # Flower's records refer to themselves: they would stay
         cards = [card for _, card, _ in self._asked.values() if card.name in self.round.reports]
         for _, card, _ in self._asked.values():
             if card.name not in self.round.reports:
@@ -139,15 +131,12 @@ class SiteAverage(strategy.FedAvg):
         self._check_quorum(server_round, len(cards))
         self.round.weights = site_weights(self.config, cards)
         weights = array_weights(self.config, cards, self.travelling)
-        # A shared head whose sites were all absent stays as it is.
+        held, wire = self.downlink.held, self.config.wire
         mean = weighted_mean(
-            (
-                decode_update(shelf.take(card.name), self.downlink.held, self.config.wire.up)
-                for card in cards
-            ),
+            (decode_update(shelf.take(card.name), held, wire.up) for card in cards),
             (weights[card.name] for card in cards),
-            None if self.config.wire.down == "float32" else self._not_sent,
-        )
+            None if wire.down == "float32" else self._not_sent,
+        )  # without a shared head whose sites were all absent: it stays as it is
         self.plain |= {name: value for name, value in mean.items() if name in self.plain}
         trained = {name: mean[name] for name in sorted(mean) if name not in self.plain}
         return to_record(trained), MetricRecord()

@@ -11,8 +11,10 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from client.audit import AuditLog
+from mdmt.deltas import encode
 from mdmt.errors import StateError
-from mdmt.wire import pack
+from mdmt.wire import compress, pack
+from server.records import blob_record
 
 MESSAGES = 5
 
@@ -52,6 +54,26 @@ def test_a_line_names_what_left_and_no_value_of_an_array(log, ask, reply):
     assert entry["bytes"] == len(blob) + len(json.dumps(report))
     assert entry["time"].endswith("+00:00")
     assert "7.75" not in line
+
+
+def test_a_delta_is_described_as_what_it_is_and_counted_as_it_was_sent(log, reply):
+    """int8 with a scale per row, compressed: names, shapes and sizes are read all the same."""
+    update = {"backbone.w": np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)}
+    base = {"backbone.w": np.zeros((64, 256), np.float32)}
+    travels, _ = encode(update, base, "int8")
+    plain = pack(travels, base="ab" * 32, note="x" * 500)
+    sent = compress(plain, "int8")
+    assert len(sent) < len(plain)
+    message = reply("train", "{}")
+    message.content["arrays"] = blob_record(sent)
+    log.record(message)
+    (entry,) = log.entries()
+    assert entry.arrays == {
+        "backbone.w": ("I8", (64, 256), 64 * 256),
+        "backbone.w:scale": ("F32", (64,), 256),
+    }
+    assert entry.beside == {"base": "ab" * 32, "note": "str of 500"}
+    assert entry.bytes == len(sent) + len("{}")
 
 
 def test_an_error_is_logged_with_its_reason_and_round(log, ask):
