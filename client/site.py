@@ -83,8 +83,8 @@ def _load(state: RoundFiles, up_to: int) -> dict[str, Tensor]:
 
 def _link(federation: FederationConfig, state: RoundFiles, up_to: int) -> Link:
     """The wire, as it was left when the heads were saved that a round starts from."""
-    own = RoundFiles(state.folder / "wire", state.identity)
-    return Link(federation.wire, own, state.latest(up_to))
+    files = RoundFiles(state.folder / "wire", state.identity)
+    return Link(federation.wire, files, state.latest(up_to))
 
 
 _COHORTS: dict[str, tuple[str, Cohort]] = {}
@@ -135,18 +135,11 @@ class Site:
     ) -> tuple[TrainReport, bytes]:
         """Evaluate the backbone as received, train it with this site's heads, keep the heads.
 
-        `blob` holds the arrays as they travel (`mdmt.wire`).
-
-        Returns
-        -------
-        TrainReport
-        bytes
-            The arrays that travel, trained.
+        Arrays come and go as they travel (`mdmt.wire`).
         """
         federation = self._admit(order.recipe, order.round, order.coefficients)
-        cohort = self._cohort(federation)
+        cohort, device = self._cohort(federation), self._device(federation)
         check_data(self.config.policy, federation, cohort, self.tasks)
-        device = self._device(federation)
         state = _state(self.config, federation, order.run, order.arm)
         link = _link(federation, state, order.round - 1)
         new_heads = state.latest(order.round - 1) is None
@@ -168,9 +161,9 @@ class Site:
             keep_moments=[name for name, _ in model.named_parameters() if name not in returned],
         )
         model.zero_grad()  # the model waits for the next round, its gradients need no memory
-        kept_moments = {_MOMENTS + name: value for name, value in result.moments.items()}
         update = link.send(get_arrays(model, returned, copy=False))
         link.save(order.round)
+        kept_moments = {_MOMENTS + name: value for name, value in result.moments.items()}
         state.save(order.round, staying(model, federation.aggregation) | kept_moments)
         # The server may go back by one round: the start of the last two is kept.
         state.prune((*order.keep, *range(order.round - 2, order.round + 1)))
@@ -247,9 +240,8 @@ class Site:
         moments = {k.removeprefix(_MOMENTS): v for k, v in saved.items() if k.startswith(_MOMENTS)}
         kept = {name: value for name, value in saved.items() if not name.startswith(_MOMENTS)}
         tensors = model.state_dict()
-        wanted = received(model, federation.aggregation)
-        limit = most_bytes(tensors[name].numel() * 4 for name in wanted)  # float32
-        arrays = link.receive(blob, limit)
+        names = received(model, federation.aggregation)
+        arrays = link.receive(blob, most_bytes(4 * tensors[name].numel() for name in names))
         set_arrays(model, arrays)
         # A site without a past starts from the federation's initial heads.
         load_staying(
