@@ -10,7 +10,14 @@ import pytest
 from builders import SEVERITY, synthetic_site
 from flwr.app import MessageType
 from safetensors.numpy import load_file
-from test_resume import Killed, comparable, kill_at, lines, run, stop_in_round
+from test_resume import (
+    Killed,
+    assert_survives_kills,
+    comparable,
+    lines,
+    run,
+    stop_in_round,
+)
 
 from mdmt.models import build_model, get_arrays, received
 from mdmt.wire import BLOB, describe, facts_of, inflate
@@ -156,19 +163,7 @@ def test_wherever_it_is_killed_a_resumed_run_ends_as_an_undisturbed_one(
 ):
     """The same bits, and the same bytes down: who has what is known again."""
     config = make_config(sites=two_sites, training=TRAINING | {"rounds": 3}, **changes)
-    undisturbed = comparable(run(config, tmp_path / "undisturbed"))
-    count = len(lines(tmp_path / "undisturbed" / "events.jsonl"))
-    tried = 0
-    for moment in range(5, count, 3):
-        out = tmp_path / f"killed-{moment}"
-        with monkeypatch.context() as patch:
-            kill_at(patch, moment)
-            with pytest.raises(Killed):
-                run(config, out)
-        run(config, out, resume=True)
-        assert comparable(out) == undisturbed, f"killed at event {moment}"
-        tried += 1
-    assert tried >= 4
+    assert_survives_kills(config, tmp_path, monkeypatch, first=5, step=3)
 
 
 def test_after_a_step_back_the_round_before_is_repeated_to_the_bit(config, tmp_path, monkeypatch):
