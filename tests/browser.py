@@ -42,6 +42,7 @@ frame.addEventListener("load", () => {
     plots: sizes(".panel svg"),
     texts: sizes(".panel svg text"),
     tables: sizes(".table"),
+    captions: sizes("figcaption"),
     requests: frame.contentWindow.performance.getEntriesByType("resource").map((r) => r.name),
   });
 });
@@ -58,8 +59,9 @@ class Found:
     heading : str
     width, content : float
         Of the window, and of what it would have to show without scrolling sideways.
-    plots, texts, tables : list of (float, float)
-        Widths and heights as drawn: plots, the text in them, the boxes of tables.
+    plots, texts, tables, captions : list of (float, float)
+        Widths and heights as drawn: plots, the text in them, the boxes of tables, what stands
+        above tables and figures.
     requests : list of str
         Addresses the page asked for, beside its own.
     complaints : list of str
@@ -72,6 +74,7 @@ class Found:
     plots: list[tuple[float, float]]
     texts: list[tuple[float, float]]
     tables: list[tuple[float, float]]
+    captions: list[tuple[float, float]]
     requests: list[str]
     complaints: list[str]
 

@@ -6,6 +6,7 @@ tests/simulation/test_study.py, test_all_arms_start_from_the_same_weights_with_t
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,13 @@ from mdmt.data.cohort import Cohort
 from mdmt.data.folds import make_folds
 from mdmt.data.manifest import Manifest
 from mdmt.data.readers import read_manifest
+from mdmt.evaluation import evaluate
 from mdmt.losses import masked_mean
+from mdmt.metrics import weighted_mean_metrics
+from mdmt.models import build_model
 from mdmt.tasks import Classification, Ordinal, Regression
+from server.selection import Selection
+from simulation.study import central
 
 LUNGS = {"kind": "ordinal", "outputs": ["right", "left"], "levels": 4}
 
@@ -104,6 +110,57 @@ def test_slip_5_samples_of_another_task_do_not_dilute_the_mean() -> None:
     assert mixed.item() == alone.item()
     score = masked_mean(zones, torch.zeros(4, 1), torch.tensor([[3.0], [nan], [nan], [nan]]))[0]
     assert score.item() == pytest.approx(1.0)  # one label, half a range from the middle
+
+
+def labelled_cohort(outcomes: int, scores: int) -> Cohort:
+    """In train and in val: images with an outcome, then images with a score of 3 or 1.5 in turn."""
+    n = outcomes + scores
+    nan = np.full((n, 1), np.nan, np.float32)
+    prognosis, severity = nan.copy(), nan
+    prognosis[:outcomes, 0] = np.arange(outcomes) % 2
+    severity[outcomes:, 0] = np.where(np.arange(scores) % 2, 1.5, 3)
+    manifest = Manifest(
+        images=(Path("x.png"),) * 2 * n,
+        rows=("x",) * 2 * n,
+        patients=np.arange(2 * n).astype(str),
+        splits=np.repeat(["train", "val"], n),
+        targets={"prognosis": np.tile(prognosis, (2, 1)), "severity": np.tile(severity, (2, 1))},
+        masks=(None,) * 2 * n,
+    )
+    return Cohort(manifest, np.random.default_rng(n).integers(0, 255, (2 * n, 32, 32), np.uint8))
+
+
+@pytest.mark.parametrize("arm", ["federated", "pooled"])
+@pytest.mark.parametrize(("outcomes", "scores"), [(2, 0), (2, 2), (2, 20), (20, 2)])
+def test_slip_5_the_learning_rate_follows_a_loss_that_no_mix_of_samples_dilutes(
+    make_config: Any, monkeypatch: pytest.MonkeyPatch, arm: str, outcomes: int, scores: int
+) -> None:
+    """All outputs are 0: ln 2 for an outcome; 1 for a score of 3, 0 for 1.5, so 1/2 on average."""
+    config: FederationConfig = make_config(
+        tasks={
+            "prognosis": {"kind": "classification", "classes": ["MILD", "SEVERE"], "weight": 1},
+            "severity": {"kind": "regression", "outputs": ["A"], "range": [0, 3], "weight": 3},
+        },
+        training={
+            "rounds": 1,
+            "local_steps": 1,
+            "optimizer": {"name": "sgd", "lr": 1e-9},  # the outputs stay 0
+            "scheduler": "plateau",
+        },
+    )
+    cohorts = {"clinic": labelled_cohort(0, 2), "hospital": labelled_cohort(outcomes, scores)}
+    selection, tasks, cpu = Selection(config), list(config.tasks), torch.device("cpu")
+    model = build_model(config, tasks, weights=False)
+    for parameter in model.heads.parameters():
+        torch.nn.init.zeros_(parameter)
+    if arm == "federated":
+        told = {s: evaluate(model, c, "val", config, tasks, cpu) for s, c in cohorts.items()}
+        selection.book(1, weighted_mean_metrics(told))  # as the server does
+    else:
+        monkeypatch.setattr(central, "build_model", lambda *_, **__: model)
+        monkeypatch.setattr(central, "Selection", lambda _: selection)
+        central.train_centrally(config, cohorts, tasks, who="pooled", rounds=1, device=cpu)
+    assert selection.lowest_loss == pytest.approx(1 * math.log(2) + 3 * 0.5, abs=1e-5)
 
 
 def test_slip_7_auroc_ranks_probabilities_and_not_hard_labels() -> None:

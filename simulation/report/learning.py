@@ -88,7 +88,7 @@ def _study_panel(
             marks.append((best, means[rounds.index(best)], "", colours[arm]))
         words.append(f"{arm} from {means[0]:.3f} to {means[-1]:.3f}, best in round {best}")
     name = metric_name(space.primary)
-    svg = plot_lines(lines, "round", f"{name}, validation", marks=marks)
+    svg = plot_lines(lines, "round", f"{name}, validation", marks=marks, whole_x=True)
     title = f"{task} at {site} ({space.primary_is_better_when} is better)"
     return Panel(title, svg, f"{name}: {'; '.join(words)}")
 
@@ -131,5 +131,5 @@ def _run_panel(task: str, site: str, space: Task, points: Points, best: int | No
         f"; best round {best}" if marks else ""
     )
     lines = [Line([x for x, _ in points], [y for _, y in points], _COLOUR)]
-    svg = plot_lines(lines, "round", f"{name}, validation", marks=marks)
+    svg = plot_lines(lines, "round", f"{name}, validation", marks=marks, whole_x=True)
     return Panel(f"{task} at {site} ({space.primary_is_better_when} is better)", svg, alt)

@@ -62,8 +62,13 @@ def plot_lines(
     x_limits: tuple[float, float] | None = None,
     y_limits: tuple[float, float] | None = None,
     marks: Sequence[tuple[float, float, str, str]] = (),
+    whole_x: bool = False,
 ) -> str:
-    """Draw curves over one another; `marks` are points (x, y, text, colour) to ring."""
+    """Draw curves over one another.
+
+    `marks` are points (x, y, text, colour) to ring; with `whole_x` the x-axis counts, and has no
+    tick between two whole numbers.
+    """
 
     def draw(axes: Axes) -> None:
         if diagonal:
@@ -90,6 +95,8 @@ def plot_lines(
                 text, (x, y), xytext=(0, 9), textcoords="offset points", ha="center", va="bottom"
             )
         axes.set(xlim=x_limits, ylim=y_limits)
+        if whole_x:
+            axes.locator_params(axis="x", integer=True)
         if marks:
             axes.margins(y=0.2)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,7 +149,7 @@ def _of_backbone(
 
 
 def cost_table(study: Study) -> Table:
-    """A row per arm: finished cells, seconds, and optimiser steps on the target's images."""
+    """A row per arm: finished cells, seconds, rounds, and steps on the target's images."""
     rows = []
     for arm in study.arms:
         cells = [cell for (name, _), cell in study.cells.items() if name == arm]
@@ -157,10 +157,9 @@ def cost_table(study: Study) -> Table:
             continue
         seconds = sum(cell["seconds"] for cell in cells)
         sites = sorted({site for cell in cells for site in cell["steps"]})
-        steps = [
-            f"{site}: {', '.join(map(str, sorted({c['steps'].get(site, 0) for c in cells})))}"
-            for site in sites
-        ]
+        steps = [f"{site}: {_distinct(c['steps'].get(site, 0) for c in cells)}" for site in sites]
+        last = [max((line["round"] for line in c["history"]), default=0) for c in cells]
+        rounds = _distinct(last) if any(last) else "-"
         traffic = sum(
             facts.get("bytes_down", 0) + facts.get("bytes_up", 0)
             for cell in cells
@@ -168,14 +167,21 @@ def cost_table(study: Study) -> Table:
             for facts in line["sites"].values()
         )
         sent = size(traffic) if traffic else "-"
-        rows.append([arm, str(len(cells)), f"{seconds:,.0f}", sent, "; ".join(steps) or "none"])
+        told = "; ".join(steps) or "none"
+        rows.append([arm, str(len(cells)), f"{seconds:,.0f}", rounds, sent, told])
     return Table(
         "What each arm cost",
-        ["arm", "cells", "seconds", "traffic", "steps on the target in a cell"],
+        ["arm", "cells", "seconds", "rounds", "traffic", "steps on the target"],
         rows,
-        note="Traffic: all bytes between server and sites, both ways.",
-        words=frozenset({4}),
+        note="Seconds and traffic are those of all cells together, rounds and steps those of one."
+        " Traffic: all bytes between server and sites, both ways. An arm of two stages has the"
+        " rounds of its second one.",
+        words=frozenset({5}),
     )
+
+
+def _distinct(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(set(numbers))))
 
 
 def test_images(study: Study, task: str, site: str) -> int:

@@ -44,6 +44,8 @@ def test_report_stands_alone_and_fits_a_phone(
     # Letters of plots are as high as small print, not scaled down to dust.
     assert min(height for _, height in found.texts) >= 9
     assert max(width for width, _ in found.tables) <= 390
+    # Captions have the page's width, not a narrow or a wide table's.
+    assert all(300 <= width <= 390 for width, _ in found.captions)
 
 
 def _open(tmp_path: Path, html: str) -> Found:

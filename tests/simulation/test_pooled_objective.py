@@ -6,10 +6,19 @@ backbone rate is η/Λ and whose head rates are η/λ_t.
 
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 import torch
 from builders import PROGNOSIS, SEVERITY, synthetic_site
+from published_builders import (
+    ZONE_TASK,
+    aiforcovid_site,
+    brixia_site,
+    write_aiforcovid,
+    write_brixia,
+)
 from safetensors.numpy import load_file
 
 from mdmt.data.cohort import open_cohort, pool
@@ -18,35 +27,55 @@ from mdmt.training import train
 from server.aggregation import weighted_mean
 from server.weighting import loss_coefficients, site_weights
 from simulation.simulate import prepare, simulate
+from simulation.study.runner import run_study
 
 LAMBDA = {"prognosis": 1.0, "severity": 3.0}
 RATE = 5.0
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=["one site per task", "two unequal sites of one task"])
-def config(request, make_config, tmp_path):
-    sites = {
-        "clinic": synthetic_site(tmp_path, "severity", patients=10),
-        "hospital": synthetic_site(tmp_path, "prognosis", patients=20),
-    }
-    if request.param.startswith("two"):
-        sites["ward"] = synthetic_site(tmp_path, "prognosis", patients=8)
-    return make_config(
-        tasks={
+def recipe(severity=SEVERITY, **training):
+    """Full-batch steps of plain SGD, and nothing drawn."""
+    return {
+        "tasks": {
             "prognosis": PROGNOSIS | {"weight": LAMBDA["prognosis"], "head": {"hidden": [8]}},
-            "severity": SEVERITY | {"weight": LAMBDA["severity"]},
+            "severity": severity | {"weight": LAMBDA["severity"]},
         },
-        training={
-            "rounds": 1,
-            "local_steps": 1,
-            "batch_size": 1000,
-            "optimizer": {"name": "sgd", "lr": RATE, "momentum": 0},
-        },
-        augmentation={"p": 0},
-        aggregation={"norm_layers": "frozen", "heads": "shared"},
-        sites=sites,
-    )
+        "training": {"local_steps": 1, "batch_size": 1000} | training,
+        "augmentation": {"p": 0},
+        "aggregation": {"norm_layers": "frozen", "heads": "shared"},
+    }
+
+
+def sgd(rate):
+    return {"name": "sgd", "lr": rate, "momentum": 0}
+
+
+def one_site_per_task(tmp_path):
+    return {
+        "clinic": synthetic_site(tmp_path, "severity", patients=12),
+        "hospital": synthetic_site(tmp_path, "prognosis", patients=24),
+    }
+
+
+def two_unequal_sites_of_one_task(tmp_path):
+    return one_site_per_task(tmp_path) | {
+        "ward": synthetic_site(tmp_path, "prognosis", patients=16)
+    }
+
+
+def aiforcovid_and_brixia(tmp_path):
+    sites = {
+        "afc": aiforcovid_site(write_aiforcovid(tmp_path / "afc")),
+        "bx": brixia_site(write_brixia(tmp_path / "bx")),
+    }
+    machine = {"cache_dir": str(tmp_path / "cache"), "device": "cpu", "workers": 0}
+    return {name: site | machine for name, site in sites.items()}
+
+
+@pytest.fixture(params=[one_site_per_task, two_unequal_sites_of_one_task])
+def config(request, make_config, tmp_path):
+    return make_config(sites=request.param(tmp_path), **recipe(rounds=1, optimizer=sgd(RATE)))
 
 
 def one_step(config, cohort, coefficients, rates=None):
@@ -108,3 +137,30 @@ def test_one_federated_round_is_one_pooled_step_through_the_wire(config, tmp_pat
     pooled = pooled_step(config, cohorts)
     for part in ("backbone.", "heads.prognosis.", "heads.severity."):
         assert_same_update(start, start | federated, pooled, 1e-4, part)
+
+
+@pytest.mark.parametrize(
+    ("layout", "severity", "folds"),
+    [
+        (two_unequal_sites_of_one_task, SEVERITY, {"kind": "own"}),
+        (aiforcovid_and_brixia, ZONE_TASK, {"kind": "k_fold", "k": 3}),
+    ],
+)
+def test_the_federated_arm_of_a_study_is_the_pooled_one(load, tmp_path, layout, severity, folds):
+    """Three rounds through readers, folds and runner: equal predictions for every test image."""
+    sites = layout(tmp_path)
+
+    def predictions(rate, *arms):
+        federation = recipe(severity, rounds=3, optimizer=sgd(rate))
+        study = load(sites=sites, arms=list(arms), folds=folds, federation=federation)
+        out = tmp_path / f"rate-{rate}"
+        run_study(study, out, workers=0)
+        with (out / "predictions.csv").open() as stream:
+            rows = list(csv.DictReader(stream))
+        return [np.array([float(r["prediction"]) for r in rows if r["arm"] == a]) for a in arms]
+
+    (start,) = predictions(1e-9, "pooled")
+    pooled, federated = predictions(0.5, "pooled", "federated")
+    moved = np.linalg.norm(pooled - start)
+    assert moved >= 0.01 * np.linalg.norm(start), "a no-op proves nothing"
+    assert np.linalg.norm(federated - pooled) <= 1e-4 * moved

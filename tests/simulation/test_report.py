@@ -236,6 +236,13 @@ def test_a_study_tells_mean_and_error_of_its_test_sets(tmp_path: Path) -> None:
     assert "Unit of analysis: the cell" in page.text
 
 
+def test_what_an_arm_cost_tells_its_rounds(page: str) -> None:
+    """Six cells of 1.5 s; six rounds each, where an arm learns in rounds."""
+    rows = Reader(page).rows
+    assert ["federated", "6", "9", "6", "-", "hospital: 12"] in rows
+    assert ["constant", "6", "9", "-", "-", "hospital: 12"] in rows
+
+
 def test_backbones_are_rows_and_arms_are_columns(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", backbones=("resnet18", "googlenet"), **SMALL)
     page = Reader(report_of(study))
@@ -510,6 +517,15 @@ def test_every_kind_of_task_has_its_figures(
     for word, number in panels.items():
         assert sum(word in figure.caption for figure in figures) == number
     assert all(figure.panels for figure in figures)
+
+
+def test_a_learning_curve_has_no_tick_between_two_rounds() -> None:
+    def ticks(**options: bool) -> set[str]:
+        svg = plot_lines([Line([1, 2], [0, 100], "#000000")], "round", "y", **options)
+        return set(re.findall(r"<text[^>]*>([\d.]+)</text>", svg))
+
+    assert {"1.2", "1.4"} <= ticks()
+    assert ticks(whole_x=True) == {"1", "2", "0", "20", "40", "60", "80", "100"}
 
 
 def test_a_curve_without_points_is_an_empty_plot() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import PROGNOSIS, SEVERITY, synthetic_site
+from builders import PROGNOSIS, SEVERITY
 
 import client.site
 import simulation.study.arms
@@ -99,48 +99,6 @@ def test_all_arms_start_from_the_same_weights_with_the_same_recipe(
         assert any(name.startswith("heads.prognosis") for name in shared)
         assert all(torch.equal(first[name], second[name]) for name in shared)
         assert recipe == other
-
-
-@pytest.mark.parametrize("layout", ["one site per task", "two unequal sites of one task"])
-def test_federated_is_pooled_where_every_round_is_one_full_batch_step(load, tmp_path, layout):
-    """P2, inside the runner, through readers and folds: three rounds of plain SGD."""
-    sites = {
-        "clinic": synthetic_site(tmp_path, "severity", patients=12),
-        "hospital": synthetic_site(tmp_path, "prognosis", patients=24),
-    }
-    folds = {"kind": "k_fold", "k": 3}
-    if layout.startswith("two"):
-        sites["ward"] = synthetic_site(tmp_path, "prognosis", patients=16)
-        folds = {"kind": "own"}
-    study = load(
-        sites=sites,
-        arms=["pooled", "federated"],
-        folds=folds,
-        federation={
-            "tasks": {
-                "prognosis": PROGNOSIS | {"weight": 1, "head": {"hidden": [8]}},
-                "severity": SEVERITY | {"weight": 3},
-            },
-            "training": {
-                "rounds": 3,
-                "local_steps": 1,
-                "batch_size": 1000,
-                "optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0},
-            },
-            "augmentation": {"p": 0},
-            "aggregation": {"norm_layers": "frozen", "heads": "shared"},
-        },
-    )
-    out = tmp_path / "out"
-    run_study(study, out, workers=0)
-    rows = read(out / "predictions.csv")
-    pooled, federated = (
-        np.array([float(row["prediction"]) for row in rows if row["arm"] == arm])
-        for arm in ("pooled", "federated")
-    )
-    untrained = np.where([r["task"] == "prognosis" for r in rows if r["arm"] == "pooled"], 0.5, 1.5)
-    assert np.linalg.norm(pooled - untrained) > 0.05 * np.linalg.norm(untrained)
-    assert np.linalg.norm(federated - pooled) <= 1e-4 * np.linalg.norm(pooled - untrained)
 
 
 def test_k_fold_tests_every_image_once_in_every_arm_and_seed(load, tmp_path):
