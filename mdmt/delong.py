@@ -151,7 +151,7 @@ def _cluster_sums(
 
 
 def _variance(parts: Sequence[tuple[float, _Part]]) -> float | None:
-    """Variance of an AUROC difference (Obuchowski 1997, eq. 4) summed over strata with weights.
+    """Variance of an AUROC difference (Obuchowski 1997) summed over strata with weights.
 
     Every stratum has a mean of its own, so that I clusters in S strata leave I - S degrees of
     freedom: the factor I / (I - S) is the formula's I / (I - 1) for one stratum. None where no
