@@ -5,7 +5,7 @@ from __future__ import annotations
 from mdmt.errors import BadInput
 from mdmt.files import write_json
 from mdmt.kits import KIT_FILE, ServerKit, check_user
-from server.control import unregister_site
+from server.nodes import unregister_site
 
 __all__ = ["revoke_site"]
 

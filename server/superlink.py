@@ -14,8 +14,9 @@ from mdmt.errors import BadInput, RunError
 from mdmt.kits import ServerKit, open_server_kit, split_address
 from mdmt.processes import Service, flower_environment
 from server.certificates import check_validity
-from server.control import healthy, register_sites
+from server.control import healthy
 from server.kit_files import write_flwr_config, write_proxy_config
+from server.nodes import register_sites
 
 __all__ = ["reachable", "serve_federation"]
 

@@ -66,7 +66,7 @@ def run(
     from mdmt.config import find_config, load_federation
     from mdmt.kits import open_server_kit
     from mdmt.runs import read_run
-    from server.control import list_nodes
+    from server.nodes import list_nodes
     from server.run import find_run, new_run_folder
     from server.submission import follow_run, make_ready, submit
 
@@ -107,7 +107,8 @@ def status(
     from mdmt.errors import RunError
     from mdmt.kits import open_server_kit
     from server.certificates import check_validity
-    from server.control import healthy, list_nodes, list_runs
+    from server.control import healthy, list_runs
+    from server.nodes import list_nodes
     from server.submission import describe_run
     from server.superlink import reachable
 
