@@ -190,8 +190,12 @@ def _server(
 def _site(
     kit: SiteKit, public: Path, config: FederationConfig, ca: x509.Certificate, force: bool
 ) -> Provisioned:
-    """Write a site's kit, and its public key into the server's."""
+    """Write a site's kit, and its public key into the server's.
+
+    Of a kit that was handed over, with its key, only what an upgrade changes is written.
+    """
     name = kit.facts.name
+    write_json(kit.folder / KIT_FILE, kit.facts.model_dump(mode="json"))
     if public.exists() and not kit.private_key.exists() and not force:
         return Provisioned(name, kit.folder, "handed over")
     key, made = _private_key(kit.folder, kit.private_key, force, openssh=True)
@@ -199,7 +203,6 @@ def _site(
     saved: tuple[Path, ...] = ()
     for file, text in site_files(kit.facts, config).items():
         saved += _place(kit.folder / file, text, anew=force)
-    write_json(kit.folder / KIT_FILE, kit.facts.model_dump(mode="json"))
     write_text(public, public_key_line(key, name))
     return Provisioned(name, kit.folder, made, saved)
 
