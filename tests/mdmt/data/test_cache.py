@@ -292,7 +292,9 @@ def test_relative_paths_are_those_of_the_working_directory(
     assert not np.array_equal(*results)
 
 
-def test_opening_5000_images_takes_a_tenth_of_a_second(tmp_path: Path, cache_dir: Path) -> None:
+def test_opening_5000_images_decodes_none_of_them(
+    tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw(tmp_path / "0.png", 0)
     one = manifest_of(tmp_path, 1)
     for i in range(1, 5000):
@@ -303,14 +305,10 @@ def test_opening_5000_images_takes_a_tenth_of_a_second(tmp_path: Path, cache_dir
     name = f"{cache._key(manifest, CONFIG, 4)}.pixels"
     tail = np.arange(5000, dtype="<i8").tobytes()
     (cache_dir / name).write_bytes(np.repeat(image, 5000, axis=0).tobytes() + tail)
-    seconds = []
-    for _ in range(5):
-        start = time.process_time()
-        pixels, positions = open_pixels(manifest, CONFIG, 4, cache_dir=cache_dir)
-        seconds.append(time.process_time() - start)
+    monkeypatch.setattr(cache, "_load", lambda *_: pytest.fail("an image was decoded"))
+    pixels, positions = open_pixels(manifest, CONFIG, 4, cache_dir=cache_dir)
     assert pixels.shape == (5000, 4, 4)
     assert positions.tolist() == list(range(5000))
-    assert min(seconds) < 0.1
 
 
 def test_opening_imports_no_decoder(manifest: Manifest, cache_dir: Path) -> None:
