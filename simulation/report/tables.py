@@ -184,7 +184,7 @@ def _distinct(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(set(numbers))))
 
 
-def test_images(study: Study, task: str, site: str) -> int:
+def tested_images(study: Study, task: str, site: str) -> int:
     """How many images are tested in all folds, for one backbone and seed."""
     by_cell = {row.cell: row.n for row in study.results if (row.task, row.site) == (task, site)}
     first = next(iter(by_cell), None)
@@ -197,5 +197,5 @@ def test_images(study: Study, task: str, site: str) -> int:
 
 def _support(study: Study, task: str, site: str) -> str:
     folds = {row.cell.fold for row in study.results if (row.task, row.site) == (task, site)}
-    images = count(test_images(study, task, site), "test image")
+    images = count(tested_images(study, task, site), "test image")
     return f"{images} in {count(len(folds), 'fold')}"
