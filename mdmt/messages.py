@@ -27,6 +27,7 @@ __all__ = [
 Arm = Literal["federated", "local"]
 Short = Annotated[str, StringConstraints(max_length=128)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
+_COUNT = TypeAdapter(Count)
 Number = Annotated[float | int, Field(ge=-1e30, le=1e30)]
 """Bounded, so that sums and means over sites stay finite."""
 RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
@@ -39,7 +40,7 @@ MetricName = Annotated[
 def _counted(metrics: dict[str, float | int | None]) -> dict[str, float | int | None]:
     for name, value in metrics.items():
         if name.endswith("/examples") and value is not None:
-            TypeAdapter(Count).validate_python(value, strict=True)
+            _COUNT.validate_python(value, strict=True)
     return metrics
 
 

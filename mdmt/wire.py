@@ -135,8 +135,8 @@ def compress(blob: bytes, encoding: Encoding) -> bytes:
     """Compress a blob of encoded arrays without loss, unless that hardly makes it smaller.
 
     Deltas repeat nothing, but small values are more frequent than large ones: Huffman codes alone
-    save more than deflate's search for repetitions, in a third of its time. Of float16 all first
-    bytes go before all second ones, which hold the exponents.
+    do what deflate's search for repetitions would add nothing to. Of float16 all first bytes go
+    before all second ones, which hold the exponents.
     """
     width = 2 if encoding == "float16" else 1
     start, _ = _read_header(blob)

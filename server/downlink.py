@@ -60,19 +60,12 @@ class Downlink:
         self._fingerprints = {(True, names): value for names, value in after.items()}
         self._records.clear()
 
-    def record(self, card: SiteCard, *, in_full: bool = False) -> tuple[ArrayRecord, str]:
-        """What a site is sent, and the fingerprint of what it then has (empty if all is exact).
-
-        Parameters
-        ----------
-        card : SiteCard
-        in_full : bool
-            It has nothing, whatever it confirmed.
-        """
+    def record(self, card: SiteCard) -> tuple[ArrayRecord, str]:
+        """What a site is sent, and the fingerprint of what it then has (empty if all is exact)."""
         names = frozenset(name for name in self.held if concerns(card, name))
         told = {} if self.wire.exact else {"fingerprint": self._fingerprint(names)}
         known = self.confirmed.get(card.name)
-        delta = not in_full and bool(self._travels) and known == self._fingerprint(names, True)
+        delta = bool(self._travels) and known == self._fingerprint(names, True)
         key = delta, names
         if key not in self._records:
             if delta:

@@ -113,7 +113,7 @@ def normalise(images: Tensor, config: FederationConfig) -> Tensor:
     -------
     Tensor, float, (B, in_channels, S, S)
         Channels last in memory. A convolution takes this over from its input, so that weights
-        stay as they are; on a CPU a step takes a tenth (resnet18) to a quarter less time.
+        stay as they are; a step takes less time so.
     """
     mean, std = (
         on_device(torch.tensor(values), images.device).expand(config.model.in_channels)

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +145,8 @@ def _identity(
     """Everything that decides a cell's result beside its seed, as ``cell.json`` keeps it."""
     devices = {site.device for site in study.federation.sites.values()}
     weights = study.model(backbone).weights
-    file = {} if weights in ("none", "timm", "offline") else {"weights": _digest(Path(weights))}
-    return file | {
+    named = {} if weights in ("none", "timm", "offline") else {"weights": _digest_of(Path(weights))}
+    return named | {
         "format": FORMAT,
         "recipe": study.federation.hash,
         "arm": arm.model_dump(mode="json", exclude={"name"}),
@@ -158,8 +159,14 @@ def _identity(
     }
 
 
-def _digest(file: Path) -> str:
+def _digest_of(file: Path) -> str:
     """Tell a file of weights from another that was put in its place."""
+    return _digest(file, file.stat().st_mtime_ns)
+
+
+@lru_cache
+def _digest(file: Path, changed: int) -> str:
+    """SHA-256 of a file as it was when it last `changed`: read once, not for every cell."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
