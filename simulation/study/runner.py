@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -87,16 +87,14 @@ def run_study(
             opened.write_folds(study, out, seed)
         on_plan(list(finished.values()), cells)
         failed: list[str] = []
-        with closing(run_cells(study, todo, out, workers)) as running:
-            for cell, error in running:
-                if error is not None:
-                    failed.append(str(error))
-                    on_fail(cell, error)
-                    continue
-                done = read_cell(out, cell)
-                assert done is not None, "a cell that ended without an error is there"
-                finished[cell.path] = done
-                on_cell(done)
+        with closing(_run(study, todo, out, workers)) as running:
+            for cell, ended in running:
+                if isinstance(ended, MDMTError):
+                    failed.append(str(ended))
+                    on_fail(cell, ended)
+                else:
+                    finished[cell.path] = ended
+                    on_cell(ended)
         if failed:
             raise RunError(
                 f"{len(failed)} of {len(cells)} cells failed; the same command tries them again:\n"
@@ -137,6 +135,17 @@ def plan_cells(study: StudyConfig, data: Mapping[int, StudyData]) -> list[Cell]:
         for seed in study.seeds
         for number, fold in enumerate(data[seed].folds)
     ]
+
+
+def _run(
+    study: StudyConfig, todo: Sequence[Cell], out: Path, workers: int
+) -> Generator[tuple[Cell, Finished | MDMTError]]:
+    """Run cells; yield what each wrote, or why it failed, in the order in which they end."""
+    with closing(run_cells(study, todo, out, workers)) as running:
+        for cell, error in running:
+            done = read_cell(out, cell)
+            assert error or done, "a cell that ended without an error is there"
+            yield cell, error or done  # type: ignore[misc]
 
 
 def _identity(
