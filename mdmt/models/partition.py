@@ -62,6 +62,9 @@ NORM_TYPES: tuple[type[nn.Module], ...] = (
     timm.layers.SimpleNormFp32,
 )
 
+_PLAIN = (torch.float32, torch.float64)
+"""Dtypes whose tensors NumPy can write into."""
+
 
 def norm_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Normalisation layers of `model` by name."""
@@ -204,7 +207,11 @@ def _copy(model: MDMTModel, values: Mapping[str, Tensor | NDArray[np.floating]])
         if dtype.is_floating_point != live.is_floating_point():
             raise StateError(f"{name} is {dtype}, expected {live.dtype}")
     for name, value in values.items():
-        state[name].copy_(_tensor(value))
+        live = state[name]
+        if isinstance(value, np.ndarray) and live.device.type == "cpu" and live.dtype in _PLAIN:
+            np.copyto(live.numpy(), value)  # torch would first copy what it may not write to
+        else:
+            live.copy_(_tensor(value))
 
 
 def _tensor(value: Tensor | NDArray[np.floating]) -> Tensor:
