@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from mdmt.config import FederationConfig
 from mdmt.data.cohort import Cohort
 
 __all__ = [
+    "ahead",
     "joint_batches",
     "load_images",
     "load_targets",
@@ -20,6 +23,18 @@ __all__ = [
     "on_device",
     "training_batches",
 ]
+
+T = TypeVar("T")
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield the same items, the next of which a thread makes while the caller works on this one."""
+    with ThreadPoolExecutor(1, "batches") as thread:
+        end = object()
+        following = thread.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = thread.submit(next, items, end)
+            yield item  # type: ignore[misc]
 
 
 def training_batches(
