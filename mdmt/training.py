@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mdmt.config import FederationConfig, TrainingConfig
 from mdmt.data.augmentation import Augmentation
 from mdmt.data.batches import (
+    ahead,
     batches_per_epoch,
     joint_batches,
     load_images,
@@ -25,6 +26,7 @@ from mdmt.data.batches import (
 from mdmt.data.cohort import Cohort
 from mdmt.errors import ConfigError, DataError
 from mdmt.losses import Objective
+from mdmt.memory import keep_memory
 from mdmt.models import MDMTModel, set_training_mode
 from mdmt.optimisers import build_optimizer, moments, set_rates
 
@@ -135,6 +137,7 @@ def train(
         `training.compile` is set and this machine has no compiler.
     """
     started = time.monotonic()
+    keep_memory()
     tasks = list(coefficients)
     indices = cohort.training_indices(tasks)
     if len(indices) == 0:
@@ -155,7 +158,9 @@ def train(
     images_seen = 0
 
     order = joint_batches(strata, config.training.batch_size, steps, np.random.default_rng(seed))
-    for step, (images, targets) in enumerate(_batches(cohort, config, order, tasks, seed, device)):
+    place = next(model.parameters()).device  # numbered: a thread has a current GPU of its own
+    batches = ahead(_batches(cohort, config, order, tasks, seed, place))
+    for step, (images, targets) in enumerate(batches):
         with torch.autocast(device.type, amp, enabled=amp is not None):
             outputs = forward(images, tuple(targets))
         optimizer.zero_grad(set_to_none=True)

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from mdmt.config import FederationConfig
 from mdmt.config.aggregation import FedAvg
 from mdmt.errors import RunError
+from mdmt.memory import keep_memory
 from mdmt.messages import EvaluateReport
 from mdmt.models import build_model, get_arrays, received, trained, travelling
 from server.federation import Federation
@@ -25,6 +26,7 @@ __all__ = ["begin", "final_test", "references"]
 
 def begin(config: FederationConfig, roster: Roster) -> Federation:
     """Build the initial backbone (and shared heads) that every site starts from."""
+    keep_memory()
     torch.set_num_threads(config.training.threads)
     shared = tuple(config.tasks) if config.aggregation.heads == "shared" else ()
     model = build_model(config, shared, weights=True)
