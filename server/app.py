@@ -36,22 +36,23 @@ def main(grid: Grid, context: Context) -> None:
     )
     out = str(context.run_config.get("out", ""))
     folder = Path(out) if out else new_run_folder(None, config.name, _RUNS.expanduser())
-    run = RunDirectory(folder, config)
-    log.info("run directory: %s", run.folder)
     expected = str(context.run_config.get("expected", "")).split()
-    try:
-        federate(grid, config, run, expected, resume=bool(context.run_config.get("resume")))
-    except MDMTError as error:
-        run.event("failed", exit_code=error.exit_code, message=str(error))
-        raise
-    except (KeyboardInterrupt, SystemExit):  # how Flower ends a ServerApp
-        why = "the run was stopped, or its SuperLink ended; go on with --resume"
-        run.event("failed", exit_code=1, message=why)
-        raise
-    except BaseException as error:
-        run.event("failed", exit_code=1, message=f"{type(error).__name__}: {error}")
-        raise
-    run.event("done")
+    resume = bool(context.run_config.get("resume"))
+    log.info("run directory: %s", folder)
+    with RunDirectory(folder, config) as run:
+        try:
+            federate(grid, config, run, expected, resume=resume)
+        except MDMTError as error:
+            run.event("failed", exit_code=error.exit_code, message=str(error))
+            raise
+        except (KeyboardInterrupt, SystemExit):  # how Flower ends a ServerApp
+            why = "the run was stopped, or its SuperLink ended; go on with --resume"
+            run.event("failed", exit_code=1, message=why)
+            raise
+        except BaseException as error:
+            run.event("failed", exit_code=1, message=f"{type(error).__name__}: {error}")
+            raise
+        run.event("done")
 
 
 def federate(

@@ -92,7 +92,11 @@ class Federation:
         self.downlink = Downlink(self.config.wire)
 
     def save(self, run: RunDirectory) -> None:
-        """Write a checkpoint of `round`; forget those that neither a step back nor a best needs."""
+        """Begin to write a checkpoint of `round`, and drop those that no step back or best needs.
+
+        It is written when the round is booked. Until then a server that dies goes back by one round
+        more, whose start the sites have kept.
+        """
         lossy = self.config.wire.down != "float32"  # else sites have what was sent
         held = {
             name: array
@@ -110,8 +114,8 @@ class Federation:
             "confirmed": self.downlink.confirmed if lossy else {},
         }
         tensors = {name: torch.from_numpy(np.asarray(v)) for name, v in arrays.items()}
-        run.checkpoints.save(self.round, tensors, facts)
-        run.checkpoints.prune((*self.selection.kept_rounds, self.round - 1, self.round))
+        keep = (*self.selection.kept_rounds, self.round - 1, self.round)
+        run.writer.save(self.round, tensors, facts, keep)
 
     def arrays_after(self, number: int, run: RunDirectory) -> Mapping[str, NDArray[np.floating]]:
         """`arrays` as they were after round `number`: the last one, or a best one."""

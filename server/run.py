@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import TracebackType
+from typing import Any, BinaryIO, Self
 
 from mdmt.checkpoints import RoundFiles
 from mdmt.config import FederationConfig, load_federation, save_config
@@ -18,6 +19,7 @@ from mdmt.errors import BadInput, RunError
 from mdmt.files import read_json, write_json, write_text
 from mdmt.messages import SiteCard
 from mdmt.runs import read_lines
+from server.writer import CheckpointWriter
 
 __all__ = [
     "RunDirectory",
@@ -142,11 +144,34 @@ class RunDirectory:
     folder : Path
     config : FederationConfig
         Its checkpoints are refused to any other.
+
+    Attributes
+    ----------
+    writer : CheckpointWriter
+        Ends its work when a block ``with`` this directory ends, however it does.
     """
 
     def __init__(self, folder: Path, config: FederationConfig) -> None:
         self.folder = folder
-        self.checkpoints = RoundFiles(folder / "checkpoints", {"federation": config.hash})
+        self._files = RoundFiles(folder / "checkpoints", {"federation": config.hash})
+        self.writer = CheckpointWriter(self._files)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.writer.close()
+
+    @property
+    def checkpoints(self) -> RoundFiles:
+        """The checkpoints, when the last one is written."""
+        self.writer.wait()
+        return self._files
 
     @property
     def begun(self) -> bool:
@@ -180,7 +205,8 @@ class RunDirectory:
         self._append("events.jsonl", facts)
 
     def history(self, line: Mapping[str, Any]) -> None:
-        """Book one round: one line of ``history.jsonl``, on the disk when this returns."""
+        """Book a round whose checkpoint is written: a line of ``history.jsonl``, on the disk."""
+        self.writer.wait()
         self._append("history.jsonl", line, durable=True)
 
     def rewind(self, number: int) -> None:

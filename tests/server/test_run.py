@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 
 import pytest
+import torch
 
+from mdmt.checkpoints import RoundFiles
+from mdmt.errors import RunError
 from mdmt.runs import read_lines
 from server.run import RunDirectory, last_event
 
@@ -46,3 +50,46 @@ def test_what_an_earlier_attempt_says_late_is_not_taken_for_this_one(run):
     assert last_event(run.folder, earlier)["event"] == "roll call"
     run.event("done")
     assert last_event(run.folder, earlier)["event"] == "done"
+
+
+def test_a_checkpoint_is_whole_before_its_round_is_booked(run, monkeypatch):
+    """It is written while the sites train, as slowly as it may be."""
+    go = threading.Event()
+    save = RoundFiles.save
+
+    def slow(self, *arguments):
+        assert go.wait(30)
+        save(self, *arguments)
+
+    monkeypatch.setattr(RoundFiles, "save", slow)
+    facts = {"line": {"round": 1}}
+    with run:
+        run.writer.save(1, {"w": torch.ones(2)}, facts, [1])
+        facts["line"]["round"] = 2  # the next round goes on
+        threading.Timer(0.2, go.set).start()
+        run.history({"round": 1})
+        assert (run.folder / "checkpoints" / "round-00001.safetensors").exists()
+    assert run.checkpoints.load(1).facts == {"line": {"round": 1}}
+
+
+def test_what_went_wrong_with_a_checkpoint_is_told_and_its_round_is_not_booked(run, monkeypatch):
+    def full(self, *arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RoundFiles, "save", full)
+    with run:
+        run.writer.save(1, {}, {}, [1])
+        with pytest.raises(OSError, match="No space left"):
+            run.history({"round": 1})
+    assert not (run.folder / "history.jsonl").exists()
+
+
+def test_a_server_that_fails_still_finishes_its_checkpoint(run):
+    def fail():
+        with run:
+            run.writer.save(1, {"w": torch.ones(2)}, {}, [1])
+            raise RunError("the sites are gone")
+
+    with pytest.raises(RunError):
+        fail()
+    assert RoundFiles(run.folder / "checkpoints", {}).load(1).tensors["w"].tolist() == [1, 1]

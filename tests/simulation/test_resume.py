@@ -154,6 +154,13 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(config, killed,
     assert comparable(killed) == undisturbed
 
 
+def test_a_checkpoint_that_was_not_finished_costs_one_round_more(config, killed, undisturbed):
+    """It is written while the sites train the next round, which they have done here."""
+    (killed / "checkpoints" / "round-00002.safetensors").unlink()
+    run(config, killed, resume=True)
+    assert comparable(killed) == undisturbed
+
+
 def test_without_a_sound_checkpoint_nothing_is_resumed(config, killed):
     for file in (killed / "checkpoints").iterdir():
         file.write_bytes(b"")
