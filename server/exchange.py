@@ -1,31 +1,52 @@
-"""Sending one message to each of several sites and collecting what comes back in time."""
+"""Asking sites, and collecting what comes back in time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-__all__ = ["Refused", "arrivals", "away", "exchange", "lost", "reason"]
+from mdmt.errors import RunError
+
+__all__ = [
+    "Conversation",
+    "Questions",
+    "Refused",
+    "arrivals",
+    "away",
+    "converse",
+    "converse_with_each",
+    "exchange",
+    "lost",
+    "reason",
+]
 
 _FIRST_POLL, _LAST_POLL = 0.05, 1.0
 """Seconds between two looks for replies: more while none come, as each look is a request."""
+_AT_ONCE = 8
+"""Conversations held at once: the server has a backbone in memory for each."""
+T = TypeVar("T")
+Again: TypeAlias = Callable[[int, Message], Message | None]
+"""Given node and reply: what to ask instead of taking that reply, if anything."""
 
 
 class Refused(Exception):
     """Why what a site answered cannot be used: a sentence for the history."""
 
 
+def _never(node: int, reply: Message) -> None:
+    """Take every reply."""
+
+
 def arrivals(
-    grid: Grid,
-    messages: Iterable[Message],
-    timeout: float,
-    again: Callable[[int, Message], Message | None] = lambda node, reply: None,
+    grid: Grid, messages: Iterable[Message], timeout: float, again: Again = _never
 ) -> Iterator[tuple[int, Message]]:
-    """Send `messages` and yield their replies as they arrive, for at most `timeout` seconds.
+    """Send `messages` and yield their replies as they arrive, each within `timeout` seconds.
 
     A reply that was yielded is not held here any more. But all replies that lie ready when Flower's
     own grid looks are in memory at once, each of them whole: it takes no part of a reply, and does
@@ -39,7 +60,7 @@ def arrivals(
     timeout : float
         Seconds.
     again : callable
-        Given node and reply: what to ask the node instead of yielding its reply, if anything.
+        Asked before a reply is yielded.
 
     Yields
     ------
@@ -48,14 +69,14 @@ def arrivals(
     Message
         Its reply.
     """
-    waiting: dict[str, int] = {}
+    waiting: dict[str, tuple[int, float]] = {}
 
     def ask(*messages: Message) -> None:
         grid.push_messages(list(messages))
-        waiting.update({m.metadata.message_id: m.metadata.dst_node_id for m in messages})
+        end = time.monotonic() + timeout
+        waiting.update({m.metadata.message_id: (m.metadata.dst_node_id, end) for m in messages})
 
     ask(*messages)
-    deadline = time.monotonic() + timeout
     pause = _FIRST_POLL
     while waiting:
         arrived = list(grid.pull_messages(list(waiting)))
@@ -63,17 +84,18 @@ def arrivals(
         idle = not arrived
         while arrived:
             reply = arrived.pop(0)
-            node = waiting.pop(reply.metadata.reply_to_message_id, None)
+            node, _ = waiting.pop(reply.metadata.reply_to_message_id, (None, 0.0))
             if node is None or lost(reply):
                 continue
             if (question := again(node, reply)) is not None:
                 ask(question)
             else:
                 yield node, reply
-        if time.monotonic() >= deadline:
-            return
-        if idle:
-            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+        now = time.monotonic()
+        for message_id in [m for m, (_, end) in waiting.items() if now >= end]:
+            del waiting[message_id]
+        if idle and waiting:
+            time.sleep(min(pause, max(0.0, max(end for _, end in waiting.values()) - now)))
 
 
 def exchange(grid: Grid, messages: Iterable[Message], timeout: float) -> dict[int, Message]:
@@ -85,6 +107,86 @@ def exchange(grid: Grid, messages: Iterable[Message], timeout: float) -> dict[in
         Replies by node; nodes that did not answer in time are absent.
     """
     return dict(arrivals(grid, messages, timeout))
+
+
+class Questions(NamedTuple):
+    """What a conversation asks: at most one message per node."""
+
+    messages: list[Message]
+    again: Again = _never
+
+
+Conversation: TypeAlias = Generator[Questions, Iterator[tuple[int, Message]], T]
+"""Yields questions, and is sent node and reply of each answer as `arrivals` yields them."""
+
+
+def converse(grid: Grid, conversation: Conversation[T], timeout: float) -> T:
+    """Hold a conversation to its end; give what it returns."""
+    try:
+        questions = next(conversation)
+        while True:
+            questions = conversation.send(arrivals(grid, questions[0], timeout, questions.again))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def converse_with_each(
+    grid: Grid, conversations: Mapping[int, Conversation[T]], timeout: float
+) -> dict[int, T | RunError]:
+    """Hold a conversation with each of several nodes, some at once; none waits for another's reply.
+
+    Parameters
+    ----------
+    grid : Grid
+    conversations : mapping of int to Conversation
+        Each asks its own node.
+    timeout : float
+        Seconds for which each reply is waited for.
+
+    Returns
+    -------
+    dict
+        Node → what its conversation returned, or the error it ended with.
+    """
+    results: dict[int, T | RunError] = {}
+    asked: dict[int, Again] = {}
+    to_begin = deque(conversations)
+
+    def go_on(node: int, replies: Iterator[tuple[int, Message]] | None) -> Message | None:
+        """The next question to a node; None when its conversation is over."""
+        try:
+            while True:
+                # Beginning a generator takes a None, which its type does not know.
+                questions = conversations[node].send(replies)  # type: ignore[arg-type]
+                if questions.messages:
+                    asked[node] = questions.again
+                    return questions.messages[0]
+                replies = iter(())  # the node is not there
+        except StopIteration as end:
+            results[node] = end.value
+        except RunError as error:
+            results[node] = error
+        asked.pop(node, None)
+        return None
+
+    def begin() -> Message | None:
+        """The first question of the next conversation that has one."""
+        while to_begin:
+            if (question := go_on(to_begin.popleft(), None)) is not None:
+                return question
+        return None
+
+    def answered(node: int, reply: Message) -> Message | None:
+        return asked[node](node, reply) or go_on(node, iter([(node, reply)])) or begin()
+
+    while to_begin or asked:
+        first = [question for _ in range(_AT_ONCE) if (question := begin()) is not None]
+        for _ in arrivals(grid, first, timeout, answered):
+            pass  # a conversation ended, and there is none to begin
+        for node in list(asked):  # no answer came
+            go_on(node, iter(()))
+    return results
 
 
 def lost(reply: Message) -> bool:

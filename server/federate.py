@@ -14,9 +14,10 @@ from mdmt.errors import RunError
 from mdmt.memory import keep_memory
 from mdmt.messages import EvaluateReport
 from mdmt.models import build_model, get_arrays, received, trained, travelling
+from server.exchange import Conversation, converse_with_each
 from server.federation import Federation
 from server.roster import Roster
-from server.rounds import evaluate_round, run_rounds
+from server.rounds import evaluate_round, rounds_of
 from server.run import RunDirectory
 from server.selection import Selection
 from server.weighting import loss_coefficients
@@ -74,19 +75,31 @@ def references(grid: Grid, federation: Federation, run: RunDirectory) -> dict[st
             "sites": {site: report.constant for site, report in federation.last_reports.items()}
         }
     if "local" in wanted:
-        reports: dict[str, EvaluateReport] = {}
-        for node, card in federation.roster.cards.items():
-            try:
-                reports |= _train_alone(grid, federation, node, run)
-            except RunError as error:  # a reference that fails must not take the result with it
-                run.event("refused", arm="local", site=card.name, reason=str(error))
-        found["local"] = {"sites": {site: report.metrics for site, report in reports.items()}}
+        found["local"] = {"sites": _train_alone(grid, federation, run)}
     return found
 
 
-def _train_alone(
+def _train_alone(grid: Grid, federation: Federation, run: RunDirectory) -> dict[str, Any]:
+    """Metrics of the sites after each has trained for itself, at its own pace."""
+    names = {card.name: node for node, card in federation.roster.cards.items()}
+    results = converse_with_each(
+        grid,
+        {names[site]: _alone(grid, federation, names[site], run) for site in sorted(names)},
+        federation.config.training.round_timeout,
+    )
+    metrics = {}
+    for site in sorted(names):
+        result = results[names[site]]
+        if isinstance(result, RunError):  # must not take the federation's result with it
+            run.event("refused", arm="local", site=site, reason=str(result))
+        else:
+            metrics[site] = result.metrics
+    return metrics
+
+
+def _alone(
     grid: Grid, federation: Federation, node: int, run: RunDirectory
-) -> dict[str, EvaluateReport]:
+) -> Conversation[EvaluateReport]:
     """A federation of one site: same start, recipe, seeds and number of steps, but no averaging."""
     config = federation.config
     alone = config.model_copy(
@@ -111,5 +124,5 @@ def _train_alone(
         selection=Selection(alone),
         coefficients=loss_coefficients(alone, roster.sites),
     )
-    run_rounds(grid, one, run, federation.taken_part.get(site, 0))
-    return one.last_reports
+    yield from rounds_of(grid, one, run, federation.taken_part.get(site, 0))
+    return one.last_reports[site]

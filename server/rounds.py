@@ -23,7 +23,7 @@ from mdmt.messages import (
 from mdmt.metrics import weighted_mean_metrics
 from mdmt.wire import Arrays
 from server.downlink import Downlink
-from server.exchange import Refused, arrivals, exchange, reason
+from server.exchange import Conversation, Questions, Refused, converse, reason
 from server.federation import Federation
 from server.optimiser import load_optimiser_arrays, optimiser_arrays
 from server.records import from_record, to_record
@@ -32,11 +32,19 @@ from server.strategy import Round, SiteAverage, build_strategy
 from server.update import read_report
 from server.weighting import loss_coefficients
 
-__all__ = ["evaluate_round", "run_rounds"]
+__all__ = ["evaluate_round", "rounds_of", "run_rounds"]
 
 
 def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: int) -> None:
-    """Train up to round `rounds`, leaving the final backbone in `federation.arrays`.
+    """Train up to round `rounds`, leaving the final backbone in `federation.arrays`."""
+    timeout = federation.config.training.round_timeout
+    converse(grid, rounds_of(grid, federation, run, rounds), timeout)
+
+
+def rounds_of(
+    grid: Grid, federation: Federation, run: RunDirectory, rounds: int
+) -> Conversation[None]:
+    """The rounds up to `rounds` as a conversation: whoever holds it sends what it asks.
 
     Every message of round r also brings the validation metrics of round r-1's backbone; they are
     booked in the history line of round r-1. Sites that appear are admitted between rounds.
@@ -55,7 +63,7 @@ def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: in
         started = time.monotonic()
         run.event("round", arm=federation.arm, round=number, rounds=rounds)
         strategy.absent = _gather(federation, run)
-        mean = _train_and_average(grid, federation, strategy, run, number)
+        mean = yield from _train_and_average(grid, federation, strategy, run, number)
         reports = strategy.round.reports
         book(federation, run, {site: report.validation for site, report in reports.items()})
         federation.arrays = federation.arrays | strategy.plain | mean
@@ -65,7 +73,7 @@ def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: in
         federation.round = number
         if federation.arm == "federated":
             federation.save(run)
-    federation.last_reports = evaluate_round(grid, federation, run, rounds, federation.arrays)
+    federation.last_reports = yield from _evaluate(federation, run, rounds, federation.arrays)
     book(federation, run, {site: r.metrics["val"] for site, r in federation.last_reports.items()})
 
 
@@ -117,18 +125,18 @@ def _order_writer(federation: Federation) -> Callable[[str, int], str]:
 
 def _train_and_average(
     grid: Grid, federation: Federation, strategy: SiteAverage, run: RunDirectory, number: int
-) -> dict[str, NDArray[Any]]:
+) -> Conversation[dict[str, NDArray[Any]]]:
     """Let the sites of a round train; return the trained backbone arrays' new values."""
 
     def arriving() -> Iterator[Message]:
-        timeout = federation.config.training.round_timeout
-        for node, reply in arrivals(grid, messages, timeout, strategy.again):
+        for node, reply in replies:
             site = federation.roster.cards[node].name
             run.event("reply", arm=federation.arm, round=number, site=site)
             yield reply
 
     trainable = to_record({name: federation.arrays[name] for name in federation.trained})
     messages = strategy.configure_train(number, trainable, ConfigRecord(), grid)
+    replies = yield Questions([*messages], strategy.again)
     record, _ = strategy.aggregate_train(number, arriving())
     assert record is not None, "aggregate_train raises when there is nothing to average"
     # Server optimisers compute in float64; what travels keeps its dtype.
@@ -172,13 +180,16 @@ def book(federation: Federation, run: RunDirectory, validation: Mapping[str, Met
 
 
 def evaluate_round(
-    grid: Grid,
-    federation: Federation,
-    run: RunDirectory,
-    number: int,
-    arrays: Arrays,
+    grid: Grid, federation: Federation, run: RunDirectory, number: int, arrays: Arrays
 ) -> dict[str, EvaluateReport]:
     """Let every site evaluate the backbone of round `number` with its own heads of that round."""
+    timeout = federation.config.training.round_timeout
+    return converse(grid, _evaluate(federation, run, number, arrays), timeout)
+
+
+def _evaluate(
+    federation: Federation, run: RunDirectory, number: int, arrays: Arrays
+) -> Conversation[dict[str, EvaluateReport]]:
     run.event("evaluate", arm=federation.arm, round=number)
     order = EvaluateOrder(
         run=federation.run_id, arm=federation.arm, round=number, recipe=federation.recipe
@@ -195,7 +206,7 @@ def evaluate_round(
         config = ConfigRecord({"order": order.model_dump_json()})
         content = RecordDict({"arrays": own, "config": config})
         messages.append(Message(content, node, MessageType.EVALUATE, ttl=timeout))
-    replies = exchange(grid, messages, timeout)
+    replies = dict((yield Questions(messages)))
     reports: dict[str, EvaluateReport] = {}
     for node, card in federation.roster.cards.items():
         silence = "not connected" if node in absent else f"no answer within {timeout:.0f} s"

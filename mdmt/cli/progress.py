@@ -18,6 +18,7 @@ __all__ = ["Progress", "duration", "follow", "watching"]
 _POLL_SECONDS = 0.2
 _FEW_SITES = 8
 """So many are named in a line."""
+_ALONE = "local-only references"
 
 
 class Progress:
@@ -39,7 +40,7 @@ class Progress:
         self.stage = "starting"
         self.answered: list[str] = []
         self.booked = ""
-        self.alone = 0
+        self.alone: dict[str, int] = {}
         self.done = 0.0
         self.first = 0
 
@@ -60,11 +61,10 @@ class Progress:
         if kind == "round":
             return self._round(event)
         if kind == "reply":
-            self.answered.append(event["site"])
-            self.done += self._share(event["arm"])
+            self._reply(event)
         elif kind == "booked":
             return self._book(event)
-        elif kind == "evaluate":
+        elif kind == "evaluate" and event["arm"] == "federated":
             self.stage, self.answered = f"evaluating round {event['round']}", []
         elif kind == "refused":
             return [f"refused: {event['site']}: {event['reason']}"]
@@ -88,19 +88,28 @@ class Progress:
     def _round(self, event: dict[str, Any]) -> list[str]:
         self.started = self.started or event["time"]
         number, self.answered = event["round"], []
-        self.stage = f"round {number} of {event['rounds']}"
         if event["arm"] == "federated":
             self.done = number - 1.0
-            return []
-        if number == 1:
-            self.alone += 1
-        self.stage = f"local-only reference {self.alone} of {len(self.sites)}, {self.stage}"
-        return [self.stage.partition(",")[0]] if number == 1 else []
+            self.stage = f"round {number} of {event['rounds']}"
+        elif not self.stage.startswith(_ALONE):
+            self.stage = _ALONE
+            return [self.stage]
+        return []
 
-    def _share(self, arm: str) -> float:
-        """How much of a round of the federation one site's reply is."""
+    def _reply(self, event: dict[str, Any]) -> None:
         share = 1 / max(len(self.sites), 1)
-        return share if arm == "local" else min(share, int(self.done) + 1 - self.done)
+        if event["arm"] == "federated":
+            self.answered.append(event["site"])
+            self.done += min(share, int(self.done) + 1 - self.done)
+            return
+        self.done += share
+        self.alone[event["site"]] = event["round"]
+        if len(self.sites) > _FEW_SITES:
+            rounds = f"{sum(self.alone.values())} of {len(self.sites) * self.rounds} rounds"
+        else:
+            each = ", ".join(f"{site} {number}" for site, number in sorted(self.alone.items()))
+            rounds = f"{each} of {self.rounds} rounds"
+        self.stage = f"{_ALONE}: {rounds}"
 
     def _book(self, event: dict[str, Any]) -> list[str]:
         values = [

@@ -35,11 +35,17 @@ def test_time_left_counts_the_local_reference(progress: Progress) -> None:
     for site in ("clinic", "hospital"):
         progress.update(event("reply", 22.0, arm="federated", round=2, site=site))
     assert progress.seconds_left(22.0) == pytest.approx(12.0)
-    for site in ("clinic", "hospital"):
-        for number in (1, 2):
-            lines = progress.update(event("round", 22.0, arm="local", round=number, rounds=2))
-            assert bool(lines) == (number == 1)
-            progress.update(event("reply", 34.0, arm="local", round=number, site=site))
+    progress.update(event("evaluate", 22.0, arm="federated", round=2))
+    alone = event("round", 22.0, arm="local", round=1, rounds=2)
+    assert progress.update(alone) == ["local-only references"]
+    assert progress.update(alone) == []
+    for site, number in (("clinic", 1), ("clinic", 2), ("hospital", 1)):
+        progress.update(event("reply", 31.0, arm="local", round=number, site=site))
+        assert progress.update(alone | {"round": number + 1}) == []
+    assert "local-only references: clinic 2, hospital 1 of 2 rounds" in progress.status(31.0)
+    assert progress.seconds_left(31.0) == pytest.approx(3.0)
+    progress.update(event("evaluate", 31.0, arm="local", round=2))
+    progress.update(event("reply", 34.0, arm="local", round=2, site="hospital"))
     assert progress.seconds_left(34.0) == pytest.approx(0.0)
 
 
