@@ -32,6 +32,7 @@ from flwr.proto.message_pb2 import Message as MessageProto
 
 from client.identity import identify
 from mdmt.errors import MDMTError, RunError
+from mdmt.memory import return_memory
 
 __all__ = ["Worker"]
 
@@ -39,6 +40,8 @@ _GRACE = 5.0
 """Seconds a worker has to end before it is killed."""
 _LONGEST_PAUSE = 300.0
 """Seconds before one that keeps ending is started again."""
+_IDLE = 10.0
+"""Seconds without a message after which a worker keeps no memory it does not use."""
 
 log = logging.getLogger(__name__)
 
@@ -229,6 +232,8 @@ def _serve(connection: Connection, prepare: Callable[[], None], parent: int) -> 
         sys.exit(f"error: {error}")
     with suppress(EOFError, OSError):
         while True:
+            if not connection.poll(_IDLE):
+                return_memory()
             _serve_one(connection)  # which leaves nothing in memory
 
 

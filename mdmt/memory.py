@@ -6,7 +6,7 @@ import ctypes
 import sys
 from functools import cache
 
-__all__ = ["keep_memory"]
+__all__ = ["keep_memory", "return_memory"]
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Parameters of mallopt(3), GNU C library."""
@@ -18,9 +18,21 @@ def keep_memory() -> None:
 
     The C library gives large blocks (activations, messages) back to the system at once, which hands
     out others by zeroing them page by page: several per cent of a training step on a CPU. Kept, a
-    process holds what it needed at its peak until it ends. Does nothing but on Linux with glibc.
+    process holds what it needed at its peak, until `return_memory`. Does nothing but on Linux with
+    glibc.
     """
+    if (library := _glibc()) is not None:
+        library.mallopt(_MMAP_MAX, 0)
+        library.mallopt(_TRIM_THRESHOLD, -1)
+
+
+def return_memory() -> None:
+    """Give what is free back to the system."""
+    if (library := _glibc()) is not None:
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
     if sys.platform != "linux" or not hasattr(library := ctypes.CDLL(None), "mallopt"):
-        return
-    library.mallopt(_MMAP_MAX, 0)
-    library.mallopt(_TRIM_THRESHOLD, -1)
+        return None
+    return library
