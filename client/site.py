@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from client.disclosure import site_card, told_metrics, train_report
 from client.link import Link
 from client.policy import check_data, check_order
+from client.site_model import MOMENTS, site_model
 from mdmt.checkpoints import RoundFiles
 from mdmt.config import FederationConfig, SiteConfig, parse_recipe
 from mdmt.data.cohort import Cohort, open_cohort
@@ -29,22 +29,13 @@ from mdmt.messages import (
     TrainReport,
 )
 from mdmt.models import (
-    MDMTModel,
-    build_model,
     get_arrays,
-    load_staying,
-    received,
-    set_arrays,
     staying,
-    travelling,
 )
 from mdmt.seeds import derive_seed
 from mdmt.training import resolve_device, train
-from mdmt.wire import most_bytes
 
 __all__ = ["Site", "kept_tensors"]
-
-_MOMENTS = "moments."
 
 
 def kept_tensors(
@@ -61,7 +52,7 @@ def kept_tensors(
     if state.latest(up_to) is None:
         raise StateError(f"{state.folder}: {site.name} kept nothing of round {up_to} or earlier")
     saved = _load(state, up_to)
-    return {name: value for name, value in saved.items() if not name.startswith(_MOMENTS)}
+    return {name: value for name, value in saved.items() if not name.startswith(MOMENTS)}
 
 
 def _state(site: SiteConfig, federation: FederationConfig, run: str, arm: Arm) -> RoundFiles:
@@ -89,22 +80,6 @@ def _link(federation: FederationConfig, state: RoundFiles, up_to: int) -> Link:
 
 _COHORTS: dict[str, tuple[str, Cohort]] = {}
 """Cohorts opened in this process: site → (what it was opened for, cohort)."""
-
-
-@lru_cache(maxsize=1)
-def _backbone(recipe: str, device: torch.device) -> nn.Module:
-    """The last backbone built in this process: its sites lend it to each other."""
-    return build_model(parse_recipe(recipe), (), weights=False).backbone.to(device)
-
-
-@lru_cache(maxsize=16)
-def _model(
-    recipe: str, tasks: tuple[str, ...], device: torch.device
-) -> tuple[MDMTModel, dict[str, Tensor]]:
-    """A model for sites with these tasks, and the initial values of its heads."""
-    backbone = _backbone(recipe, device)
-    model = build_model(parse_recipe(recipe), tasks, weights=False, backbone=backbone).to(device)
-    return model, {f"heads.{name}": v.clone() for name, v in model.heads.state_dict().items()}
 
 
 @dataclass(frozen=True)
@@ -143,8 +118,9 @@ class Site:
         state = _state(self.config, federation, order.run, order.arm)
         link = _link(federation, state, order.round - 1)
         new_heads = state.latest(order.round - 1) is None
-        model, moments = self._restore(federation, state, order.round - 1, link, blob, device)
-        returned = travelling(model, federation.aggregation)
+        own = site_model(federation.recipe, self.tasks, device)
+        model = own.model
+        moments = own.restore(_load(state, order.round - 1), link, blob)
         validation = evaluate(model, cohort, "val", federation, self.tasks, device)
         result = train(
             model,
@@ -158,12 +134,12 @@ class Site:
             proximal_mu=proximal_mu,
             start_moments=moments,
             # Moments of what is averaged make no sense after averaging.
-            keep_moments=[name for name, _ in model.named_parameters() if name not in returned],
+            keep_moments=[n for n, _ in model.named_parameters() if n not in own.returned],
         )
         model.zero_grad()  # the model waits for the next round, its gradients need no memory
-        update = link.send(get_arrays(model, returned, copy=False))
+        update = link.send(get_arrays(model, own.returned, copy=False))
         link.save(order.round)
-        kept_moments = {_MOMENTS + name: value for name, value in result.moments.items()}
+        kept_moments = {MOMENTS + name: value for name, value in result.moments.items()}
         state.save(order.round, staying(model, federation.aggregation) | kept_moments)
         # The server may go back by one round: the start of the last two is kept.
         state.prune((*order.keep, *range(order.round - 2, order.round + 1)))
@@ -176,11 +152,12 @@ class Site:
         cohort, device = self._cohort(federation), self._device(federation)
         state = _state(self.config, federation, order.run, order.arm)
         link = _link(federation, state, order.round)
-        model, _ = self._restore(federation, state, order.round, link, blob, device)
+        own = site_model(federation.recipe, self.tasks, device)
+        own.restore(_load(state, order.round), link, blob)
         splits: tuple[Literal["val", "test"], ...] = ("val", "test")
         metrics = {
             split: evaluate(
-                model, cohort, split, federation, self.tasks, device, intervals=split == "test"
+                own.model, cohort, split, federation, self.tasks, device, intervals=split == "test"
             )
             for split in splits
         }
@@ -224,27 +201,3 @@ class Site:
     def _device(self, federation: FederationConfig) -> torch.device:
         torch.set_num_threads(self.config.threads or federation.training.threads)
         return resolve_device(self.config.device)
-
-    def _restore(
-        self,
-        federation: FederationConfig,
-        state: RoundFiles,
-        up_to: int,
-        link: Link,
-        blob: bytes,
-        device: torch.device,
-    ) -> tuple[MDMTModel, dict[str, Tensor]]:
-        """Model with the arrays received and what this site kept by round `up_to`; its moments."""
-        model, first_heads = _model(federation.recipe, self.tasks, device)
-        saved = _load(state, up_to)
-        moments = {k.removeprefix(_MOMENTS): v for k, v in saved.items() if k.startswith(_MOMENTS)}
-        kept = {name: value for name, value in saved.items() if not name.startswith(_MOMENTS)}
-        tensors = model.state_dict()
-        names = received(model, federation.aggregation)
-        arrays = link.receive(blob, most_bytes(4 * tensors[name].numel() for name in names))
-        set_arrays(model, arrays)
-        # A site without a past starts from the federation's initial heads.
-        load_staying(
-            model, kept or {name: v for name, v in first_heads.items() if name not in arrays}
-        )
-        return model, moments
