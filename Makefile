@@ -11,8 +11,10 @@ STAMP := $(VENV)/.installed
 demo: install
 	$(BIN)/mdmt demo
 
+# Tests that start real servers and sites come after the others, alone: they look at the clock.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal --ignore tests/e2e
+	$(BIN)/pytest tests/e2e
 
 bench: install
 	$(BIN)/python -m benchmarks $(ONLY) $(if $(QUICK),--quick)

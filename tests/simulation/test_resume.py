@@ -87,7 +87,7 @@ def test_wherever_it_is_killed_a_resumed_run_ends_as_an_undisturbed_one(
     config, tmp_path, monkeypatch
 ):
     # Before the fourth event there is no checkpoint yet.
-    assert_survives_kills(config, tmp_path, monkeypatch, first=4, step=2)
+    assert_survives_kills(config, tmp_path, monkeypatch, first=4, step=3)
 
 
 def test_a_kill_between_a_rounds_checkpoint_and_its_booking_loses_nothing(
