@@ -8,6 +8,7 @@ from benchmarks.bench import Bench
 from benchmarks.rows.commands import cli, startup
 from benchmarks.rows.data import cache, open_cache
 from benchmarks.rows.job import job
+from benchmarks.rows.profile import profile
 from benchmarks.rows.rounds import deployment, rounds
 from benchmarks.rows.scale import aggregation, scale, scale_ray
 from benchmarks.rows.training import loader, site_round
@@ -30,4 +31,5 @@ ROWS: dict[str, Callable[[Bench], list[Row]]] = {
     "scale": scale,
     "scale-ray": scale_ray,
     "cli": cli,
+    "profile": profile,
 }
