@@ -159,7 +159,7 @@ def describe_run(kit: ServerKit, run: str) -> tuple[str, str]:
         events = read_lines(Path(folder) / "events.jsonl")[begin : min(later, default=None)]
     except BadInput:
         return "its events are damaged", folder
-    rounds = [event for event in events if event["event"] == "round"]
+    rounds = [e for e in events if e["event"] == "round" and e["arm"] == "federated"]
     reached = f"{rounds[-1]['round']} of {rounds[-1]['rounds']}" if rounds else "none yet"
     return reached, folder
 

@@ -106,10 +106,11 @@ def test_status_shows_the_rounds_of_each_attempt_at_a_run(config, tmp_path):
     kit = open_server_kit(tmp_path / "kits" / "server")
     run = RunDirectory(tmp_path / "run", load_federation(config))
     for number in (1, 2, 3):
-        run.event("round", round=number, rounds=8)
-    run.event("round", round=3, rounds=8)
+        run.event("round", arm="federated", round=number, rounds=8)
+    run.event("round", arm="federated", round=3, rounds=8)
     write_json(kit.submissions, {"1": [str(run.folder), 0], "2": [str(run.folder), 3]})
-    run.event("round", round=4, rounds=8)
+    run.event("round", arm="federated", round=4, rounds=8)
+    run.event("round", arm="local", round=1, rounds=4)  # a reference
     assert submission.describe_run(kit, "1") == ("3 of 8", str(run.folder))
     assert submission.describe_run(kit, "2") == ("4 of 8", str(run.folder))
     (run.folder / "events.jsonl").write_text("{]\n")
