@@ -69,9 +69,10 @@ def weighted_mean(
             if name not in totals:
                 dtypes[name] = array.dtype
                 if start is None:
-                    totals[name] = np.multiply(array, w, dtype=np.float64)
+                    whole = np.empty(array.shape)  # else a product without axes is no array
+                    totals[name] = np.multiply(array, w, out=whole, dtype=np.float64)
                     continue
-                totals[name] = start(name)
+                totals[name] = np.asarray(start(name), order="C")
             _add(totals[name], array, w)
     return {name: total.astype(dtypes[name], copy=False) for name, total in totals.items()}
 

@@ -43,6 +43,23 @@ def test_a_sum_can_begin_with_what_no_update_holds():
     assert mean["w"].dtype == np.float32
 
 
+def test_arrays_without_an_axis_and_strided_ones_are_averaged_too():
+    strided = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    updates = [{"scale": np.array(1, np.float32), "w": strided}] * 3
+    weights = [0.25, 0.25, 0.5]
+    mean = weighted_mean(updates, weights)
+    assert mean["scale"].shape == ()
+    assert mean["scale"] == 1
+    assert np.array_equal(mean["w"], strided)
+
+    def start(name):
+        return updates[0][name].astype(np.float64) - 0.5
+
+    begun = weighted_mean(updates, weights, start)
+    assert begun["scale"] == 1.5
+    assert np.array_equal(begun["w"], 2 * strided - 0.5)
+
+
 def test_updates_are_taken_one_at_a_time_and_not_changed():
     alive = []
 
