@@ -79,7 +79,6 @@ def arrivals(
     ask(*messages)
     pause = _FIRST_POLL
     while waiting:
-        now = time.monotonic()  # what is there by now is taken, however long the last replies took
         arrived = list(grid.pull_messages(list(waiting)))
         pause = _FIRST_POLL if arrived else min(1.5 * pause, _LAST_POLL)
         idle = not arrived
@@ -92,11 +91,11 @@ def arrivals(
                 ask(question)
             else:
                 yield node, reply
+        now = time.monotonic()
         for message_id in [m for m, (_, end) in waiting.items() if now >= end]:
             del waiting[message_id]
         if idle and waiting:
-            last = max(end for _, end in waiting.values())
-            time.sleep(min(pause, max(0.0, last - time.monotonic())))
+            time.sleep(min(pause, max(0.0, max(end for _, end in waiting.values()) - now)))
 
 
 def exchange(grid: Grid, messages: Iterable[Message], timeout: float) -> dict[int, Message]:
