@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from mdmt.config import FederationConfig, find_config, load_federation
 from mdmt.errors import MDMTError
+from mdmt.memory import return_memory
 from server.federate import begin, final_test, references
 from server.federation import restore
 from server.release import write_release
@@ -68,6 +69,7 @@ def federate(
     else:
         federation.save(run)
     run_rounds(grid, federation, run, config.training.rounds)
+    return_memory()  # what follows reads files
     checkpoints = final_test(grid, federation, run)
     compared = references(grid, federation, run)
     run.metrics({"format": 1, "checkpoints": checkpoints, "references": compared})

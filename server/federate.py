@@ -13,9 +13,9 @@ from mdmt.config.aggregation import FedAvg
 from mdmt.errors import RunError
 from mdmt.memory import keep_memory
 from mdmt.messages import EvaluateReport
-from mdmt.models import build_model, get_arrays, received, trained, travelling
+from mdmt.models import MDMTModel, build_model, get_arrays, received, trained, travelling
 from server.exchange import Conversation, converse_with_each
-from server.federation import Federation
+from server.federation import Arrays, Federation
 from server.roster import Roster
 from server.rounds import evaluate_round, rounds_of
 from server.run import RunDirectory
@@ -29,22 +29,25 @@ def begin(config: FederationConfig, roster: Roster) -> Federation:
     """Build the initial backbone (and shared heads) that every site starts from."""
     keep_memory()
     torch.set_num_threads(config.training.threads)
-    shared = tuple(config.tasks) if config.aggregation.heads == "shared" else ()
-    model = build_model(config, shared, weights=True)
-    arrays = get_arrays(model, received(model, config.aggregation))
+    model = _initial_model(config)
     return Federation(
         config=config,
         roster=roster,
         recipe=config.recipe,
         run_id=secrets.token_hex(6),
         arm="federated",
-        arrays=arrays,
-        initial=arrays,
+        arrays=get_arrays(model, received(model, config.aggregation)),
         trained=trained(model, config.aggregation),
         travelling=frozenset(travelling(model, config.aggregation)),
         selection=Selection(config),
         coefficients=loss_coefficients(config, roster.sites),
     )
+
+
+def _initial_model(config: FederationConfig) -> MDMTModel:
+    """The same whenever it is asked for."""
+    shared = tuple(config.tasks) if config.aggregation.heads == "shared" else ()
+    return build_model(config, shared, weights=True)
 
 
 def final_test(grid: Grid, federation: Federation, run: RunDirectory) -> dict[str, Any]:
@@ -82,9 +85,11 @@ def references(grid: Grid, federation: Federation, run: RunDirectory) -> dict[st
 def _train_alone(grid: Grid, federation: Federation, run: RunDirectory) -> dict[str, Any]:
     """Metrics of the sites after each has trained for itself, at its own pace."""
     names = {card.name: node for node, card in federation.roster.cards.items()}
+    model = _initial_model(federation.config)
+    start = get_arrays(model, received(model, federation.config.aggregation))
     results = converse_with_each(
         grid,
-        {names[site]: _alone(grid, federation, names[site], run) for site in sorted(names)},
+        {names[site]: _alone(grid, federation, names[site], start, run) for site in sorted(names)},
         federation.config.training.round_timeout,
     )
     metrics = {}
@@ -98,7 +103,7 @@ def _train_alone(grid: Grid, federation: Federation, run: RunDirectory) -> dict[
 
 
 def _alone(
-    grid: Grid, federation: Federation, node: int, run: RunDirectory
+    grid: Grid, federation: Federation, node: int, start: Arrays, run: RunDirectory
 ) -> Conversation[EvaluateReport]:
     """A federation of one site: same start, recipe, seeds and number of steps, but no averaging."""
     config = federation.config
@@ -117,8 +122,7 @@ def _alone(
         recipe=federation.recipe,
         run_id=federation.run_id,
         arm="local",
-        arrays=federation.initial,
-        initial=federation.initial,
+        arrays=start,
         trained=federation.trained,
         travelling=federation.travelling,
         selection=Selection(alone),

@@ -18,7 +18,7 @@ from server.roster import Roster
 from server.run import RunDirectory
 from server.selection import Selection
 
-__all__ = ["Federation", "restore"]
+__all__ = ["Arrays", "Federation", "restore"]
 
 Arrays = dict[str, NDArray[np.floating]]
 _OPTIMISER, _HELD = "optimiser.", "held."
@@ -50,8 +50,6 @@ class Federation:
         Names in `arrays` that a server optimiser acts on.
     travelling : frozenset of str
         Names in `arrays` that sites send back.
-    initial : dict of str to ndarray
-        `arrays` as they were before round 1.
     selection : Selection
         Best rounds so far.
     coefficients : dict of str to dict
@@ -76,7 +74,6 @@ class Federation:
     run_id: str
     arm: Arm
     arrays: Arrays
-    initial: Arrays
     trained: tuple[str, ...]
     travelling: frozenset[str]
     selection: Selection
