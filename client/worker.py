@@ -13,24 +13,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Literal
 
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
-from flwr.app.message.message import make_message
-from flwr.common.serde import (
-    context_from_proto,
-    context_to_proto,
-    message_from_proto,
-    message_to_proto,
-)
+from flwr.app import Context, Message
+from flwr.common.serde import context_from_proto, context_to_proto
 from flwr.proto.message_pb2 import Context as ContextProto
-from flwr.proto.message_pb2 import Message as MessageProto
 
 from client.identity import identify
+from client.transfer import read_message, write_message
 from mdmt.errors import MDMTError, RunError
 from mdmt.memory import return_memory
 
@@ -140,7 +134,7 @@ class Worker:
         self.start()
         try:
             self.connection.send_bytes(context_to_proto(context).SerializeToString())
-            _write(self.connection, message)
+            write_message(self.connection, message)
         except OSError as error:
             raise self._death() from error
 
@@ -153,7 +147,7 @@ class Worker:
             The process died.
         """
         try:
-            reply = _read(self.connection)
+            reply = read_message(self.connection)
         except (EOFError, OSError) as error:
             raise self._death() from error
         self._deaths = 0
@@ -193,34 +187,6 @@ def _ending(process: BaseProcess) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _write(connection: Connection, message: Message) -> None:
-    """Write a message without its arrays, then those: protobuf would copy them several times."""
-    bare = message
-    if message.has_content():
-        records = dict(message.content)
-        for name, record in message.content.array_records.items():
-            hollow = {key: Array(a.dtype, a.shape, a.stype, b"") for key, a in record.items()}
-            records[name] = ArrayRecord(hollow)
-        bare = make_message(message.metadata, RecordDict(records))
-    connection.send_bytes(message_to_proto(bare).SerializeToString())
-    for array in _arrays(message):
-        connection.send_bytes(array.data)
-
-
-def _read(connection: Connection) -> Message:
-    """Read what `_write` wrote."""
-    message = message_from_proto(MessageProto.FromString(connection.recv_bytes()))
-    for array in _arrays(message):
-        array.data = connection.recv_bytes()
-    return message
-
-
-def _arrays(message: Message) -> Iterator[Array]:
-    if message.has_content():
-        for record in message.content.array_records.values():
-            yield from record.values()
-
-
 def _serve(connection: Connection, prepare: Callable[[], None], parent: int) -> None:
     """Answer messages until the connection ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to handle
@@ -241,9 +207,9 @@ def _serve_one(connection: Connection) -> None:
     from client.app import app
 
     context = context_from_proto(ContextProto.FromString(connection.recv_bytes()))
-    message = _read(connection)
+    message = read_message(connection)
     identify(context)
-    _write(connection, app(message, context))
+    write_message(connection, app(message, context))
 
 
 def _follow(parent: int) -> None:
