@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.bench import Bench, Figures
 from benchmarks.ours import simulate
-from benchmarks.rows.figures import pair_row
+from benchmarks.rows.figures import column, pair_row
 from benchmarks.summary import Row, growth, summary
 from benchmarks.work import Work
 
@@ -37,8 +37,8 @@ def scale(bench: Bench) -> list[Row]:
 
 
 def scale_ray(bench: Bench) -> list[Row]:
-    """The same in Ray, with fewer sites."""
-    rows = _per_site(bench, {2: 10, 64: 3}, "Ray", None, "--engine", "ray")
+    """The same in Ray."""
+    rows = _per_site(bench, {2: 10, 16: 4, 64: 3, 256: 3}, "Ray", None, "--engine", "ray")
     return [*rows, _growth(bench, "Ray", 2, "--engine", "ray")]
 
 
@@ -59,8 +59,13 @@ def _per_site(
         for n, runs in zip(sites, found.values(), strict=True)
     ]
     what = "cost per site-round, test_resnet, {}: {} sites / {}"
+    idle = "seconds per round without training, test_resnet, {}: {} sites"
     last = sites[-1]
-    return [
+    rows = [
+        Row(idle.format(engine, n), summary(column(runs, "idle")), "s")
+        for n, runs in zip(sites, each, strict=True)
+    ]
+    return rows + [
         pair_row(
             what.format(engine, n, sites[0]), runs, each[0], "site", target if n == last else None
         )
