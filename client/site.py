@@ -28,10 +28,7 @@ from mdmt.messages import (
     TrainOrder,
     TrainReport,
 )
-from mdmt.models import (
-    get_arrays,
-    staying,
-)
+from mdmt.models import get_arrays, staying
 from mdmt.seeds import derive_seed
 from mdmt.training import resolve_device, train
 

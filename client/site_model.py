@@ -11,14 +11,7 @@ from torch import Tensor, nn
 
 from client.link import Link
 from mdmt.config import parse_recipe
-from mdmt.models import (
-    MDMTModel,
-    build_model,
-    load_staying,
-    received,
-    set_arrays,
-    travelling,
-)
+from mdmt.models import MDMTModel, build_model, load_staying, received, set_arrays, travelling
 from mdmt.wire import most_bytes
 
 __all__ = ["MOMENTS", "SiteModel", "site_model"]

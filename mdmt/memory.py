@@ -17,7 +17,7 @@ def keep_memory() -> None:
     """Let this process, and what forks from it, keep freed memory for its next use.
 
     The C library gives large blocks (activations, messages) back to the system at once, which hands
-    out others by zeroing them page by page: several per cent of a training step on a CPU. Kept, a
+    out others by zeroing them page by page: every training step on a CPU waits for that. Kept, a
     process holds what it needed at its peak, until `return_memory`. Does nothing but on Linux with
     glibc.
     """

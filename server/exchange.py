@@ -125,7 +125,8 @@ def converse(grid: Grid, conversation: Conversation[T], timeout: float) -> T:
     try:
         questions = next(conversation)
         while True:
-            questions = conversation.send(arrivals(grid, questions[0], timeout, questions.again))
+            messages, again = questions
+            questions = conversation.send(arrivals(grid, messages, timeout, again))
     except StopIteration as end:
         result: T = end.value
         return result

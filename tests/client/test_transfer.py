@@ -8,6 +8,7 @@ import threading
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
+from client import transfer
 from client.transfer import read_message, write_message
 from simulation.engine import task_identity
 
@@ -35,6 +36,19 @@ def test_a_message_comes_out_as_it_went_in_and_others_after_it(message):
         assert got.metadata.dst_node_id == 7
     writer.join(10)
     assert not writer.is_alive()
+
+
+def test_a_blob_that_comes_in_parts_is_put_together():
+    class Line:
+        left = b"abcdefgh"
+
+        def recv(self, size, flags):
+            part, self.left = self.left[: min(size, 3)], self.left[min(size, 3) :]
+            return part
+
+    assert transfer._receive(Line(), 8) == b"abcdefgh"
+    with pytest.raises(EOFError):
+        transfer._receive(Line(), 9)
 
 
 def test_half_a_message_is_the_end_of_the_other_process(message):

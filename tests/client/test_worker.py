@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from client import worker as worker_module
 from client.worker import Worker
 from mdmt.errors import ConfigError
 
@@ -60,3 +61,22 @@ def test_one_that_was_killed_is_started_again(worker, caplog):
     wait_for_the_end_of(worker)
     worker.tend()
     assert "signal SIGKILL" in caplog.text
+
+
+def ready():
+    """What a worker does before its first message: nothing."""
+
+
+def test_one_that_waits_gives_back_the_memory_that_it_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_module, "_IDLE", 0.05)
+    monkeypatch.setattr(worker_module, "return_memory", (tmp_path / "returned").touch)
+    idle = Worker(ready, "fork")  # it has what is patched here
+    idle.start()
+    try:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "returned").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert (tmp_path / "returned").exists()
+        assert idle.pid is not None, "it goes on waiting"
+    finally:
+        idle.stop()

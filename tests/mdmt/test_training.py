@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mdmt import training
 from mdmt.config import AugmentationConfig, TrainingConfig
 from mdmt.data.batches import batches_per_epoch, joint_batches, normalise, training_batches
 from mdmt.data.cohort import Cohort, pool
@@ -172,6 +174,23 @@ def test_momentum_of_some_layers_pushes_them_and_no_other(setup):
     for name, end in ends[0].items():
         push = lr * momentum * saved.get(f"{name}.momentum_buffer", torch.zeros(1))
         assert torch.allclose(end, ends[1][name] - push, atol=1e-7)
+
+
+def test_batches_are_made_beside_training_in_memory_that_is_kept(setup, monkeypatch):
+    makers, kept = set(), []
+    load = training.load_images
+
+    def noted(*arguments):
+        makers.add(threading.current_thread())
+        return load(*arguments)
+
+    monkeypatch.setattr(training, "load_images", noted)
+    monkeypatch.setattr(training, "keep_memory", lambda: kept.append(True))
+    run(*setup())
+    assert makers
+    assert threading.current_thread() not in makers
+    assert not any(maker.is_alive() for maker in makers)
+    assert kept == [True]
 
 
 def test_compiling_without_a_compiler_is_one_clear_line(setup, monkeypatch):

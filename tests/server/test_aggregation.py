@@ -7,6 +7,7 @@ import weakref
 import numpy as np
 import pytest
 
+from server import aggregation
 from server.aggregation import refusal, weighted_mean
 
 SENT = {"w": np.zeros((2, 2), np.float32), "b": np.zeros(2, np.float32)}
@@ -58,6 +59,12 @@ def test_arrays_without_an_axis_and_strided_ones_are_averaged_too():
     begun = weighted_mean(updates, weights, start)
     assert begun["scale"] == 1.5
     assert np.array_equal(begun["w"], 2 * strided - 0.5)
+
+
+def test_long_arrays_are_added_up_in_pieces_to_the_last_number(monkeypatch):
+    monkeypatch.setattr(aggregation, "_PIECE", 4)
+    update = {"w": np.arange(10.0)}
+    assert weighted_mean([update] * 2, [0.25, 0.75])["w"].tolist() == list(range(10))
 
 
 def test_updates_are_taken_one_at_a_time_and_not_changed():

@@ -72,6 +72,16 @@ def test_metrics_json_has_its_schema(make_config, two_sites, federate):
     assert constant["prognosis/auroc"] == 0.5
 
 
+def test_no_site_waits_for_another_to_train_its_reference(make_config, two_sites, federate):
+    out = federate(make_config(sites=two_sites, references=["local"]))
+    alone = [
+        (event["site"], event["round"])
+        for event in lines(out / "events.jsonl")
+        if event["event"] == "reply" and event["arm"] == "local"
+    ]
+    assert alone == [("clinic", 1), ("hospital", 1), ("clinic", 2), ("hospital", 2)]
+
+
 def test_local_reference_is_the_federation_of_one_site(make_config, two_sites, federate):
     out = federate(make_config(sites=two_sites, references=["local"]))
     alone = federate(
