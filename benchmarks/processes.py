@@ -17,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from benchmarks.tree import MARK, Tree, Watch
-from mdmt.processes import last_words
+from mdmt.deployment.processes import last_words
 
 __all__ = ["MDMT", "Failed", "Outcome", "background", "job", "run", "tell", "wait_until"]
 

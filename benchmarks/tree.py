@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from mdmt.processes import is_running
+from mdmt.deployment.processes import is_running
 
 __all__ = ["MARK", "Tree", "Watch"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from client.description import content_bytes
+from client.deployment.audit_entry import content_bytes
 from mdmt.config import FederationConfig
 from mdmt.config.policy import Policy
 from mdmt.errors import PolicyError

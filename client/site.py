@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from client.disclosure import site_card, told_metrics, train_report
 from client.link import Link
 from client.policy import check_data, check_order
+from client.privacy_filter import site_card, told_metrics, train_report
 from client.site_model import MOMENTS, site_model
 from mdmt.checkpoints import RoundFiles
 from mdmt.config import FederationConfig, SiteConfig, parse_recipe

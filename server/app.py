@@ -14,8 +14,8 @@ from mdmt.errors import MDMTError
 from mdmt.memory import return_memory
 from server.federate import begin, final_test, references
 from server.federation import restore
+from server.registration import roll_call
 from server.release import write_release
-from server.rollcall import roll_call
 from server.rounds import run_rounds
 from server.run import RunDirectory, new_run_folder
 

@@ -14,12 +14,12 @@ from mdmt.errors import RunError
 from mdmt.memory import keep_memory
 from mdmt.messages import EvaluateReport
 from mdmt.models import MDMTModel, build_model, get_arrays, received, trained, travelling
-from server.exchange import Conversation, converse_with_each
 from server.federation import Arrays, Federation
-from server.roster import Roster
+from server.messaging import Conversation, converse_with_each
 from server.rounds import evaluate_round, rounds_of
 from server.run import RunDirectory
 from server.selection import Selection
+from server.site_registry import Roster
 from server.weighting import loss_coefficients
 
 __all__ = ["begin", "final_test", "references"]

@@ -14,9 +14,9 @@ from mdmt.config import FederationConfig
 from mdmt.errors import DamagedError, RunError
 from mdmt.messages import Arm, EvaluateReport
 from server.downlink import Downlink
-from server.roster import Roster
 from server.run import RunDirectory
 from server.selection import Selection
+from server.site_registry import Roster
 
 __all__ = ["Arrays", "Federation", "restore"]
 

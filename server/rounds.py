@@ -23,8 +23,8 @@ from mdmt.messages import (
 from mdmt.metrics import weighted_mean_metrics
 from mdmt.wire import Arrays
 from server.downlink import Downlink
-from server.exchange import Conversation, Questions, Refused, converse, reason
 from server.federation import Federation
+from server.messaging import Conversation, Questions, Refused, converse, reason
 from server.optimiser import load_optimiser_arrays, optimiser_arrays
 from server.records import from_record, to_record
 from server.run import RunDirectory

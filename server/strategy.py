@@ -19,10 +19,10 @@ from mdmt.seeds import derive_seed
 from mdmt.wire import UNKNOWN_BASE
 from server.aggregation import weighted_mean
 from server.downlink import Downlink
-from server.exchange import Refused
+from server.messaging import Refused
 from server.records import concerns, content_bytes, from_record, to_record
-from server.shelf import Shelf
 from server.update import decode_update, read_update
+from server.update_buffer import Shelf
 from server.weighting import array_weights, site_weights
 
 __all__ = ["Round", "SiteAverage", "build_strategy"]

@@ -12,7 +12,7 @@ from mdmt.deltas import decode
 from mdmt.messages import EvaluateReport, SiteCard, TrainReport
 from mdmt.wire import BLOB, Arrays, facts_of, inflate, most_bytes, unpack
 from server.aggregation import refusal
-from server.exchange import Refused, reason
+from server.messaging import Refused, reason
 from server.records import content_bytes
 
 __all__ = ["decode_update", "read_report", "read_update"]

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.worker import Worker
+from client.deployment.worker import Worker
 
 __all__ = ["InProcessGrid", "LocalGrid", "run_inprocess", "task_identity"]
 

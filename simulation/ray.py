@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mdmt.deployment.processes import flower_environment, free_port, last_words, plain_text
 from mdmt.errors import RunError
-from mdmt.processes import flower_environment, free_port, last_words, plain_text
 from mdmt.runs import read_lines
-from server.bundle import write_app, write_run_config
+from server.deployment.bundle import write_app, write_run_config
 from server.run import last_event, raise_unless_done
 
 __all__ = ["run_ray"]

@@ -11,7 +11,7 @@ from mdmt.errors import ConfigError
 from mdmt.files import read_json
 
 if TYPE_CHECKING:
-    from client.worker import Worker
+    from client.deployment.worker import Worker
 
 __all__ = ["Engine", "prepare", "simulate"]
 

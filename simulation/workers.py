@@ -24,7 +24,7 @@ import torch
 from flwr.app import Error, Message, UserConfig
 from flwr.common.constant import ErrorCode
 
-from client.worker import Worker
+from client.deployment.worker import Worker
 from mdmt.config import FederationConfig
 from mdmt.errors import RunError
 from mdmt.training import resolve_device

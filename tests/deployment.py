@@ -17,8 +17,8 @@ from typing import ClassVar
 import pytest
 
 from mdmt.config import find_config, load_federation
-from mdmt.kits import ServerKit, open_server_kit, split_address
-from server.provision import provision
+from mdmt.deployment.kits import ServerKit, open_server_kit, split_address
+from server.deployment.provision import provision
 
 
 def free_ports(count: int = 3) -> int:

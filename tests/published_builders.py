@@ -10,7 +10,7 @@ import numpy as np
 import openpyxl
 from PIL import Image
 
-from mdmt.data.phantom import draw_radiograph, write_dicom
+from mdmt.data.synthetic_radiograph import draw_radiograph, write_dicom
 
 ZONE_TASK = {"kind": "ordinal", "outputs": list("ABCDEF"), "levels": 4}
 OUTCOME_TASK = {"kind": "classification", "classes": ["MILD", "SEVERE"]}

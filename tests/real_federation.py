@@ -21,10 +21,10 @@ import yaml
 from builders import federation_dict
 from deployment import free_ports
 
+from mdmt.deployment.kits import KIT_FILE, ServerKit, open_server_kit
+from mdmt.deployment.processes import flower_environment
 from mdmt.files import read_json, write_json
-from mdmt.kits import KIT_FILE, ServerKit, open_server_kit
-from mdmt.processes import flower_environment
-from server.nodes import list_nodes
+from server.deployment.nodes import list_nodes
 
 MDMT = str(Path(sysconfig.get_path("scripts")) / "mdmt")
 FAULTS = Path(__file__).parent / "e2e" / "faults"

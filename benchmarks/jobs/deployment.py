@@ -15,7 +15,7 @@ import yaml
 
 from benchmarks.processes import MDMT, Failed, background, wait_until
 from benchmarks.work import CONFIG
-from mdmt.processes import last_words
+from mdmt.deployment.processes import last_words
 
 
 def main(folder: Path, out: Path) -> None:

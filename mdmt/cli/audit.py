@@ -12,8 +12,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from client.audit import AuditLog, Problem
-    from client.description import Entry
+    from client.deployment.audit import AuditLog, Problem
+    from client.deployment.audit_entry import Entry
 
 __all__ = ["audit"]
 
@@ -32,10 +32,10 @@ def audit(
     Exits with 1 when the log is not what was written. The table is short; --json names every array
     with its type, shape and bytes, and every value.
     """
-    from client.audit import open_audit_log
+    from client.deployment.audit import open_audit_log
     from mdmt.cli.console import result_console
     from mdmt.config import load_site
-    from mdmt.kits import open_site_kit
+    from mdmt.deployment.kits import open_site_kit
 
     opened = open_site_kit(kit)
     log = open_audit_log(opened, load_site(opened.site_file))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from client.check import Check
+    from client.deployment.check import Check
 
 __all__ = ["check", "say_failures"]
 
@@ -22,9 +22,9 @@ def check(
 
     Exits with 2 when something would keep the site from taking part.
     """
-    from client.check import check_site
+    from client.deployment.check import check_site
     from mdmt.cli.console import new_table, progress_console, result_console
-    from mdmt.kits import open_site_kit
+    from mdmt.deployment.kits import open_site_kit
 
     os.umask(0o077)  # the cache that this fills is nobody else's
     opened = open_site_kit(kit)

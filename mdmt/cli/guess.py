@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdmt.data.sheet import Sheet
+from mdmt.data.tabular import Sheet
 from mdmt.errors import DataError
 
 __all__ = ["Guess", "GuessedTask", "guess_columns", "task_name"]

@@ -21,7 +21,7 @@ def init(
 ) -> None:
     """Write a first site.yaml and federation.yaml from the columns of a table."""
     from mdmt.cli.guess import guess_columns, task_name
-    from mdmt.data.sheet import read_sheet
+    from mdmt.data.tabular import read_sheet
     from mdmt.errors import BadInput
     from mdmt.files import write_text
 

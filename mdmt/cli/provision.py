@@ -36,7 +36,7 @@ def provision(
     """
     from mdmt.cli.console import new_table, result_console
     from mdmt.config import find_config, load_federation
-    from server.provision import provision as write_kits
+    from server.deployment.provision import provision as write_kits
 
     path = find_config(federation)
     done = write_kits(load_federation(path), path, server, out, site or (), force=force)

@@ -14,6 +14,6 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a run or a study, such as runs/demo.")],
 ) -> None:
     """Write report.html into a run or a study: results, plots, caveats, in one file."""
-    from simulation.report import write_report
+    from mdmt.report import write_report
 
     typer.echo(write_report(folder))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from client.worker import Worker
+    from client.deployment.worker import Worker
     from mdmt.config import FederationConfig
 
 __all__ = ["demo", "simulate"]

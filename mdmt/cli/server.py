@@ -24,13 +24,13 @@ DEFAULT_KIT = Path("kits/server")
 def start(kit: Kit = DEFAULT_KIT) -> None:
     """Run Flower's SuperLink and the proxy in front of it until interrupted."""
     from mdmt.cli.console import log_to_stderr
-    from mdmt.kits import check_user, open_server_kit
-    from mdmt.processes import only_one, until_stopped
+    from mdmt.deployment.kits import check_user, open_server_kit
+    from mdmt.deployment.processes import only_one, until_stopped
 
     opened = open_server_kit(kit)
     check_user(opened)
     log_to_stderr()
-    from server.superlink import serve_federation
+    from server.deployment.superlink import serve_federation
 
     with until_stopped(), only_one(opened.folder / "server.lock", "this server"):
         serve_federation(opened)
@@ -64,11 +64,11 @@ def run(
     from mdmt.cli.progress import watching
     from mdmt.cli.tables import result_tables
     from mdmt.config import find_config, load_federation
-    from mdmt.kits import open_server_kit
+    from mdmt.deployment.kits import open_server_kit
     from mdmt.runs import read_run
-    from server.nodes import list_nodes
+    from server.deployment.nodes import list_nodes
+    from server.deployment.submission import follow_run, make_ready, submit
     from server.run import find_run, new_run_folder
-    from server.submission import follow_run, make_ready, submit
 
     opened = open_server_kit(kit)
     loaded = load_federation(find_config(config)).model_copy(update={"sites": {}})
@@ -104,13 +104,13 @@ def status(
 ) -> None:
     """Show whether the server is healthy, which sites are connected, and what runs."""
     from mdmt.cli.console import new_table, result_console
+    from mdmt.deployment.kits import open_server_kit
     from mdmt.errors import RunError
-    from mdmt.kits import open_server_kit
-    from server.certificates import check_validity
-    from server.control import healthy, list_runs
-    from server.nodes import list_nodes
-    from server.submission import describe_run
-    from server.superlink import reachable
+    from server.deployment.certificates import check_validity
+    from server.deployment.control import healthy, list_runs
+    from server.deployment.nodes import list_nodes
+    from server.deployment.submission import describe_run
+    from server.deployment.superlink import reachable
 
     opened = open_server_kit(kit)
     deadline = time.monotonic() + wait
@@ -137,8 +137,8 @@ def status(
 @server.command()
 def stop(kit: Kit = DEFAULT_KIT) -> None:
     """End the run that is under way; `mdmt server run --resume` goes on with it later."""
-    from mdmt.kits import open_server_kit
-    from server.control import list_runs, stop_run
+    from mdmt.deployment.kits import open_server_kit
+    from server.deployment.control import list_runs, stop_run
 
     opened = open_server_kit(kit)
     active = [found for found in list_runs(opened) if not found.finished]
@@ -158,8 +158,8 @@ def revoke(
 
     `mdmt provision ... --site NAME` makes it a new key, once its old folder is deleted.
     """
-    from mdmt.kits import open_server_kit
-    from server.revocation import revoke_site
+    from mdmt.deployment.kits import open_server_kit
+    from server.deployment.revocation import revoke_site
 
     revoke_site(open_server_kit(kit), site)
     typer.echo(f"{site} is shut out")

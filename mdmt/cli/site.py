@@ -26,18 +26,18 @@ def start(
 
     Exits with 2 when something on this machine would fail every round.
     """
-    from client.check import check_start
+    from client.deployment.check import check_start
     from mdmt.cli.check import say_failures
     from mdmt.cli.console import log_to_stderr
     from mdmt.config import load_site
-    from mdmt.kits import open_site_kit
-    from mdmt.processes import until_stopped
+    from mdmt.deployment.kits import open_site_kit
+    from mdmt.deployment.processes import until_stopped
 
     os.umask(0o077)  # its log, heads and cache are nobody else's
     opened = open_site_kit(kit)
     say_failures(check_start(opened))
     log_to_stderr()
-    from client.launcher import serve_site
+    from client.deployment.launcher import serve_site
 
     with until_stopped():
         serve_site(opened, load_site(opened.site_file))

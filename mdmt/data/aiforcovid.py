@@ -10,8 +10,8 @@ from mdmt.config.datasets import AIforCOVID
 from mdmt.config.site import SiteConfig, SiteTask
 from mdmt.data.manifest import Manifest
 from mdmt.data.published import Cells, divided, image_file, read_published, table_of
-from mdmt.data.sheet import Finding, Row, Sheet, need_columns, read_sheet
 from mdmt.data.split_files import image_id
+from mdmt.data.tabular import Finding, Row, Sheet, need_columns, read_sheet
 from mdmt.errors import DataError
 
 __all__ = ["HOSPITALS", "RELEASES", "read_aiforcovid"]

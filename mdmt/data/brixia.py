@@ -11,10 +11,10 @@ from mdmt.config.datasets import Brixia
 from mdmt.config.site import SiteConfig, SiteTask
 from mdmt.data.brixia_score import STRUCTURES, centre_of, labels_of, padded, parse_score
 from mdmt.data.manifest import CENTRE, Manifest
-from mdmt.data.phantom import LEVELS, ZONES
 from mdmt.data.published import Cells, divided, image_file, read_published, table_of
-from mdmt.data.sheet import Finding, Sheet, need_columns, read_sheet
+from mdmt.data.synthetic_radiograph import LEVELS, ZONES
 from mdmt.data.table import label_columns
+from mdmt.data.tabular import Finding, Sheet, need_columns, read_sheet
 from mdmt.errors import DataError
 from mdmt.tasks import Classification, Ordinal, Regression
 

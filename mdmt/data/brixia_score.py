@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping
 
-from mdmt.data.phantom import LEVELS, ZONES
+from mdmt.data.synthetic_radiograph import LEVELS, ZONES
 
 __all__ = ["STRUCTURES", "centre_of", "labels_of", "padded", "parse_score"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from mdmt.config.datasets import AIforCOVID, Brixia, Table
 from mdmt.config.site import SiteConfig
 from mdmt.data.manifest import Manifest
-from mdmt.data.sheet import Finding, Sheet
 from mdmt.data.split_files import image_id, read_split_files
 from mdmt.data.splits import absent_classes
 from mdmt.data.table import read_rows
+from mdmt.data.tabular import Finding, Sheet
 
 __all__ = ["Cells", "divided", "image_file", "read_published", "table_of"]
 

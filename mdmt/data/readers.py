@@ -9,10 +9,10 @@ from mdmt.config.site import SiteConfig
 from mdmt.data.aiforcovid import read_aiforcovid
 from mdmt.data.brixia import read_brixia
 from mdmt.data.manifest import SPLITS, Manifest
-from mdmt.data.sheet import Finding
 from mdmt.data.site_folds import divide
 from mdmt.data.synthetic import read_synthetic
 from mdmt.data.table import read_table
+from mdmt.data.tabular import Finding
 from mdmt.errors import DataError
 
 __all__ = ["READERS", "inspect_manifest", "read_manifest"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdmt.data.sheet import Finding
+from mdmt.data.tabular import Finding
 
 __all__ = ["Sample", "patients_in_two_splits", "repeated_images"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdmt.data.manifest import SPLITS, Manifest, Split
-from mdmt.data.sheet import Row
+from mdmt.data.tabular import Row
 from mdmt.errors import DataError
 
 __all__ = ["Assignment", "image_id", "read_folds", "read_split_files"]

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from mdmt.config.datasets import Synthetic, Table
 from mdmt.config.site import SiteConfig
 from mdmt.data.manifest import Manifest
-from mdmt.data.phantom import LEVELS, ZONES, draw_radiograph, write_dicom
-from mdmt.data.sheet import Finding
 from mdmt.data.splits import deal_patients
+from mdmt.data.synthetic_radiograph import LEVELS, ZONES, draw_radiograph, write_dicom
 from mdmt.data.table import read_table
+from mdmt.data.tabular import Finding
 from mdmt.errors import DataError
 from mdmt.files import read_json
 from mdmt.seeds import derive_seed

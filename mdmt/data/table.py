@@ -13,8 +13,8 @@ from mdmt.config.datasets import Table
 from mdmt.config.site import SiteConfig, SiteTask
 from mdmt.data.manifest import CENTRE, SPLITS, Manifest
 from mdmt.data.samples import Sample, patients_in_two_splits, repeated_images
-from mdmt.data.sheet import Finding, Row, Sheet, need_columns, read_sheet
 from mdmt.data.splits import carve_validation, split_patients
+from mdmt.data.tabular import Finding, Row, Sheet, need_columns, read_sheet
 from mdmt.errors import DataError
 
 __all__ = ["label_columns", "read_rows", "read_table"]

@@ -14,8 +14,8 @@ from mdmt.config.site import SiteConfig
 from mdmt.data.images import read_mask, read_radiograph
 from mdmt.data.manifest import SPLITS, Manifest, Split
 from mdmt.data.readers import inspect_manifest
-from mdmt.data.sheet import Finding, Severity
 from mdmt.data.table import label_columns
+from mdmt.data.tabular import Finding, Severity
 from mdmt.errors import DataError, ImageError
 
 __all__ = ["Finding", "Report", "validate_dataset"]

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.processes import Failed, run
 from benchmarks.tree import Tree
-from mdmt.processes import is_running
+from mdmt.deployment.processes import is_running
 
 MB = 1_000_000
 HOLD = "import time; kept = bytearray(100_000_000); time.sleep(1)"

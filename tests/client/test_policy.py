@@ -15,8 +15,8 @@ from builders import federation_dict
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 
 from client.app import app
-from client.disclosure import site_card, told_metrics, train_report
 from client.policy import cap_memory, check_app, check_data, check_order, check_upload
+from client.privacy_filter import site_card, told_metrics, train_report
 from mdmt.config import Policy, SiteConfig, load_site
 from mdmt.data.cohort import Cohort
 from mdmt.data.manifest import Manifest
@@ -249,7 +249,10 @@ def test_on_a_gpu_the_cap_is_a_share_of_its_memory(monkeypatch):
 
 
 def test_the_launcher_can_ask_the_policy_without_loading_torch():
-    code = "import sys, client.policy, client.audit; print({'torch', 'flwr'} & set(sys.modules))"
+    code = (
+        "import sys, client.policy, client.deployment.audit;"
+        "print({'torch', 'flwr'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

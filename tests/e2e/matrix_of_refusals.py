@@ -15,11 +15,11 @@ from disks import full_disk
 from real_federation import SITES, RealFederation
 
 import client
+from mdmt.deployment.kits import KIT_FILE, open_server_kit, open_site_kit
+from mdmt.deployment.processes import free_port
 from mdmt.files import read_json, write_json
-from mdmt.kits import KIT_FILE, open_server_kit, open_site_kit
-from mdmt.processes import free_port
-from server.bundle import write_app, write_run_config
-from server.certificates import (
+from server.deployment.bundle import write_app, write_run_config
+from server.deployment.certificates import (
     certificate_pem,
     issue_ca,
     issue_server_certificate,
@@ -28,8 +28,8 @@ from server.certificates import (
     read_key,
     write_key,
 )
-from server.control import start_run
-from server.kit_files import write_flwr_config, write_proxy_config
+from server.deployment.control import start_run
+from server.deployment.kit_files import write_flwr_config, write_proxy_config
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -20,16 +20,16 @@ from flwr.supernode import node_auth_http_interceptor
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from client.check.registered import check_registered
-from client.check.server import (
+from client.deployment.check.registered import check_registered
+from client.deployment.check.server import (
     Answer,
     ask_server,
     check_certificate,
     check_clock,
     check_server,
 )
-from mdmt.kits import open_site_kit
-from server.certificates import read_key
+from mdmt.deployment.kits import open_site_kit
+from server.deployment.certificates import read_key
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

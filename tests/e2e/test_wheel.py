@@ -29,8 +29,8 @@ def test_the_wheel_holds_the_packages_and_configurations_and_nothing_else(wheel)
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"mdmt", "client", "server", "simulation"}
     assert {f"mdmt/configs/{file.name}" for file in (ROOT / "configs").glob("*.yaml")} <= set(names)
-    templates = (ROOT / "server" / "templates").glob("*.j2")
-    assert {f"server/templates/{file.name}" for file in templates} <= set(names)
+    templates = (ROOT / "server" / "deployment" / "templates").glob("*.j2")
+    assert {f"server/deployment/templates/{file.name}" for file in templates} <= set(names)
     assert not [name for name in names if name.endswith((".dcm", ".png", ".csv", ".safetensors"))]
 
 

@@ -22,8 +22,8 @@ import simulation.study.runner
 import simulation.study.tables
 from mdmt.errors import BadInput, RunError, StateError
 from mdmt.models import build_model
-from simulation.report import write_report
-from simulation.report.read import read_study
+from mdmt.report import write_report
+from mdmt.report.read import read_study
 from simulation.study.config import load_study
 from simulation.study.runner import run_study
 

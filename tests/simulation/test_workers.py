@@ -18,7 +18,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from safetensors.numpy import load_file
 
 from client.site import Site
-from mdmt.processes import is_running
+from mdmt.deployment.processes import is_running
 from server.run import RunDirectory
 from simulation.engine import task_identity
 from simulation.simulate import simulate

@@ -11,9 +11,9 @@ from cli_builders import run_cli
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from numpy import float32
 
-from client.audit import open_audit_log
+from client.deployment.audit import open_audit_log
 from mdmt.config import load_site
-from mdmt.kits import open_site_kit
+from mdmt.deployment.kits import open_site_kit
 from server.records import pack_record
 from simulation.engine import task_identity
 

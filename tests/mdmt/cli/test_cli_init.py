@@ -10,7 +10,7 @@ from cli_builders import errors, patients, run_cli, write_rows
 
 from mdmt.cli.guess import guess_columns
 from mdmt.config import load_federation, load_site
-from mdmt.data.sheet import read_sheet
+from mdmt.data.tabular import read_sheet
 
 
 def test_init_validate_simulate(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from builders import PROGNOSIS
 from cli_builders import errors, patients, run_cli, table_site, write_rows
 from deployment import make_kits, serve
 
-from mdmt.kits import ServerKit, split_address
+from mdmt.deployment.kits import ServerKit, split_address
 
 
 @pytest.fixture

@@ -1,0 +1,186 @@
+"""Checks of the line to the server: address, certificate, health, clock."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from client.deployment.check.base import Check
+from mdmt.deployment.kits import SiteKit, split_address
+
+__all__ = [
+    "Answer",
+    "NoAnswer",
+    "ask_server",
+    "check_address",
+    "check_certificate",
+    "check_clock",
+    "check_server",
+]
+
+TIMEOUT = 10.0
+"""Seconds."""
+SOON = 30
+"""Days before a certificate ends that are worth a warning."""
+SLOW_CLOCK, FAST_CLOCK = 30.0, 2.0
+"""Seconds behind and ahead of the server that are worth a warning."""
+_EXPIRED, _NOT_YET = 10, 9
+_OTHER_CA = {2, 18, 19, 20, 21}
+_OTHER_HOST = {62, 64}
+"""OpenSSL's X509_V_ERR codes."""
+_COORDINATOR = "tell the coordinator"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server said when it was asked for its health."""
+
+    status: int
+    certificate: dict[str, Any]
+    """As `ssl.SSLSocket.getpeercert` gives it."""
+    date: str | None
+    """The header."""
+    moment: float
+    """Seconds since the epoch on this machine, halfway between request and answer."""
+
+
+@dataclass(frozen=True)
+class NoAnswer:
+    """Why there was none."""
+
+    error: Exception
+
+
+def check_address(kit: SiteKit) -> Check:
+    """Check that TCP reaches the server, or the proxy that the environment names."""
+    name, (host, port) = "address", split_address(kit.facts.server)
+    where = kit.facts.server
+    proxy = None if proxy_bypass(host) else getproxies().get("https")
+    if proxy is not None:
+        parts = urlsplit(proxy)
+        host, port = parts.hostname or "", parts.port or 80
+        where = f"the proxy {host}:{port} (HTTPS_PROXY), which has to let CONNECT to {where} pass"
+    try:
+        started = time.monotonic()
+        socket.create_connection((host, port), TIMEOUT).close()
+    except socket.gaierror:
+        return Check(name, "fail", f"{where}: no such host name", "correct DNS or /etc/hosts")
+    except TimeoutError:
+        found = f"{where}: no answer within {TIMEOUT:.0f} s"
+        return Check(name, "fail", found, "let the firewall pass outgoing TCP to it")
+    except ConnectionRefusedError:
+        found = f"{where}: refused the connection: nothing listens there"
+        return Check(name, "fail", found, "ask the coordinator whether the server is started")
+    except OSError as error:
+        return Check(name, "fail", f"{where}: {error.strerror}", "see to this machine's network")
+    return Check(name, "pass", f"{where} in {1000 * (time.monotonic() - started):.0f} ms")
+
+
+def ask_server(kit: SiteKit) -> Answer | NoAnswer:
+    """Ask for the server's health as Flower would: over TLS, trusting the kit's CA alone."""
+    import httpx
+
+    try:
+        context = ssl.create_default_context(cafile=kit.ca_certificate)
+        sent = time.time()
+        with (
+            httpx.Client(verify=context, timeout=TIMEOUT) as client,
+            client.stream("GET", f"https://{kit.facts.server}/health") as response,
+        ):
+            received = time.time()
+            stream = response.extensions["network_stream"]
+            certificate = stream.get_extra_info("ssl_object").getpeercert()
+            date = response.headers.get("Date")
+            return Answer(response.status_code, certificate, date, (sent + received) / 2)
+    except (httpx.HTTPError, OSError) as error:
+        return NoAnswer(error)
+
+
+def check_certificate(answer: Answer | NoAnswer) -> Check:
+    """Check that the server's certificate descends from the kit's CA and names the server."""
+    if isinstance(answer, NoAnswer):
+        return Check("certificate", "fail", *_explain(answer.error))
+    ends = ssl.cert_time_to_seconds(answer.certificate["notAfter"])
+    days = (ends - answer.moment) / 86400
+    found = f"the server is who it says, until {time.strftime('%Y-%m-%d', time.gmtime(ends))}"
+    if days < SOON:
+        return Check("certificate", "warn", found, f"{_COORDINATOR} to renew it")
+    return Check("certificate", "pass", found)
+
+
+def _explain(error: BaseException) -> tuple[str, str]:
+    """Say in plain words why there was no TLS connection, and what to do."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        code = cause.verify_code
+        now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        if code == _EXPIRED:
+            found = f"the server's certificate has expired (this machine's clock says {now})"
+            return found, f"{_COORDINATOR} to renew it, or set the clock"
+        if code == _NOT_YET:
+            found = f"the server's certificate is not valid yet: this machine's clock says {now}"
+            return found, "set the clock"
+        if code in _OTHER_CA:
+            found = "the server's certificate is not of this federation's CA"
+            return found, (
+                "have TLS to the server exempted if this network opens it; else ask the"
+                " coordinator whether all kits were made anew"
+            )
+        if code in _OTHER_HOST:
+            found = f"the server's certificate is for another name: {cause.verify_message}"
+            return found, f"{_COORDINATOR}: --server must be the name that sites use"
+        return f"the server's certificate is refused: {cause.verify_message}", _COORDINATOR
+    if isinstance(cause, ssl.SSLError):
+        found = f"no TLS connection: {cause.reason or cause}"
+        return found, "see that ca.crt is whole and that nothing else listens at the address"
+    return f"no TLS connection: {error or type(error).__name__}", "make the address reachable first"
+
+
+def check_server(answer: Answer | NoAnswer) -> Check:
+    """Check that the server is well."""
+    if isinstance(answer, NoAnswer):
+        return Check("server", "fail", "no answer", "see the certificate's line")
+    if answer.status == 200:
+        return Check("server", "pass", "is up")
+    if answer.status in (502, 503, 504):
+        found = f"the proxy answers, the SuperLink behind it does not ({answer.status})"
+        return Check("server", "fail", found, "ask the coordinator to start the server")
+    found = f"/health answers {answer.status}, not 200"
+    return Check("server", "fail", found, f"{_COORDINATOR}: this may be another server")
+
+
+def check_clock(answer: Answer | NoAnswer) -> Check:
+    """Compare the clock with the server's: Flower refuses what was signed too long ago, or later.
+
+    It takes a clock that is up to 300 s behind, but one that is ahead only up to 5 s.
+    """
+    from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
+
+    name, remedy = "clock", "set the clock, such as by timedatectl set-ntp true"
+    if isinstance(answer, NoAnswer):
+        return Check(name, "fail", "not compared: no answer", "see the certificate's line")
+    try:
+        date = parsedate_to_datetime(answer.date or "").timestamp()
+    except ValueError:
+        return Check(name, "warn", "not compared: the server does not tell the time", _COORDINATOR)
+    # The header is cut to seconds.
+    ahead = answer.moment - (date + 0.5)
+    found = f"{_duration(ahead)} {'ahead of' if ahead > 0 else 'behind'} the server's"
+    if ahead > SYSTEM_TIME_TOLERANCE or -ahead > TIMESTAMP_TOLERANCE:
+        return Check(name, "fail", found, remedy)
+    if ahead > FAST_CLOCK or -ahead > SLOW_CLOCK:
+        return Check(name, "warn", found, remedy)
+    return Check(name, "pass", f"within {max(1.0, abs(ahead)):.0f} s of the server's")
+
+
+def _duration(seconds: float) -> str:
+    size = abs(seconds)
+    return f"{size:.0f} s" if size < 120 else f"{size / 60:.0f} min"

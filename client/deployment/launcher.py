@@ -1,0 +1,164 @@
+"""What `mdmt site start` runs: Flower's SuperNode, and beside it what answers its messages.
+
+The SuperNode runs with ``--isolation process``: it hands messages over and starts nothing itself.
+So the bundle that the server ships is looked at before anything of it could run, and in fact none
+of it ever runs: messages are answered by the ClientApp that the hospital installed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import tempfile
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import httpx
+from flwr.app import Error, Message
+
+from client.deployment.audit import AuditLog, open_audit_log
+from client.deployment.runtime import Assignment, ObjectPullError, Runtime
+from client.deployment.worker import Worker
+from client.policy import cap_memory, check_app
+from mdmt.config import SiteConfig
+from mdmt.deployment.kits import SiteKit
+from mdmt.deployment.processes import Service, flower_environment, free_port, only_one
+from mdmt.errors import PolicyError, RunError, StateError
+
+__all__ = ["serve_site"]
+
+log = logging.getLogger(__name__)
+
+_SITE_FAILED = 2
+"""Flower's code for a client that raised."""
+_PAUSE = 0.2
+"""Seconds between two looks for a message."""
+_RESTARTS = (1.0, *(8.0,) * 10, 60.0)
+"""A SuperNode that was killed is refused for a minute; one that never gets in asks less often."""
+
+
+def serve_site(kit: SiteKit, site: SiteConfig) -> None:
+    """Connect a site and answer the server's messages until interrupted.
+
+    Parameters
+    ----------
+    kit : SiteKit
+    site : SiteConfig
+        The kit's ``site.yaml``.
+
+    Raises
+    ------
+    StateError
+        The site runs already.
+    """
+    lock = only_one(site.state_root / "site.lock", f"the site {site.name}")
+    with lock, tempfile.TemporaryDirectory(prefix="mdmt-site-") as home:
+        launcher = _Launcher(kit, site, Path(home))
+        try:
+            launcher.run()
+        finally:
+            launcher.stop()
+
+
+class _Launcher:
+    def __init__(self, kit: SiteKit, site: SiteConfig, home: Path) -> None:
+        self._kit, self._site = kit, site
+        self._audit: AuditLog = open_audit_log(kit, site)
+        self._secret_file = home / "secret"
+        self._secret = secrets.token_bytes(32)
+        self._secret_file.touch(mode=0o600)
+        self._secret_file.write_bytes(self._secret)
+        self._runtime: Runtime | None = None
+        self._worker = Worker(partial(cap_memory, site.policy, site.device))
+        self._training = threading.Lock()
+        self._supernode = Service(
+            "SuperNode",
+            self._command,
+            flower_environment(home),
+            site.state_root / "supernode.log",
+            _RESTARTS,
+            advice=f"; if it lasts over 2 minutes, mdmt site check {kit.folder} says why",
+        )
+
+    def run(self) -> None:
+        """Tend both processes and answer messages.
+
+        Each in a thread of its own, as the half of a message that a run left behind may be waited
+        for while the next run is on; the worker takes one at a time.
+        """
+        log.info("%s serves %s", self._site.name, self._kit.facts.server)
+        while True:
+            self._supernode.tend()
+            if self._training.acquire(blocking=False):
+                self._worker.tend()  # so that it has imported torch before it is asked
+                self._training.release()
+            token = self._runtime.acquire() if self._runtime and self._supernode.pid else None
+            if token is None:
+                time.sleep(_PAUSE)
+            else:
+                threading.Thread(target=self._serve, args=(token,), daemon=True).start()
+
+    def stop(self) -> None:
+        """End both processes."""
+        self._worker.stop()
+        self._supernode.stop()
+
+    def _command(self) -> list[str]:
+        """Write the SuperNode's command line, with a port that is free now."""
+        address = f"127.0.0.1:{free_port()}"
+        if self._runtime is not None:
+            self._runtime.close()
+        self._runtime = Runtime(address, self._secret)
+        host, _, port = address.partition(":")
+        return [
+            "flower-supernode",
+            *("--superlink", self._kit.facts.server),
+            *("--root-certificates", str(self._kit.ca_certificate)),
+            *("--auth-supernode-private-key", str(self._kit.private_key)),
+            *("--isolation", "process"),
+            *("--host", host, "--port", port),
+            *("--superexec-auth-secret-file", str(self._secret_file)),
+            *("--node-config", f"site={json.dumps(str(self._kit.site_file))}"),
+        ]
+
+    def _serve(self, token: str) -> None:
+        assert self._runtime is not None, "it gave the token"
+        started = time.monotonic()
+        try:
+            with self._runtime.assignment(token) as (task, replies):
+                reply = self._answer(task)
+                # What cannot be recorded is not sent.
+                head = self._audit.record(reply, task.message)
+                replies.append(reply)
+        except (StateError, OSError) as error:
+            log.error("nothing was sent, as the audit log cannot be kept: %s", error)
+        except (httpx.HTTPError, ObjectPullError) as error:
+            log.warning("a message was lost at the SuperNode: %s", type(error).__name__)
+        else:
+            what = f"refused: {reply.error.reason}" if reply.has_error() else "answered"
+            kind, seconds = task.message.metadata.message_type, time.monotonic() - started
+            # The head in a journal that others keep: the site's own files cannot undo it.
+            log.info("%s %s in %.1f s; audit log now ends with %s", kind, what, seconds, head)
+
+    def _answer(self, task: Assignment) -> Message:
+        """Let the worker answer a message that the policy lets through, while somebody waits."""
+        deadline = time.monotonic() + task.message.metadata.ttl
+        supernode = self._supernode.pid
+
+        def give_up() -> str | None:
+            if task.cancelled.is_set():
+                return "the run was stopped"
+            if self._supernode.pid != supernode:
+                return "the SuperNode had to be restarted"
+            return "the deadline has passed" if time.monotonic() > deadline else None
+
+        try:
+            check_app(self._site.policy, task.app)
+            with self._training:
+                return self._worker.answer(task.message, task.context, give_up)
+        except (PolicyError, RunError) as error:
+            task.identify()
+            return Message(Error(_SITE_FAILED, str(error)), reply_to=task.message)

@@ -1,0 +1,1 @@
+"""What both ends of a deployment need: the layout of kits, and processes that run for months."""

@@ -1,0 +1,148 @@
+"""What a reader should know before believing a result, found in the files themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mdmt.report.records import Study
+from mdmt.report.words import count, metric_name, without_paths
+from mdmt.runs import Run, count_labels, shown_metrics
+
+__all__ = [
+    "FEW_TO_CHOOSE",
+    "FEW_TO_TEST",
+    "FEW_TO_TRAIN",
+    "run_caveats",
+    "site_caveats",
+    "study_caveats",
+]
+
+FEW_TO_TEST = 100
+"""With as many images, half of each class, the 95 % interval of an AUROC of 0.8 is 0.17 wide."""
+FEW_TO_CHOOSE = 50
+"""Below this many validation images, rounds differ by chance more than by training."""
+FEW_TO_TRAIN = 20
+"""Fewer training images of a class than this are hardly a class."""
+
+
+def run_caveats(run: Run) -> list[str]:
+    """Find what limits a run: its state, its counts, its undefined metrics, its refusals."""
+    found = []
+    if run.outcome.startswith("failed"):
+        found.append("The run failed; events.jsonl in its folder says why.")
+    elif run.outcome != "done":
+        found.append(f"The run is {run.outcome}.")
+    missing = [
+        name
+        for name, content in (
+            ("sites.json (no roll call yet)", run.sites),
+            ("history.jsonl (no round yet)", run.history),
+            ("metrics.json (no test results yet)", run.metrics),
+        )
+        if not content
+    ]
+    if missing:
+        found.append(f"Missing: {', '.join(missing)}.")
+    if run.sites:
+        found += site_caveats(run.sites["sites"])
+    found += _result_caveats(run)
+    refused = sum(len(line["refusals"]) for line in run.history)
+    if refused:
+        found.append(
+            f"{count(refused, 'update')} refused: see “Rounds, time and traffic”; a site that is"
+            " often refused is hardly part of the model."
+        )
+    return found
+
+
+def site_caveats(sites: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what is too small at each site, from the sites' cards."""
+    for name, card in sorted(sites.items()):
+        for task, space in card["tasks"].items():
+            where = f"{task} at {name}"
+            numbers = [card["images"], card["counts"][task]]
+            if any(number.get(split, 0) is None for number in numbers for split in ("test", "val")):
+                yield f"{where} does not tell how many images it has: judge its numbers with care."
+                continue
+            # An image has at least one label: no more images are labelled than this.
+            test, val = (
+                min(number.get(split, 0) for number in numbers) for split in ("test", "val")
+            )
+            if test == 0:
+                yield f"{where} has no test image."
+            elif test < FEW_TO_TEST:
+                yield f"{where} has only {count(test, 'test image')}: intervals are wide."
+            if val < FEW_TO_CHOOSE:
+                yield (
+                    f"{where} has {count(val, 'validation image')}: too few to choose a round by;"
+                    " prefer the last round to the best."
+                )
+            few = {
+                label: number
+                for label, number in (count_labels(card["histogram"].get(task, {})) or {}).items()
+                if space["kind"] == "classification" and number < FEW_TO_TRAIN
+            }
+            if few:
+                listed = ", ".join(f"{label} ({number})" for label, number in few.items())
+                yield f"{where} has few training images of {listed}."
+
+
+def _result_caveats(run: Run) -> Iterator[str]:
+    for task in run.config.tasks:
+        space = run.config.space(task)
+        for site, tests in run.tests(task):
+            for metric in shown_metrics(space):
+                undefined = [
+                    name
+                    for name, test in tests.items()
+                    if test and test.get(f"{task}/{metric}", 0) is None
+                ]
+                if undefined:
+                    yield (
+                        f"{metric_name(metric)} of {task} at {site} is undefined for"
+                        f" {', '.join(undefined)}: there, predictions or labels do not vary."
+                    )
+            if not tests.get("local only"):
+                yield (
+                    f"{task} at {site} has no local-only reference: whether the federation helped"
+                    " cannot be said; see `references` in docs/configuration.md."
+                )
+
+
+def study_caveats(study: Study) -> list[str]:
+    """List what the study found itself when it ended, or what is missing of it."""
+    if not study.facts:
+        done = len({(row.arm, row.cell) for row in study.results})
+        return [
+            f"The study is unfinished: {count(done, 'cell')} so far. Its statistics and its own"
+            " caveats follow when all are; start `mdmt study` again to go on.",
+            *_missing_cells(study),
+        ]
+    found = [_sentence(without_paths(str(caveat))) for caveat in study.facts["caveats"]]
+    for name, content in (
+        ("predictions.csv", study.predictions),
+        ("statistics.json", study.statistics),
+    ):
+        if not content:
+            found.append(f"{name} is missing or empty: start `mdmt study` again to write it.")
+    return [*found, *_missing_cells(study)]
+
+
+def _missing_cells(study: Study) -> Iterator[str]:
+    """Yield arms that lack cells others have: means over different cells are not comparable."""
+    every = {row.cell for row in study.results}
+    for arm in study.arms:
+        lacking = len(every - {row.cell for row in study.results if row.arm == arm})
+        if lacking == len(every):
+            yield f"{arm} has no result yet."
+        elif lacking:
+            yield (
+                f"{arm} has no result in {lacking} of {count(len(every), 'combination')} of"
+                " backbone, fold and seed: its mean is over others than theirs."
+            )
+
+
+def _sentence(text: str) -> str:
+    """End with a full stop; a site's name at the beginning keeps its letters."""
+    return text if text.endswith(".") else f"{text}."

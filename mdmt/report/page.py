@@ -1,0 +1,158 @@
+"""The parts of a report page, and how they become one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+__all__ = [
+    "Block",
+    "Details",
+    "Figure",
+    "Legend",
+    "Listing",
+    "Page",
+    "Panel",
+    "Paragraph",
+    "Points",
+    "Section",
+    "Table",
+    "render_page",
+]
+
+Legend = Sequence[tuple[str, str]]
+"""Names with their colours."""
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Running text."""
+
+    kind: ClassVar[str] = "paragraph"
+    text: str
+
+
+@dataclass(frozen=True)
+class Points:
+    """A list of sentences."""
+
+    kind: ClassVar[str] = "points"
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Text whose lines stay as they are, such as a configuration."""
+
+    kind: ClassVar[str] = "listing"
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first column names its rows.
+
+    Attributes
+    ----------
+    caption : str
+    header : sequence of str
+    rows : sequence of sequence of str
+    note : str
+        Below the table: the unit of analysis, what brackets hold.
+    words : frozenset of int
+        Numbers of the columns that hold words, not numbers.
+    emphasised : frozenset of int
+        Numbers of the rows that sum up the others.
+    """
+
+    kind: ClassVar[str] = "table"
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    words: frozenset[int] = frozenset()
+    emphasised: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot: ``svg`` as `plots` draws it, and the same in words for who cannot see it."""
+
+    title: str
+    svg: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Plots that share a caption and a legend."""
+
+    kind: ClassVar[str] = "figure"
+    caption: str
+    panels: Sequence[Panel]
+    legend: Legend = ()
+
+
+@dataclass(frozen=True)
+class Details:
+    """Blocks that a reader opens when needed."""
+
+    kind: ClassVar[str] = "details"
+    title: str
+    blocks: Sequence[Block]
+
+
+Block = Paragraph | Points | Listing | Table | Figure | Details
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it; `anchor` is unique in the page."""
+
+    anchor: str
+    title: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report.
+
+    Attributes
+    ----------
+    title : str
+    kind : str
+        What is reported: ``run`` or ``study``.
+    summary : sequence of str
+        The result in a few sentences.
+    caveats : sequence of str
+        What to keep in mind when reading it.
+    sections : list of Section
+    footer : str
+    """
+
+    title: str
+    kind: str
+    summary: Sequence[str]
+    caveats: Sequence[str]
+    sections: Sequence[Section] = field(default_factory=list)
+    footer: str = ""
+
+
+def render_page(page: Page) -> str:
+    """Write `page` as HTML that needs nothing else: style and plots are inside.
+
+    All text is escaped; only the plots, which we draw ourselves, are markup.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("mdmt.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(page=page)

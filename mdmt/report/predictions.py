@@ -1,0 +1,109 @@
+"""What every arm predicted for the test images of all folds, as figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mdmt.report.canvas import arm_colours
+from mdmt.report.curves import Predictions
+from mdmt.report.figures import (
+    calibration_figure,
+    confusion_figure,
+    output_figure,
+    roc_figure,
+    score_figure,
+)
+from mdmt.report.page import Block, Details, Paragraph
+from mdmt.report.records import Study
+from mdmt.report.words import at
+from mdmt.tasks import Task
+
+__all__ = ["prediction_blocks"]
+
+
+def prediction_blocks(study: Study) -> Iterator[Block]:
+    """Figures of the first backbone and seed, then those of the other backbones, folded."""
+    seed = next((row.cell.seed for row in study.results), "")
+    for number, backbone in enumerate(study.backbones):
+        name = {"backbone": backbone, "seed": seed}
+        blocks = [
+            block
+            for task, site in study.tested()
+            if (arms := _tested(study, task, site, backbone, seed))
+            for block in _figures(study, task, site, arms, _intervals(study, task, site, name))
+        ]
+        if not blocks:
+            continue
+        if number == 0:
+            yield Paragraph(
+                "Unit of analysis: the patient. Test predictions of all folds, backbone"
+                f" {backbone}, seed {seed}; intervals draw patients with all their images."
+            )
+            yield from blocks
+        else:
+            yield Details(f"Backbone {backbone}", blocks)
+
+
+def _tested(study: Study, task: str, site: str, backbone: str, seed: str) -> dict[str, Predictions]:
+    found = {arm: study.predictions.get((arm, site, task), {}) for arm in study.arms}
+    return {arm: by[backbone, seed] for arm, by in found.items() if (backbone, seed) in by}
+
+
+def _intervals(
+    study: Study, task: str, site: str, name: Mapping[str, str]
+) -> dict[str, tuple[float | None, float | None]]:
+    """The patient table's intervals of the primary metric, by arm."""
+    rows = study.statistic("intervals", task=task, site=site, **name)
+    return {row["arm"]: (row["low"], row["high"]) for row in rows}
+
+
+def _figures(
+    study: Study,
+    task: str,
+    site: str,
+    arms: Mapping[str, Predictions],
+    intervals: Mapping[str, tuple[float | None, float | None]],
+) -> Iterator[Block]:
+    space, colours = study.spaces[task], arm_colours(study.arms)
+    where = at(task, site)
+    if space.kind in ("classification", "multilabel"):
+        for output in _shown_outputs(space):
+            name = space.labels[output]
+            dashed = f" Dashed: {study.reference}." if study.reference in arms else ""
+            caption = (
+                f"{where}: ROC curves of {name}, the mean of the folds' curves. Band and brackets:"
+                f" 95 % intervals.{dashed}"
+            )
+            # The primary metric of several classes is the mean of their areas.
+            of_area = intervals if len(_shown_outputs(space)) == 1 else {}
+            yield roc_figure(caption, arms, output, colours, study.reference, of_area)
+            caption = (
+                f"{where}: calibration of {name}. Images in groups of similar probability, with"
+                " Wilson's 95 % intervals of independent images."
+            )
+            yield calibration_figure(caption, arms, output, colours)
+    if space.kind == "classification":
+        caption = f"{where}: confusion matrices, in images and shares of the true class."
+        yield confusion_figure(caption, arms, space.labels)
+    if space.kind in ("regression", "ordinal"):
+        caption = f"{where}: MAE of each output, with 95 % intervals."
+        yield output_figure(caption, arms, space.labels, colours)
+    if space.summable:
+        caption = (
+            f"{where}: predicted against true global score. Black: median and quartiles of the"
+            " predictions at each true score."
+        )
+        yield score_figure(caption, arms, _highest_score(space), colours)
+
+
+def _shown_outputs(space: Task) -> Sequence[int]:
+    """The positive class of two; every class or finding otherwise."""
+    two_classes = space.kind == "classification" and len(space.labels) == 2
+    return [1] if two_classes else range(len(space.labels))
+
+
+def _highest_score(space: Task) -> float:
+    facts: dict[str, Any] = space.model_dump()
+    highest = facts["levels"] - 1 if space.kind == "ordinal" else facts["range"][1]
+    return float(highest) * len(space.labels)

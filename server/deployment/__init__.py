@@ -1,0 +1,1 @@
+"""What runs at the coordinator beside the ServerApp: kits, SuperLink, proxy, submission."""

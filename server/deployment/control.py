@@ -1,0 +1,162 @@
+"""The coordinator's end of the SuperLink: its health and its runs.
+
+All use of Flower's Control API is here and in `nodes`. It has no login, so it is reached on the
+loopback.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import httpx
+from flwr.proto.control_pb2 import (
+    ListRunsRequest,
+    StopRunRequest,
+    StreamLogsRequest,
+)
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mdmt.deployment.kits import ServerKit
+from mdmt.deployment.processes import flower_environment, plain_text
+from mdmt.errors import RunError
+from mdmt.files import write_text
+
+__all__ = [
+    "FlowerRun",
+    "control",
+    "healthy",
+    "list_runs",
+    "save_log",
+    "start_run",
+    "stop_run",
+]
+
+_SUPERLINK = "mdmt"
+"""Its name in the kit's ``config.toml``."""
+_TIMEOUT = 120.0
+"""Seconds a submission may take."""
+
+
+@dataclass(frozen=True)
+class FlowerRun:
+    """A submitted run.
+
+    Attributes
+    ----------
+    id : str
+    status : str
+        ``pending``, ``starting``, ``running``, ``finished:completed``, ``finished:failed``, ...
+    """
+
+    id: str
+    status: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is over, in whatever way."""
+        return self.status.startswith("finished")
+
+
+def healthy(kit: ServerKit, timeout: float = 5.0) -> bool:
+    """Whether the SuperLink says over gRPC that it serves; on the loopback, in plain text."""
+    with grpc.insecure_channel(f"127.0.0.1:{kit.facts.health_port}") as channel:
+        try:
+            stub = health_pb2_grpc.HealthStub(channel)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def list_runs(kit: ServerKit) -> list[FlowerRun]:
+    """Give the submitted runs, newest first."""
+    with control(kit) as client:
+        runs = list(client.ListRuns(ListRunsRequest()).run_dict.values())
+    return [
+        FlowerRun(
+            str(run.run_id), ":".join(filter(None, (run.status.status, run.status.sub_status)))
+        )
+        for run in sorted(runs, key=lambda run: run.pending_at, reverse=True)
+    ]
+
+
+def stop_run(kit: ServerKit, run_id: str) -> None:
+    """End a run."""
+    with control(kit) as client:
+        client.StopRun(StopRunRequest(run_id=int(run_id)))
+
+
+def save_log(kit: ServerKit, run_id: str, file: Path) -> None:
+    """Write what the ServerApp of a finished run logged; the SuperLink keeps it in its database."""
+    with control(kit) as client:
+        logged = client.StreamLogs(StreamLogsRequest(run_id=int(run_id)))
+        write_text(file, plain_text("".join(part.log_output for part in logged)))
+
+
+def start_run(kit: ServerKit, app: Path, run_config: Path) -> str:
+    """Submit an app with ``flwr run``; give the id Flower runs it under.
+
+    Raises
+    ------
+    RunError
+        It was not accepted; the message is Flower's own.
+    """
+    arguments = [str(app), _SUPERLINK, "--run-config", str(run_config), "--format", "json"]
+    done = subprocess.run(
+        ["flwr", "run", *arguments],
+        env=flower_environment(kit.flwr_home),
+        cwd=kit.folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT,
+        check=False,
+    )
+    output = plain_text(done.stdout)
+    try:
+        return str(json.loads(output[output.index("{") :])["run-id"])
+    except (ValueError, KeyError) as error:
+        said = " ".join(plain_text(done.stdout + done.stderr).split())
+        raise RunError(f"the run was not accepted: {said[-300:] or 'no answer'}") from error
+
+
+@contextmanager
+def control(kit: ServerKit) -> Iterator[ControlHttpClient]:
+    """Reach the Control API.
+
+    Raises
+    ------
+    RunError
+        It cannot be reached, or refuses.
+    """
+    client = ControlHttpClient.from_server_address(
+        server_address=f"127.0.0.1:{kit.facts.superlink_port}",
+        insecure=False,
+        root_certificates=kit.ca_certificate.read_bytes(),
+        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+    )
+    try:
+        yield client
+    except httpx.HTTPStatusError as error:
+        raise RunError(f"the SuperLink refused: {error.response.text[:300]}") from error
+    except httpx.HTTPError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            why = str(error).partition("certificate verify failed: ")[2] or str(error)
+            raise RunError(
+                f"the SuperLink's certificate is not valid ({why}): run mdmt provision again, then"
+                f" mdmt server start {kit.folder}"
+            ) from error
+        raise RunError(
+            f"no SuperLink on 127.0.0.1:{kit.facts.superlink_port}:"
+            f" start it with mdmt server start {kit.folder}"
+        ) from error
+    finally:
+        client.close()

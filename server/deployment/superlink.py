@@ -1,0 +1,167 @@
+"""What `mdmt server start` runs: Flower's SuperLink on the loopback, and nginx in front of it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mdmt.deployment.kits import ServerKit, open_server_kit, split_address
+from mdmt.deployment.processes import Service, flower_environment
+from mdmt.errors import BadInput, RunError
+from server.deployment.certificates import check_validity
+from server.deployment.control import healthy
+from server.deployment.kit_files import write_flwr_config, write_proxy_config
+from server.deployment.nodes import register_sites
+
+__all__ = ["reachable", "serve_federation"]
+
+log = logging.getLogger(__name__)
+
+_PAUSE = 0.5
+_START_TIMEOUT = 120.0
+"""Seconds a SuperLink may take to be healthy."""
+_CHECK = 15.0
+"""Seconds between two looks at its health."""
+_FAILED_CHECKS = 4
+"""After which a SuperLink that runs but does not answer is ended, to be started again."""
+
+
+def serve_federation(kit: ServerKit, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Run the SuperLink and its proxy, register the kit's sites, until interrupted.
+
+    Parameters
+    ----------
+    kit : ServerKit
+    on_ready : callable
+        Called once sites can connect.
+
+    Raises
+    ------
+    BadInput
+        nginx is not installed, or the certificate has expired.
+    RunError
+        A port is taken, or the SuperLink does not start.
+    """
+    check_validity(kit.certificate)
+    _check_ports(kit)
+    # The kit may have been moved since it was made.
+    write_flwr_config(kit)
+    write_proxy_config(kit)
+    with _services(kit) as (superlink, proxy):
+        _wait_until_healthy(kit, superlink)
+        _register(kit)
+        proxy.tend()
+        log.info("sites can connect to %s", kit.facts.server)
+        on_ready()
+        failed, next_check = 0, time.monotonic() + _CHECK
+        while True:
+            time.sleep(_PAUSE)
+            superlink.tend()
+            proxy.tend()
+            if time.monotonic() < next_check:
+                continue
+            failed = 0 if healthy(kit) else failed + 1
+            next_check = time.monotonic() + _CHECK
+            if not failed:
+                kit = _with_new_sites(kit)
+            if failed >= _FAILED_CHECKS and superlink.pid is not None:
+                log.error("the SuperLink does not answer and is started again")
+                superlink.stop()
+                failed = 0
+
+
+def reachable(kit: ServerKit) -> bool:
+    """Whether the proxy takes connections; it is started once the sites are registered."""
+    try:
+        socket.create_connection(("127.0.0.1", split_address(kit.facts.server)[1]), 5.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _register(kit: ServerKit) -> None:
+    new, former = register_sites(kit)
+    for site in former:
+        log.warning("%s: its former key is refused from now on", site)
+    for site in new:
+        log.info("%s is registered", site)
+
+
+def _with_new_sites(kit: ServerKit) -> ServerKit:
+    """Let sites in that were provisioned since."""
+    try:
+        now = open_server_kit(kit.folder)
+        if now.facts.sites == kit.facts.sites:
+            return kit
+        _register(now)
+    except (BadInput, RunError) as error:  # the server goes on, and tries again
+        log.error("the new sites cannot be registered: %s", error)
+        return kit
+    return now
+
+
+@contextmanager
+def _services(kit: ServerKit) -> Iterator[tuple[Service, Service]]:
+    nginx, logs = _nginx(), kit.run_folder
+    superlink = [
+        "flower-superlink",
+        *("--host", "127.0.0.1", "--port", str(kit.facts.superlink_port)),
+        *("--ssl-ca-certfile", str(kit.ca_certificate)),
+        *("--ssl-certfile", str(kit.certificate), "--ssl-keyfile", str(kit.private_key)),
+        "--enable-supernode-auth",
+        *("--database", str(kit.database)),
+        *("--health-server-address", f"127.0.0.1:{kit.facts.health_port}"),
+        "--disable-runtime-dependency-installation",
+    ]
+    proxy = [nginx, "-p", str(kit.folder), "-c", str(kit.proxy_file), "-e", "stderr"]
+    environment = flower_environment(kit.flwr_home)
+    services = (
+        Service("SuperLink", lambda: superlink, environment, logs / "superlink.log"),
+        Service("proxy", lambda: proxy, environment, logs / "nginx.log"),
+    )
+    try:
+        yield services
+    finally:
+        for service in reversed(services):
+            service.stop()
+
+
+def _check_ports(kit: ServerKit) -> None:
+    """Say at once what would otherwise keep a service from starting, again and again."""
+    facts, port = kit.facts, split_address(kit.facts.server)[1]
+    for address in (
+        ("", port),
+        ("127.0.0.1", facts.superlink_port),
+        ("127.0.0.1", facts.health_port),
+    ):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            try:
+                probe.bind(address)
+            except OSError as error:
+                raise RunError(
+                    f"port {address[1]} cannot be opened: {error.strerror}; ss -ltnp tells who"
+                    " uses it"
+                ) from error
+
+
+def _nginx() -> str:
+    """Where nginx is: Debian keeps it out of an ordinary user's PATH."""
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise BadInput("nginx is not installed; install it, on Debian: apt install nginx-light")
+    return str(Path(found))
+
+
+def _wait_until_healthy(kit: ServerKit, superlink: Service) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT
+    while not healthy(kit):
+        if time.monotonic() > deadline:
+            raise RunError(f"the SuperLink did not start; see {kit.run_folder / 'superlink.log'}")
+        superlink.tend()
+        time.sleep(_PAUSE)

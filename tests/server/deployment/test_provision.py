@@ -1,0 +1,416 @@
+"""Kits: whole, apart from each other, and never written over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import ssl
+import stat
+import subprocess
+import tomllib
+
+import pytest
+import yaml
+from builders import PROGNOSIS, SEVERITY, federation_dict
+
+from mdmt.config import SiteConfig, find_config, load_federation, load_site
+from mdmt.deployment.kits import open_server_kit, open_site_kit
+from mdmt.errors import BadInput, ConfigError
+from server.deployment.bundle import app_hash
+from server.deployment.certificates import public_key_line, read_certificate, read_key
+from server.deployment.kit_files import write_flwr_config
+from server.deployment.provision import provision
+
+SERVER = "fl.example.org:9092"
+FEDERATION = """\
+# What my colleagues have to know.
+name: test
+model:
+  backbone: test_resnet   # tiny
+  weights: none
+  image_size: 32
+sites:
+  north:
+    dataset: {kind: synthetic}
+    tasks: {prognosis: {values: {1: SEVERE, 0: MILD}, columns: outcome}}
+  south:
+    dataset: {kind: synthetic}
+    tasks: {severity: {}}
+tasks:   # after the sites
+  prognosis: {kind: classification, classes: [MILD, SEVERE]}
+  severity: {kind: regression, outputs: [A, B, C, D, E, F], range: [0, 3], mirror: {A: D}}
+training: {rounds: 2, local_steps: 2, batch_size: 8}
+"""
+
+
+@pytest.fixture
+def source(tmp_path):
+    file = tmp_path / "federation.yaml"
+    file.write_text(FEDERATION)
+    return file
+
+
+@pytest.fixture
+def kits(tmp_path):
+    return tmp_path / "kits"
+
+
+def run(source, kits, *sites, server=SERVER, force=False):
+    done = provision(load_federation(source), source, server, kits, sites, force=force)
+    return {item.what: item for item in done}
+
+
+def outcomes(done):
+    return {name: item.key for name, item in done.items()}
+
+
+def contents(folder):
+    return {file: file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def private_keys(kits):
+    return [file for file in kits.rglob("*.key") if file.is_file()]
+
+
+def load_filled(kit):
+    """Load a site's file; `policy` belongs to a model that this branch may not have."""
+    text = kit.site_file.read_text()
+    if "policy" not in SiteConfig.model_fields:
+        kit.site_file.write_text(text.partition("\npolicy:")[0] + "\n")
+    site = load_site(kit.site_file)
+    kit.site_file.write_text(text)
+    return site
+
+
+def test_every_party_gets_its_kit(source, kits):
+    assert outcomes(run(source, kits)) == dict.fromkeys(["ca", "server", "north", "south"], "made")
+    server = open_server_kit(kits / "server")
+    assert server.facts.sites == ("north", "south")
+    assert (server.facts.superlink_port, server.facts.health_port) == (9093, 9094)
+    for name in server.facts.sites:
+        site = open_site_kit(kits / "sites" / name)
+        assert site.facts.server == SERVER
+        assert site.facts.app == server.facts.app == app_hash()
+        assert set(site.facts.versions) == {"mdmt", "flwr", "torch", "timm"}
+        assert site.ca_certificate.read_bytes() == server.ca_certificate.read_bytes()
+        public = server.public_key(name).read_text()
+        key = read_key(site.private_key, openssh=True)
+        assert public == public_key_line(key, name)
+        for file in ("site.yaml", "start.sh", "mdmt-site.service", "README.md"):
+            assert (site.folder / file).is_file()
+    for file in ("start.sh", "mdmt-server.service", "README.md", "nginx.conf"):
+        assert (server.folder / file).is_file()
+
+
+def test_no_private_key_is_in_anothers_kit(source, kits):
+    run(source, kits)
+    keys = private_keys(kits)
+    assert len(keys) == 4
+    for key in keys:
+        secret = b"".join(key.read_bytes().splitlines()[1:-1])
+        for file, content in contents(kits).items():
+            assert (secret in content.replace(b"\n", b"")) == (file == key), (key, file)
+    folders = {key.parent.relative_to(kits).as_posix() for key in keys}
+    assert folders == {"ca", "server", "sites/north", "sites/south"}
+
+
+def test_only_the_owner_can_read_keys_whatever_the_umask(source, kits):
+    before = os.umask(0)
+    try:
+        run(source, kits)
+    finally:
+        os.umask(before)
+    for key in private_keys(kits):
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+        assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
+
+
+def test_run_again_keeps_every_key_and_what_was_filled_in(source, kits):
+    run(source, kits)
+    filled = kits / "sites" / "north" / "site.yaml"
+    filled.write_text("name: north  # filled in\n")
+    (kits / "server" / "start.sh").write_text("changed")
+    before = contents(kits)
+    assert set(outcomes(run(source, kits)).values()) == {"kept"}
+    after = contents(kits)
+    changed = {str(f.relative_to(kits)) for f in after if before.get(f) != after[f]}
+    assert changed == {"server/server.crt"}
+    assert before.keys() == after.keys()
+
+
+def test_what_is_missing_is_added(source, kits):
+    run(source, kits)
+    missing = [kits / "sites" / "north" / "README.md", kits / "server" / "nginx.conf"]
+    for file in missing:
+        file.unlink()
+    run(source, kits)
+    assert all(file.is_file() for file in missing)
+
+
+def test_a_site_may_join_later(source, kits):
+    run(source, kits, "east")
+    assert open_server_kit(kits / "server").facts.sites == ("east",)
+    assert outcomes(run(source, kits, "west")) == {
+        "ca": "kept",
+        "server": "kept",
+        "east": "kept",
+        "west": "made",
+    }
+    server = open_server_kit(kits / "server")
+    assert server.facts.sites == ("east", "west")
+    assert server.public_key("west").is_file()
+
+
+def test_a_key_that_is_at_the_site_only_is_not_made_again(source, kits):
+    run(source, kits)
+    shutil.rmtree(kits / "sites" / "north")
+    public = (kits / "server" / "sites" / "north.pub").read_text()
+    assert outcomes(run(source, kits))["north"] == "handed over"
+    assert (kits / "server" / "sites" / "north.pub").read_text() == public
+    (left,) = (kits / "sites" / "north").iterdir()
+    assert left.name == "kit.json", "an upgrade changes it: to be sent to the site"
+    (kits / "server" / "sites" / "north.pub").unlink()
+    assert outcomes(run(source, kits))["north"] == "made"
+    assert (kits / "server" / "sites" / "north.pub").read_text() != public
+
+
+def test_a_ca_key_that_was_put_away_is_asked_for(source, kits):
+    run(source, kits)
+    (kits / "ca" / "ca.key").unlink()
+    before = contents(kits)
+    with pytest.raises(BadInput, match=r"ca\.key: not there"):
+        run(source, kits, "east")
+    assert contents(kits) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"server": "other.example.org:9092"}, "for the server fl.example.org:9092, not other"),
+        ({"name": "other"}, "for the federation test, not other"),
+    ],
+)
+def test_kits_of_something_else_are_left_alone(source, kits, change, says):
+    run(source, kits)
+    before = contents(kits)
+    source.write_text(FEDERATION.replace("name: test", f"name: {change.get('name', 'test')}"))
+    server = change.get("server", SERVER)
+    with pytest.raises(BadInput, match=says):
+        run(source, kits, server=server)
+    assert contents(kits) == before
+    run(source, kits, server=server, force=True)
+    assert open_server_kit(kits / "server").facts.server == server
+
+
+def test_force_makes_every_key_anew_and_loses_no_site_file(source, kits):
+    run(source, kits)
+    keys = {file: file.read_bytes() for file in private_keys(kits)}
+    filled = kits / "sites" / "north" / "site.yaml"
+    for number in (1, 2):
+        filled.write_text(f"name: north  # filled in {number}\n")
+        done = run(source, kits, force=True)
+        assert set(outcomes(done).values()) == {"made"}
+        backup = filled.with_name(f"site.yaml.bak-{number}")
+        assert backup.read_text() == f"name: north  # filled in {number}\n"
+        assert done["north"].saved == (backup,)
+        assert done["south"].saved == ()
+    assert not [file for file, old in keys.items() if file.read_bytes() == old]
+
+
+def test_a_federation_that_changed_replaces_the_old_one_which_is_kept(source, kits):
+    run(source, kits)
+    file = kits / "server" / "federation.yaml"
+    old = file.read_text()
+    source.write_text(FEDERATION.replace("rounds: 2", "rounds: 3"))
+    done = run(source, kits)
+    assert load_federation(file).training.rounds == 3
+    (backup,) = done["server"].saved
+    assert backup.read_text() == old
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a b", "a/b", "-a", "a" * 65])
+def test_names_that_cannot_be_folders_are_refused_before_anything_is_written(source, kits, name):
+    with pytest.raises(BadInput, match="--site"):
+        run(source, kits, "fine", name)
+    assert not kits.exists()
+
+
+@pytest.mark.parametrize("server", ["fl.example.org", "fl.example.org:65534"])
+def test_addresses_that_cannot_be_served_are_refused(source, kits, server):
+    with pytest.raises(BadInput):
+        run(source, kits, server=server)
+    assert not kits.exists()
+
+
+def test_a_federation_without_sites_says_what_to_type(tmp_path, kits):
+    file = tmp_path / "f.yaml"
+    file.write_text(yaml.safe_dump(federation_dict()))
+    with pytest.raises(BadInput, match="add --site NAME"):
+        run(file, kits)
+
+
+def test_the_servers_federation_is_the_same_without_its_sites(source, kits):
+    run(source, kits)
+    text = (kits / "server" / "federation.yaml").read_text()
+    found, given = load_federation(kits / "server" / "federation.yaml"), load_federation(source)
+    assert (found.hash, found.sites) == (given.hash, {})
+    for kept in ("# What my colleagues have to know.", "# tiny", "tasks:   # after the sites"):
+        assert kept in text
+    assert "north" not in text
+
+
+@pytest.mark.parametrize("name", ["demo", "covid_cxr", "covid_cxr_small"])
+def test_shipped_federations_lose_only_their_sites(name, kits, monkeypatch):
+    monkeypatch.setenv("MDMT_DATA", "/data")
+    source = find_config(name)
+    run(source, kits)
+    file = kits / "server" / "federation.yaml"
+    monkeypatch.delenv("MDMT_DATA")
+    assert load_federation(file).hash == _hash(source, monkeypatch)
+    assert source.read_text().startswith(file.read_text().rstrip("\n"))
+
+
+def _hash(source, monkeypatch):
+    monkeypatch.setenv("MDMT_DATA", "/data")
+    return load_federation(source).hash
+
+
+def test_weights_are_found_from_the_kit(source, kits, tmp_path):
+    source.write_text(FEDERATION.replace("weights: none", "weights: my.safetensors  # mine"))
+    run(source, kits)
+    found = load_federation(kits / "server" / "federation.yaml")
+    assert found.model.weights == str(tmp_path / "my.safetensors")
+    assert found.hash == load_federation(source).hash
+    assert "# mine" in (kits / "server" / "federation.yaml").read_text()
+
+
+def test_a_federation_that_takes_something_from_its_sites_is_refused(source, kits):
+    text = FEDERATION.replace("tasks: {severity: {}}", "tasks: {severity: {}}\n    threads: &n 2")
+    source.write_text(text.replace("rounds: 2", "rounds: *n"))
+    assert load_federation(source).training.rounds == 2
+    with pytest.raises(ConfigError, match="cannot be told from its sites"):
+        run(source, kits)
+    assert not kits.exists()
+
+
+def test_a_site_file_has_the_sites_tasks_and_what_it_allows(source, kits):
+    run(source, kits)
+    north, south = (open_site_kit(kits / "sites" / name) for name in ("north", "south"))
+    site = load_filled(north)
+    assert site.name == "north"
+    assert site.tasks == load_federation(source).sites["north"].tasks
+    assert site.tasks["prognosis"].columns == ("outcome",)
+    assert list(load_filled(south).tasks) == ["severity"]
+    assert site.state_dir == north.folder / "state"
+    assert site.cache_dir == north.folder / "cache"
+    policy = yaml.safe_load(north.site_file.read_text())["policy"]
+    assert policy == {"federations": ["test"], "apps": [app_hash()]}
+
+
+def test_a_site_that_the_federation_does_not_name_gets_every_task(source, kits):
+    run(source, kits, "east")
+    spaces = {
+        name: task.space
+        for name, task in load_filled(open_site_kit(kits / "sites/east")).tasks.items()
+    }
+    federation = load_federation(source)
+    assert all(federation.space(name).disagreement(space) is None for name, space in spaces.items())
+    assert list(spaces) == ["prognosis", "severity"]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        PROGNOSIS | {"classes": ["no", "1", "a: b"]},
+        SEVERITY,
+        {"kind": "ordinal", "outputs": ["x", "y"], "levels": 3},
+        {"kind": "multilabel", "labels": ["Pleural Effusion", "yes"]},
+    ],
+    ids=lambda space: space["kind"],
+)
+def test_every_kind_of_task_survives_the_site_file_commented_hints_too(tmp_path, kits, space):
+    file = tmp_path / "f.yaml"
+    file.write_text(yaml.safe_dump(federation_dict(name="no", tasks={"on": space})))
+    run(file, kits, "123")
+    kit = open_site_kit(kits / "sites" / "123")
+    lines = kit.site_file.read_text().replace("    # columns", "    columns").splitlines()
+    hints = [line.replace("    # values", "    values") for line in lines]
+    kit.site_file.write_text("\n".join(hints) + "\n")
+    site = load_filled(kit)
+    assert site.name == "123"
+    assert load_federation(file).space("on").disagreement(site.tasks["on"].space) is None
+    assert site.tasks["on"].values["9"] == ""
+    assert len(site.tasks["on"].columns) == site.tasks["on"].space.width
+
+
+def test_flower_is_told_where_the_superlink_is_even_after_a_move(source, kits, tmp_path):
+    run(source, kits)
+    moved = tmp_path / 'else"where'
+    shutil.move(kits / "server", moved)
+    kit = open_server_kit(moved)
+    write_flwr_config(kit)
+    found = tomllib.loads((kit.flwr_home / "config.toml").read_text())["superlink"]
+    assert found == {
+        "default": "mdmt",
+        "mdmt": {"address": "127.0.0.1:9093", "root-certificates": str(moved / "ca.crt")},
+    }
+
+
+@pytest.mark.parametrize("server", ["192.0.2.7:443", "[2001:db8::7]:443"])
+def test_privileged_ports_and_ipv6(source, kits, server):
+    run(source, kits, server=server)
+    unit = (kits / "server" / "mdmt-server.service").read_text()
+    assert "AmbientCapabilities=CAP_NET_BIND_SERVICE" in unit
+    proxy = (kits / "server" / "nginx.conf").read_text()
+    assert "listen 0.0.0.0:443 ssl;" in proxy
+    assert ("listen [::]:443 ssl;" in proxy) == server.startswith("[")
+
+
+def test_a_site_comes_back_after_flowers_heartbeat_window(source, kits):
+    run(source, kits)
+    unit = (kits / "sites" / "north" / "mdmt-site.service").read_text()
+    settings = dict(
+        line.split("=", 1) for line in unit.splitlines() if "=" in line and line[0] != "#"
+    )
+    assert settings["Restart"] == "always"
+    assert int(settings["RestartSec"]) > 60
+    assert settings["StartLimitIntervalSec"] == "0"
+    assert not {"PrivateDevices", "MemoryDenyWriteExecute"} & settings.keys()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_takes_the_units(source, kits, tmp_path):
+    run(source, kits)
+    program = shutil.which("true")
+    for number, unit in enumerate(kits.rglob("*.service")):
+        copy = tmp_path / str(number) / unit.name
+        copy.parent.mkdir()
+        copy.write_text(unit.read_text().replace("/opt/mdmt/venv/bin/mdmt", str(program)))
+        check = subprocess.run(
+            ["systemd-analyze", "verify", str(copy)], capture_output=True, text=True, check=False
+        )
+        assert check.stderr == ""
+        assert check.returncode == 0
+
+
+def test_start_scripts_run_from_anywhere(source, kits, tmp_path):
+    run(source, kits)
+    (tmp_path / "bin").mkdir()
+    mdmt = tmp_path / "bin" / "mdmt"
+    mdmt.write_text('#!/bin/sh\necho "$@"\n')
+    mdmt.chmod(0o755)
+    environment = {"PATH": f"{mdmt.parent}:{os.defpath}"}
+    for folder, role in ((kits / "server", "server"), (kits / "sites" / "north", "site")):
+        script = str(folder / "start.sh")
+        said = subprocess.run([script], cwd="/", env=environment, capture_output=True, text=True)
+        assert said.stdout.split() == [role, "start", str(folder)]
+
+
+def test_the_server_certificate_is_signed_by_the_ca_of_every_kit(source, kits):
+    run(source, kits)
+    kit = open_server_kit(kits / "server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(kit.certificate, kit.private_key)  # the key fits
+    for folder in ("server", "sites/north", "sites/south", "ca"):
+        ca = read_certificate(kits / folder / "ca.crt")
+        read_certificate(kit.certificate).verify_directly_issued_by(ca)
