@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from mdmt.config import FederationConfig, TrainingConfig
 from mdmt.data.augmentation import Augmentation
 from mdmt.data.batches import (
-    ahead,
     batches_per_epoch,
     joint_batches,
     load_images,
     load_targets,
     normalise,
+    prefetch,
 )
 from mdmt.data.cohort import Cohort
 from mdmt.errors import ConfigError, DataError
@@ -159,7 +159,7 @@ def train(
 
     order = joint_batches(strata, config.training.batch_size, steps, np.random.default_rng(seed))
     place = next(model.parameters()).device  # numbered: a thread has a current GPU of its own
-    batches = ahead(_batches(cohort, config, order, tasks, seed, place))
+    batches = prefetch(_batches(cohort, config, order, tasks, seed, place))
     for step, (images, targets) in enumerate(batches):
         with torch.autocast(device.type, amp, enabled=amp is not None):
             outputs = forward(images, tuple(targets))

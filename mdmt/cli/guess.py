@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdmt.data.tabular import Sheet
+from mdmt.data.tabular import TabularFile
 from mdmt.errors import DataError
 
 __all__ = ["Guess", "GuessedTask", "guess_columns", "task_name"]
@@ -105,7 +105,7 @@ class Guess:
     others: tuple[GuessedTask, ...]
 
 
-def guess_columns(sheet: Sheet) -> Guess:
+def guess_columns(tabular: TabularFile) -> Guess:
     """Guess the columns of a table.
 
     Raises
@@ -114,29 +114,29 @@ def guess_columns(sheet: Sheet) -> Guess:
         No column names image files, or none could be a label.
     """
     cells = {
-        column: [row.cells[column] for row in sheet.rows] for column in sheet.columns if column
+        column: [row.cells[column] for row in tabular.rows] for column in tabular.columns if column
     }
     filled = {
         column: [v for v in values if v.lower() not in _MISSING] for column, values in cells.items()
     }
     filled = {column: values for column, values in filled.items() if values}
-    root, files = _file_columns(sheet.path.resolve().parent, filled)
+    root, files = _file_columns(tabular.path.resolve().parent, filled)
     masks = [column for column in files if "mask" in _words(column)]
     images = [column for column in files if column not in masks]
     if not images:
         raise DataError(
-            f"{sheet.path}: no column names image files that are there; paths must be relative to"
+            f"{tabular.path}: no column names image files that are there; paths must be relative to"
             " the table's folder or to a folder beside it"
         )
     split = next(
         (c for c, values in filled.items() if {v.lower() for v in values} <= set(_SPLITS)), None
     )
-    complete = [column for column, values in filled.items() if len(values) == len(sheet.rows)]
+    complete = [column for column, values in filled.items() if len(values) == len(tabular.rows)]
     taken = {*files, split}
     tasks = list(_tasks({c: v for c, v in filled.items() if c not in taken}))
     if not tasks:
         raise DataError(
-            f"{sheet.path}: no column could be a label: none has 2 to {MOST_CLASSES} different"
+            f"{tabular.path}: no column could be a label: none has 2 to {MOST_CLASSES} different"
             f" texts or whole numbers up to {HIGHEST_SCORE}"
         )
     likely = [task for task in tasks if _looks_like_label(task)] or tasks[:1]

@@ -21,7 +21,7 @@ def init(
 ) -> None:
     """Write a first site.yaml and federation.yaml from the columns of a table."""
     from mdmt.cli.guess import guess_columns, task_name
-    from mdmt.data.tabular import read_sheet
+    from mdmt.data.tabular import read_tabular_file
     from mdmt.errors import BadInput
     from mdmt.files import write_text
 
@@ -29,7 +29,7 @@ def init(
     for file in (site_file, federation_file):
         if file.exists():
             raise BadInput(f"{file}: exists already; choose another --out")
-    guess = guess_columns(read_sheet(table))
+    guess = guess_columns(read_tabular_file(table))
     name = task_name(table.resolve().parent.name)
     dataset = _dataset(guess, table.resolve(), out.resolve())
     write_text(site_file, _site(name, site_file, dataset, guess))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mdmt.config import FederationConfig, SiteConfig
-    from mdmt.data.validation import Report
+    from mdmt.data.validation import ValidationReport
 
 __all__ = ["validate"]
 
@@ -68,7 +68,7 @@ def _disagreements(federation: FederationConfig) -> Iterator[str]:
 
 
 def _check_dataset(site: SiteConfig, seed: int) -> bool:
-    """Print the findings of one site; tell whether one of them is an error."""
+    """Print the issues of one site; tell whether one of them is an error."""
     from mdmt.cli.console import progress_console, result_console
     from mdmt.data.validation import validate_dataset
 
@@ -81,7 +81,7 @@ def _check_dataset(site: SiteConfig, seed: int) -> bool:
     return bool(report.errors)
 
 
-def _tables(report: Report) -> Iterator[Table]:
+def _tables(report: ValidationReport) -> Iterator[Table]:
     from mdmt.cli.console import new_table
 
     counts = new_table(f"{report.site}: what can be used", "", ">train", ">val", ">test")
@@ -93,8 +93,8 @@ def _tables(report: Report) -> Iterator[Table]:
                 numbers = (str(split[column][label]) for split in splits.values())
                 counts.add_row(f"{task}: {column} = {label}", *numbers)
     yield counts
-    if report.findings:
-        found = new_table(f"{report.site}: findings", "severity", "where", "what")
-        for finding in sorted(report.findings, key=lambda finding: finding.severity):
-            found.add_row(finding.severity, finding.where, finding.message)
+    if report.issues:
+        found = new_table(f"{report.site}: issues", "severity", "where", "what")
+        for issue in sorted(report.issues, key=lambda issue: issue.severity):
+            found.add_row(issue.severity, issue.where, issue.message)
         yield found

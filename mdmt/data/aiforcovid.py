@@ -11,7 +11,7 @@ from mdmt.config.site import SiteConfig, SiteTask
 from mdmt.data.manifest import Manifest
 from mdmt.data.published import Cells, divided, image_file, read_published, table_of
 from mdmt.data.split_files import image_id
-from mdmt.data.tabular import Finding, Row, Sheet, need_columns, read_sheet
+from mdmt.data.tabular import Issue, Row, TabularFile, need_columns, read_tabular_file
 from mdmt.errors import DataError
 
 __all__ = ["HOSPITALS", "RELEASES", "read_aiforcovid"]
@@ -26,7 +26,7 @@ HOSPITALS = tuple("ABCDEF")
 OUTCOME = "Prognosis"
 
 
-def read_aiforcovid(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding]]:
+def read_aiforcovid(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]:
     """Read AIforCOVID's spreadsheets, one after the other.
 
     The centre of an image is its ``Hospital``. An id (``P_7``, ``P_1_7``, ``P_2_7``, ``P_3_7``) is
@@ -43,7 +43,7 @@ def read_aiforcovid(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding
     Returns
     -------
     Manifest
-    list of Finding
+    list of Issue
 
     Raises
     ------
@@ -57,10 +57,10 @@ def read_aiforcovid(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding
         for name, entry in site.tasks.items()
     }
     site = site.model_copy(update={"tasks": tasks})
-    sheet = _joined(dataset, tasks)
+    tabular = _joined(dataset, tasks)
     if dataset.split_files is not None:
         folder = dataset.root / dataset.split_files
-        sheet = divided(sheet, folder, "ImageFile", ("label", OUTCOME), str)
+        tabular = divided(tabular, folder, "ImageFile", ("label", OUTCOME), str)
     table = table_of(
         dataset,
         image="ImageFile",
@@ -68,32 +68,32 @@ def read_aiforcovid(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding
         centre="Hospital",
         split=dataset.split_files is not None,
     )
-    return read_published(sheet, site, table, seed, (), _check_hospital)
+    return read_published(tabular, site, table, seed, (), _check_hospital)
 
 
-def _joined(dataset: AIforCOVID, tasks: Mapping[str, SiteTask]) -> Sheet:
+def _joined(dataset: AIforCOVID, tasks: Mapping[str, SiteTask]) -> TabularFile:
     """The rows of all spreadsheets, with image files and, as ``patient``, ids."""
     wanted = {"ImageFile": "image names", "Hospital": "centres"}
     wanted |= dict.fromkeys(dataset.metadata, "dataset.metadata")
     wanted |= {dataset.patient: "dataset.patient"} if dataset.patient else {}
     wanted |= {c: f"tasks.{name}" for name, entry in tasks.items() for c in entry.columns}
     rows: dict[str, Row] = {}
-    findings: list[Finding] = []
+    issues: list[Issue] = []
     for path, folder in _tables(dataset).items():
-        sheet = read_sheet(path)
-        need_columns(sheet, wanted)
-        findings += sheet.findings
-        for row in sheet.rows:
+        tabular = read_tabular_file(path)
+        need_columns(tabular, wanted)
+        issues += tabular.issues
+        for row in tabular.rows:
             name = row.cells["ImageFile"]
             patient = image_id(name)
             if patient in rows:
                 message = f"column ImageFile: {patient} stands in {rows[patient].where} already"
-                findings.append(Finding("error", row.where, f"{message}: keep one row per image"))
+                issues.append(Issue("error", row.where, f"{message}: keep one row per image"))
                 continue
             file = image_file(dataset.root, folder, name)
             rows[patient] = replace(row, cells=row.cells | {"ImageFile": file, "patient": patient})
-    columns = tuple(dict.fromkeys((*sheet.columns, "patient")))
-    return Sheet(dataset.root, columns, tuple(rows.values()), tuple(findings))
+    columns = tuple(dict.fromkeys((*tabular.columns, "patient")))
+    return TabularFile(dataset.root, columns, tuple(rows.values()), tuple(issues))
 
 
 def _tables(dataset: AIforCOVID) -> dict[Path, Path]:

@@ -15,7 +15,7 @@ from mdmt.config import FederationConfig
 from mdmt.data.cohort import Cohort
 
 __all__ = [
-    "ahead",
+    "prefetch",
     "joint_batches",
     "load_images",
     "load_targets",
@@ -27,7 +27,7 @@ __all__ = [
 T = TypeVar("T")
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def prefetch(items: Iterator[T]) -> Iterator[T]:
     """Yield the same items, the next of which a thread makes while the caller works on this one."""
     with ThreadPoolExecutor(1, "batches") as thread:
         end = object()

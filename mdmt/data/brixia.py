@@ -14,14 +14,14 @@ from mdmt.data.manifest import CENTRE, Manifest
 from mdmt.data.published import Cells, divided, image_file, read_published, table_of
 from mdmt.data.synthetic_radiograph import LEVELS, ZONES
 from mdmt.data.table import label_columns
-from mdmt.data.tabular import Finding, Sheet, need_columns, read_sheet
+from mdmt.data.tabular import Issue, TabularFile, need_columns, read_tabular_file
 from mdmt.errors import DataError
 from mdmt.tasks import Classification, Ordinal, Regression
 
 __all__ = ["read_brixia"]
 
 
-def read_brixia(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding]]:
+def read_brixia(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]:
     """Read BRIXIA's table.
 
     The centre of an image is its manufacturer's group; its patient is in `dataset.patient`, else
@@ -37,7 +37,7 @@ def read_brixia(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding]]:
     Returns
     -------
     Manifest
-    list of Finding
+    list of Issue
 
     Raises
     ------
@@ -47,28 +47,28 @@ def read_brixia(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding]]:
     dataset = site.dataset
     assert isinstance(dataset, Brixia)
     site = _fitted(site, dataset)
-    sheet = read_sheet(dataset.root / dataset.table)
-    patient = dataset.patient or ("Subject" if "Subject" in sheet.columns else "StudyId")
+    tabular = read_tabular_file(dataset.root / dataset.table)
+    patient = dataset.patient or ("Subject" if "Subject" in tabular.columns else "StudyId")
     used = ["Filename", "BrixiaScore", "Manufacturer", patient]
     by_consensus = dataset.test == "consensus"
     need_columns(
-        sheet, dict.fromkeys(used + ["ConsensusTestset"] * by_consensus, "dataset kind brixia")
+        tabular, dict.fromkeys(used + ["ConsensusTestset"] * by_consensus, "dataset kind brixia")
     )
     if patient == "StudyId":
         message = "studies count as patients, of whom a person may be several: is there no Subject?"
-        finding = Finding("warning", str(sheet.path), message)
-        sheet = replace(sheet, findings=(*sheet.findings, finding))
+        issue = Issue("warning", str(tabular.path), message)
+        tabular = replace(tabular, issues=(*tabular.issues, issue))
     if by_consensus:
-        sheet = _consensus_apart(sheet, patient)
+        tabular = _consensus_apart(tabular, patient)
     elif dataset.split_files is not None:
         folder = dataset.root / dataset.split_files
-        sheet = divided(sheet, folder, "Filename", ("scores", "BrixiaScore"), padded)
+        tabular = divided(tabular, folder, "Filename", ("scores", "BrixiaScore"), padded)
     split = by_consensus or dataset.split_files is not None
     table = table_of(dataset, image="Filename", patient=patient, centre=CENTRE, split=split)
     consensus = _consensus_scores(dataset.root / dataset.consensus) if dataset.consensus else {}
     adds = (*STRUCTURES[dataset.structure], CENTRE)
     parse = partial(_parse, dataset=dataset, consensus=consensus)
-    return read_published(sheet, site, table, seed, adds, parse)
+    return read_published(tabular, site, table, seed, adds, parse)
 
 
 def _parse(cells: Cells, dataset: Brixia, consensus: Mapping[str, str]) -> Cells:
@@ -89,33 +89,33 @@ def _parse(cells: Cells, dataset: Brixia, consensus: Mapping[str, str]) -> Cells
     }
 
 
-def _consensus_apart(sheet: Sheet, patient: str) -> Sheet:
+def _consensus_apart(tabular: TabularFile, patient: str) -> TabularFile:
     """Make the consensus test set the test split, and leave out its patients' other images."""
     in_test = {"1": True, "0": False}
-    rows, findings = [], list(sheet.findings)
-    tested = {row.cells[patient] for row in sheet.rows if row.cells["ConsensusTestset"] == "1"}
-    for row in sheet.rows:
+    rows, issues = [], list(tabular.issues)
+    tested = {row.cells[patient] for row in tabular.rows if row.cells["ConsensusTestset"] == "1"}
+    for row in tabular.rows:
         flag = row.cells["ConsensusTestset"]
         if flag not in in_test:
             message = f"column ConsensusTestset: {flag!r}: expected 0 or 1"
-            findings.append(Finding("error", row.where, message))
+            issues.append(Issue("error", row.where, message))
         elif in_test[flag] or row.cells[patient] not in tested:
             split = "test" if in_test[flag] else "train"
             rows.append(replace(row, cells=row.cells | {"split": split}))
         else:
             message = "left out: another image of the patient is in the consensus test set"
-            findings.append(Finding("warning", row.where, message))
-    columns = tuple(dict.fromkeys((*sheet.columns, "split")))
-    return Sheet(sheet.path, columns, tuple(rows), tuple(findings))
+            issues.append(Issue("warning", row.where, message))
+    columns = tuple(dict.fromkeys((*tabular.columns, "split")))
+    return TabularFile(tabular.path, columns, tuple(rows), tuple(issues))
 
 
 def _consensus_scores(path: Path) -> dict[str, str]:
     """Six digits by file name: the modes of the five radiologists' scores."""
-    sheet = read_sheet(path)
+    tabular = read_tabular_file(path)
     modes = [f"Mode{zone}" for zone in ZONES]
-    need_columns(sheet, dict.fromkeys(["Filename", *modes], "dataset.consensus"))
+    need_columns(tabular, dict.fromkeys(["Filename", *modes], "dataset.consensus"))
     scores = {}
-    for row in sheet.rows:
+    for row in tabular.rows:
         digits = [row.cells[mode] for mode in modes]
         if any(len(digit) != 1 for digit in digits):
             raise DataError(f"{row.where}: {', '.join(modes)}: expected a digit each")

@@ -12,7 +12,7 @@ from mdmt.data.manifest import Manifest
 from mdmt.data.split_files import image_id, read_split_files
 from mdmt.data.splits import absent_classes
 from mdmt.data.table import read_rows
-from mdmt.data.tabular import Finding, Sheet
+from mdmt.data.tabular import Issue, TabularFile
 
 __all__ = ["Cells", "divided", "image_file", "read_published", "table_of"]
 
@@ -34,21 +34,25 @@ def image_file(root: Path, folder: Path, name: str) -> str:
 
 
 def divided(
-    sheet: Sheet, folder: Path, image: str, same: tuple[str, str], reading: Callable[[str], str]
-) -> Sheet:
+    tabular: TabularFile,
+    folder: Path,
+    image: str,
+    same: tuple[str, str],
+    reading: Callable[[str], str],
+) -> TabularFile:
     """Add the column ``split`` from a folder of split files.
 
-    Images that they do not name are left out. Findings say how many; and where the files name an
-    image that the sheet lacks, or contradict it.
+    Images that they do not name are left out. Issues say how many; and where the files name an
+    image that the tabular file lacks, or contradict it.
 
     Parameters
     ----------
-    sheet : Sheet
+    tabular : TabularFile
     folder : Path
     image : str
-        The sheet's column of image names.
+        The tabular file's column of image names.
     same : tuple of str
-        A column of the split files and the sheet's column that it repeats.
+        A column of the split files and the tabular file's column that it repeats.
     reading : callable
         What cells of the two mean; equal meanings agree.
 
@@ -58,9 +62,9 @@ def divided(
         The split files cannot be read.
     """
     assignments = read_split_files(folder)
-    rows, findings, named = [], list(sheet.findings), set()
+    rows, issues, named = [], list(tabular.issues), set()
     theirs, ours = same
-    for row in sheet.rows:
+    for row in tabular.rows:
         name = image_id(row.cells[image])
         if name not in assignments:
             continue
@@ -70,24 +74,24 @@ def divided(
         said = line.cells.get(theirs, own)
         if reading(said) != reading(own):
             message = f"{theirs} {said}, but {ours} of {row.where} is {own}: correct one of them"
-            findings.append(Finding("error", line.where, message))
+            issues.append(Issue("error", line.where, message))
         rows.append(replace(row, cells=row.cells | {"split": assignment.split}))
-    if left := len(sheet.rows) - len(rows):
-        message = f"{left} of {len(sheet.rows)} images are in no split file and left out"
-        findings.append(Finding("warning", str(folder), message))
+    if left := len(tabular.rows) - len(rows):
+        message = f"{left} of {len(tabular.rows)} images are in no split file and left out"
+        issues.append(Issue("warning", str(folder), message))
     unknown = [name for name in assignments if name not in named]
     if unknown:
         first = f"{unknown[0]} ({assignments[unknown[0]].row.where})"
         message = f"{len(unknown)} images are in no table, the first {first}"
-        findings.append(Finding("error", str(folder), f"{message}: is a release missing?"))
-    columns = dict.fromkeys((*sheet.columns, "split"))
-    return replace(sheet, columns=tuple(columns), rows=tuple(rows), findings=tuple(findings))
+        issues.append(Issue("error", str(folder), f"{message}: is a release missing?"))
+    columns = dict.fromkeys((*tabular.columns, "split"))
+    return replace(tabular, columns=tuple(columns), rows=tuple(rows), issues=tuple(issues))
 
 
 def table_of(
     dataset: AIforCOVID | Brixia, *, image: str, patient: str, centre: str, split: bool
 ) -> Table:
-    """Describe a sheet with these columns, and ``split`` if it says so, to the table reader."""
+    """Return the dataset section that tells the table reader what these columns are."""
     return Table(
         root=dataset.root,
         image=image,
@@ -102,18 +106,18 @@ def table_of(
 
 
 def read_published(
-    sheet: Sheet,
+    tabular: TabularFile,
     site: SiteConfig,
     table: Table,
     seed: int,
     adds: Sequence[str],
     parse: Callable[[Cells], Cells],
-) -> tuple[Manifest, list[Finding]]:
-    """Read a sheet whose rows must be understood first.
+) -> tuple[Manifest, list[Issue]]:
+    """Read a tabular file whose rows must be understood first.
 
     Parameters
     ----------
-    sheet : Sheet
+    tabular : TabularFile
     site : SiteConfig
     table : Table
         What the columns mean, those that `parse` gives included.
@@ -121,29 +125,29 @@ def read_published(
     adds : sequence of str
         The columns that `parse` gives.
     parse : callable
-        Cells of a row: what to add to them or put in their place. A ValueError is a finding.
+        Cells of a row: what to add to them or put in their place. A ValueError is an issue.
 
     Returns
     -------
     Manifest
-    list of Finding
+    list of Issue
         With split files, also the classes that a split lacks.
     """
-    rows, findings = [], list(sheet.findings)
-    for row in sheet.rows:
+    rows, issues = [], list(tabular.issues)
+    for row in tabular.rows:
         try:
             parsed = parse(row.cells)
         except ValueError as error:
-            findings.append(Finding("error", row.where, str(error)))
+            issues.append(Issue("error", row.where, str(error)))
         else:
             rows.append(replace(row, cells=row.cells | parsed))
-    columns = tuple(dict.fromkeys((*sheet.columns, *adds)))
-    sheet = Sheet(sheet.path, columns, tuple(rows), tuple(findings))
-    manifest, findings = read_rows(sheet, site, table, seed)
+    columns = tuple(dict.fromkeys((*tabular.columns, *adds)))
+    tabular = TabularFile(tabular.path, columns, tuple(rows), tuple(issues))
+    manifest, issues = read_rows(tabular, site, table, seed)
     assert isinstance(site.dataset, AIforCOVID | Brixia)
     folder = site.dataset.split_files
-    if folder is not None and not any(finding.severity == "error" for finding in findings):
+    if folder is not None and not any(issue.severity == "error" for issue in issues):
         for task, entry in site.tasks.items():
             problems = absent_classes(manifest, task, entry.space)
-            findings += [Finding("error", str(folder), f"task {task}: {p}") for p in problems]
-    return manifest, findings
+            issues += [Issue("error", str(folder), f"task {task}: {p}") for p in problems]
+    return manifest, issues

@@ -12,12 +12,12 @@ from mdmt.data.manifest import SPLITS, Manifest
 from mdmt.data.site_folds import divide
 from mdmt.data.synthetic import read_synthetic
 from mdmt.data.table import read_table
-from mdmt.data.tabular import Finding
+from mdmt.data.tabular import Issue
 from mdmt.errors import DataError
 
 __all__ = ["READERS", "inspect_manifest", "read_manifest"]
 
-Reader = Callable[[SiteConfig, int], tuple[Manifest, list[Finding]]]
+Reader = Callable[[SiteConfig, int], tuple[Manifest, list[Issue]]]
 
 READERS: dict[str, Reader] = {
     "table": read_table,
@@ -43,22 +43,22 @@ def read_manifest(site: SiteConfig, seed: int) -> Manifest:
     DataError
         The first thing wrong with the dataset, and how many more there are.
     """
-    manifest, findings = inspect_manifest(site, seed)
+    manifest, issues = inspect_manifest(site, seed)
     if site.fold is not None:
         manifest = divide(manifest, site.fold)
-    errors = [finding for finding in findings if finding.severity == "error"]
+    errors = [issue for issue in issues if issue.severity == "error"]
     if errors:
         more = f" [and {len(errors) - 1} more: mdmt validate lists them]" if errors[1:] else ""
         raise DataError(f"site {site.name}: {errors[0]}{more}")
-    if findings:
-        _log.warning("%s: %d warnings, the first: %s", site.name, len(findings), findings[0])
+    if issues:
+        _log.warning("%s: %d warnings, the first: %s", site.name, len(issues), issues[0])
     for split in SPLITS:
         if split not in manifest.splits:
             _log.warning("%s: no image in the %s split", site.name, split)
     return manifest
 
 
-def inspect_manifest(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding]]:
+def inspect_manifest(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]:
     """Read what can be used of a site's dataset and say what cannot.
 
     Raises

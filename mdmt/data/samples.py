@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdmt.data.tabular import Finding
+from mdmt.data.tabular import Issue
 
 __all__ = ["Sample", "patients_in_two_splits", "repeated_images"]
 
@@ -29,29 +29,27 @@ class Sample:
     """As in `Manifest.columns`."""
 
 
-def repeated_images(samples: Sequence[Sample]) -> list[Finding]:
+def repeated_images(samples: Sequence[Sample]) -> list[Issue]:
     """Find images that stand in two rows."""
     first: dict[Path, str] = {}
-    findings = []
+    issues = []
     for sample in samples:
         other = first.setdefault(sample.image, sample.where)
         if other != sample.where:
             message = f"image {sample.image} stands in {other} already: keep one row per image"
-            findings.append(Finding("error", sample.where, message))
-    return findings
+            issues.append(Issue("error", sample.where, message))
+    return issues
 
 
-def patients_in_two_splits(samples: Sequence[Sample]) -> list[Finding]:
+def patients_in_two_splits(samples: Sequence[Sample]) -> list[Issue]:
     """Find patients whose rows are in two splits."""
     rows: dict[str, dict[str, str]] = defaultdict(dict)
-    findings = []
+    issues = []
     for sample in samples:
         seen = rows[sample.patient]
         if seen and sample.split not in seen:
             split, row = next(iter(seen.items()))
             message = f"patient {sample.patient} is in {sample.split} here and in {split} in {row}"
-            findings.append(
-                Finding("error", sample.where, f"{message}: keep a patient in one split")
-            )
+            issues.append(Issue("error", sample.where, f"{message}: keep a patient in one split"))
         seen.setdefault(sample.split, sample.where)
-    return findings
+    return issues

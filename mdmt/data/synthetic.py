@@ -20,7 +20,7 @@ from mdmt.data.manifest import Manifest
 from mdmt.data.splits import deal_patients
 from mdmt.data.synthetic_radiograph import LEVELS, ZONES, draw_radiograph, write_dicom
 from mdmt.data.table import read_table
-from mdmt.data.tabular import Finding
+from mdmt.data.tabular import Issue
 from mdmt.errors import DataError
 from mdmt.files import read_json
 from mdmt.seeds import derive_seed
@@ -108,7 +108,7 @@ def write_synthetic(dataset: Synthetic, site: str, folder: Path) -> None:
     (folder / "synthetic.json").write_text(_origin(dataset, site), encoding="utf-8")
 
 
-def read_synthetic(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding]]:
+def read_synthetic(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]:
     """Read the synthetic dataset of a site through the table reader, writing it first if needed.
 
     The files depend on the site's name and its `dataset`, not on the federation's `seed`: two

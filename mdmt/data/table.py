@@ -14,7 +14,7 @@ from mdmt.config.site import SiteConfig, SiteTask
 from mdmt.data.manifest import CENTRE, SPLITS, Manifest
 from mdmt.data.samples import Sample, patients_in_two_splits, repeated_images
 from mdmt.data.splits import carve_validation, split_patients
-from mdmt.data.tabular import Finding, Row, Sheet, need_columns, read_sheet
+from mdmt.data.tabular import Issue, Row, TabularFile, need_columns, read_tabular_file
 from mdmt.errors import DataError
 
 __all__ = ["label_columns", "read_rows", "read_table"]
@@ -23,7 +23,7 @@ _MISSING = {"", "na", "nan"}
 _log = logging.getLogger(__name__)
 
 
-def read_table(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding]]:
+def read_table(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]:
     """Read the table of `site.dataset`, going on past every row that cannot be used.
 
     Rows that `where` leaves out, and rows without any label of the site's tasks, are dropped.
@@ -42,7 +42,7 @@ def read_table(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding]]:
     -------
     Manifest
         The rows that can be used, in the table's order.
-    list of Finding
+    list of Issue
         What is wrong with the others.
 
     Raises
@@ -52,30 +52,30 @@ def read_table(site: SiteConfig, seed: int) -> tuple[Manifest, list[Finding]]:
     """
     dataset = site.dataset
     assert isinstance(dataset, Table)
-    return read_rows(read_sheet(dataset.root / dataset.table), site, dataset, seed)
+    return read_rows(read_tabular_file(dataset.root / dataset.table), site, dataset, seed)
 
 
 def read_rows(
-    sheet: Sheet, site: SiteConfig, dataset: Table, seed: int
-) -> tuple[Manifest, list[Finding]]:
-    """Read a sheet as `dataset` describes it, wherever it comes from.
+    tabular: TabularFile, site: SiteConfig, dataset: Table, seed: int
+) -> tuple[Manifest, list[Issue]]:
+    """Read a tabular file as `dataset` describes it, wherever it comes from.
 
-    Readers of other layouts bring them into a sheet; the site's own `dataset` is not looked at.
+    Readers of other layouts convert them to a tabular file first. `site.dataset` is not used.
 
     Parameters
     ----------
-    sheet : Sheet
+    tabular : TabularFile
     site : SiteConfig
         Its name and tasks.
     dataset : Table
-        What the sheet's columns mean.
+        What the tabular file's columns mean.
     seed : int
 
     Returns
     -------
     Manifest
-    list of Finding
-        Those of the sheet, and those of its rows.
+    list of Issue
+        Those of the tabular file, and those of its rows.
 
     Raises
     ------
@@ -83,19 +83,19 @@ def read_rows(
         Columns are missing.
     """
     columns = {task: label_columns(task, entry) for task, entry in site.tasks.items()}
-    _need_columns(sheet, dataset, columns)
-    reader = _RowReader(dataset, site.tasks, columns, list(sheet.findings))
-    wanted = [row for row in sheet.rows if _is_wanted(row, dataset)]
+    _need_columns(tabular, dataset, columns)
+    reader = _RowReader(dataset, site.tasks, columns, list(tabular.issues))
+    wanted = [row for row in tabular.rows if _is_wanted(row, dataset)]
     samples = [sample for row in wanted if (sample := reader.read(row))]
-    findings = reader.findings + repeated_images(samples)
+    issues = reader.issues + repeated_images(samples)
     if dataset.split is not None:
-        findings += patients_in_two_splits(samples)
-    if not samples and not any(finding.severity == "error" for finding in findings):
-        counts = f"{len(sheet.rows)} rows, {len(wanted)} of them chosen by dataset.where"
-        findings.append(Finding("error", str(sheet.path), f"no row is left: {counts}, none usable"))
+        issues += patients_in_two_splits(samples)
+    if not samples and not any(issue.severity == "error" for issue in issues):
+        counts = f"{len(tabular.rows)} rows, {len(wanted)} of them chosen by dataset.where"
+        issues.append(Issue("error", str(tabular.path), f"no row is left: {counts}, none usable"))
     if reader.unlabelled:
         _log.info("%s: %d rows without a label dropped", site.name, reader.unlabelled)
-    return _manifest(samples, site.tasks, _splits(samples, dataset, seed)), findings
+    return _manifest(samples, site.tasks, _splits(samples, dataset, seed)), issues
 
 
 def label_columns(task: str, entry: SiteTask) -> tuple[str, ...]:
@@ -117,7 +117,7 @@ def label_columns(task: str, entry: SiteTask) -> tuple[str, ...]:
     return columns
 
 
-def _need_columns(sheet: Sheet, dataset: Table, labels: dict[str, tuple[str, ...]]) -> None:
+def _need_columns(tabular: TabularFile, dataset: Table, labels: dict[str, tuple[str, ...]]) -> None:
     wanted = {dataset.image: "dataset.image"}
     for key in ("patient", "split", "mask", "centre"):
         if getattr(dataset, key) is not None:
@@ -125,7 +125,7 @@ def _need_columns(sheet: Sheet, dataset: Table, labels: dict[str, tuple[str, ...
     wanted |= dict.fromkeys(dataset.where, "dataset.where")
     wanted |= dict.fromkeys(dataset.metadata, "dataset.metadata")
     wanted |= {name: f"tasks.{task}" for task, names in labels.items() for name in names}
-    need_columns(sheet, wanted)
+    need_columns(tabular, wanted)
 
 
 def _is_wanted(row: Row, dataset: Table) -> bool:
@@ -140,20 +140,20 @@ class _RowReader:
     dataset: Table
     tasks: dict[str, SiteTask]
     columns: dict[str, tuple[str, ...]]
-    findings: list[Finding]
+    issues: list[Issue]
     unlabelled: int = 0
 
     def read(self, row: Row) -> Sample | None:
         """Read a row; None if it has no label or something is wrong with it."""
-        before = len(self.findings)
+        before = len(self.issues)
         targets = {task: self._labels(row, task) for task in self.tasks}
-        if len(self.findings) == before and all(np.isnan(v).all() for v in targets.values()):
+        if len(self.issues) == before and all(np.isnan(v).all() for v in targets.values()):
             self.unlabelled += 1
             return None
         image = self._file(row, self.dataset.image)
         mask = self._file(row, self.dataset.mask) if self.dataset.mask else None
         patient, split = self._patient(row), self._split(row)
-        if image is None or len(self.findings) > before:
+        if image is None or len(self.issues) > before:
             return None
         return Sample(row.where, image, mask, patient, split, targets, self._columns(row))
 
@@ -181,7 +181,7 @@ class _RowReader:
         if not path.is_file():
             if self.dataset.on_bad_image == "skip":
                 message = f"column {column}: {path} is not a file: row skipped"
-                self.findings.append(Finding("warning", row.where, message))
+                self.issues.append(Issue("warning", row.where, message))
             else:
                 self._wrong(row, column, f"{path} is not a file")
         return path
@@ -212,7 +212,7 @@ class _RowReader:
         return columns
 
     def _wrong(self, row: Row, column: str, message: str) -> None:
-        self.findings.append(Finding("error", row.where, f"column {column}: {message}"))
+        self.issues.append(Issue("error", row.where, f"column {column}: {message}"))
 
 
 def _splits(samples: Sequence[Sample], dataset: Table, seed: int) -> list[str]:

@@ -12,13 +12,13 @@ from typing import Literal
 
 from mdmt.errors import DataError
 
-__all__ = ["Finding", "Row", "Severity", "Sheet", "need_columns", "read_sheet"]
+__all__ = ["Issue", "Row", "Severity", "TabularFile", "need_columns", "read_tabular_file"]
 
 Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Issue:
     """Something in a dataset that its owner should know."""
 
     severity: Severity
@@ -41,18 +41,18 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class TabularFile:
     """A table as text."""
 
     path: Path
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    findings: tuple[Finding, ...]
+    issues: tuple[Issue, ...]
     """Rows that do not have the header's width."""
 
 
-def read_sheet(path: Path) -> Sheet:
-    """Read a CSV (UTF-8; comma, semicolon or tab) or the first sheet of an XLSX file.
+def read_tabular_file(path: Path) -> TabularFile:
+    """Read a CSV (UTF-8; comma, semicolon or tab) or the first tabular of an XLSX file.
 
     Numbers in XLSX cells read as a spreadsheet shows them: 1.0 is ``1``. Blank rows are left out.
 
@@ -71,23 +71,23 @@ def read_sheet(path: Path) -> Sheet:
     doubled = sorted({name for name in columns if name and columns.count(name) > 1})
     if doubled:
         raise DataError(f"{path}: two columns are called {', '.join(doubled)}: rename one")
-    rows, findings = [], []
+    rows, issues = [], []
     for number, cells in lines[1:]:
         where = f"{path.name}:{number}"
         if len(cells) != len(columns):
             message = f"{len(cells)} cells under a header of {len(columns)}"
-            findings.append(Finding("error", where, f"{message}: is a delimiter missing or extra?"))
+            issues.append(Issue("error", where, f"{message}: is a delimiter missing or extra?"))
         else:
             rows.append(Row(where, dict(zip(columns, cells, strict=True))))
-    return Sheet(path, columns, tuple(rows), tuple(findings))
+    return TabularFile(path, columns, tuple(rows), tuple(issues))
 
 
-def need_columns(sheet: Sheet, wanted: Mapping[str, str]) -> None:
-    """Refuse a sheet that lacks a column.
+def need_columns(tabular: TabularFile, wanted: Mapping[str, str]) -> None:
+    """Refuse a tabular file that lacks a column.
 
     Parameters
     ----------
-    sheet : Sheet
+    tabular : TabularFile
     wanted : mapping of str to str
         What each column is needed for.
 
@@ -98,13 +98,13 @@ def need_columns(sheet: Sheet, wanted: Mapping[str, str]) -> None:
     """
     missing = []
     for name, key in wanted.items():
-        if name not in sheet.columns:
-            close = difflib.get_close_matches(name, sheet.columns, n=1)
+        if name not in tabular.columns:
+            close = difflib.get_close_matches(name, tabular.columns, n=1)
             hint = f", did you mean {close[0]}?" if close else ""
             missing.append(f"no column {name} (for {key}{hint})")
     if missing:
-        present = ", ".join(column for column in sheet.columns if column)
-        raise DataError(f"{sheet.path}: {'; '.join(missing)}; its columns are {present}")
+        present = ", ".join(column for column in tabular.columns if column)
+        raise DataError(f"{tabular.path}: {'; '.join(missing)}; its columns are {present}")
 
 
 def _csv_lines(path: Path) -> list[tuple[int, list[str]]]:
@@ -147,7 +147,7 @@ def _xlsx_lines(path: Path) -> list[tuple[int, list[str]]]:
     width = max(
         (i + 1 for _, cells in lines[:1] for i, cell in enumerate(cells) if cell), default=0
     )
-    # Rows end at their last filled cell, and a formatted sheet has empty columns on its right.
+    # Rows end at their last filled cell, and a formatted tabular has empty columns on its right.
     return [(n, cells[:width] + [""] * (width - len(cells))) for n, cells in lines]
 
 

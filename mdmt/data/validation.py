@@ -15,10 +15,10 @@ from mdmt.data.images import read_mask, read_radiograph
 from mdmt.data.manifest import SPLITS, Manifest, Split
 from mdmt.data.readers import inspect_manifest
 from mdmt.data.table import label_columns
-from mdmt.data.tabular import Finding, Severity
+from mdmt.data.tabular import Issue, Severity
 from mdmt.errors import DataError, ImageError
 
-__all__ = ["Finding", "Report", "validate_dataset"]
+__all__ = ["Issue", "ValidationReport", "validate_dataset"]
 
 SMALL_SIDE = 64
 """Pixels; a shorter side is likely a thumbnail."""
@@ -27,11 +27,11 @@ LONG_ASPECT = 2.5
 
 
 @dataclass(frozen=True)
-class Report:
+class ValidationReport:
     """What a site's owner should know before training."""
 
     site: str
-    findings: tuple[Finding, ...]
+    issues: tuple[Issue, ...]
     images: dict[Split, int] = field(default_factory=dict)
     """Usable images."""
     patients: dict[Split, int] = field(default_factory=dict)
@@ -39,14 +39,14 @@ class Report:
     """Labelled samples by task, split, table column and label."""
 
     @property
-    def errors(self) -> tuple[Finding, ...]:
-        """The findings that make training wrong."""
-        return tuple(finding for finding in self.findings if finding.severity == "error")
+    def errors(self) -> tuple[Issue, ...]:
+        """The issues that make training wrong."""
+        return tuple(issue for issue in self.issues if issue.severity == "error")
 
 
 def validate_dataset(
     site: SiteConfig, seed: int, *, progress: Callable[[int, int], None] | None = None
-) -> Report:
+) -> ValidationReport:
     """Read a site's table and every image and mask, and list all that is wrong.
 
     Parameters
@@ -60,21 +60,21 @@ def validate_dataset(
         Called with (done, total) images.
     """
     try:
-        manifest, findings = inspect_manifest(site, seed)
+        manifest, issues = inspect_manifest(site, seed)
     except DataError as error:
-        return Report(site.name, (Finding("error", f"site {site.name}", str(error)),))
+        return ValidationReport(site.name, (Issue("error", f"site {site.name}", str(error)),))
     checks = list(_check_images(manifest, site, progress))
-    findings += [finding for check in checks for finding in check.findings]
+    issues += [issue for check in checks for issue in check.issues]
     usable = manifest.select(np.flatnonzero([check.usable for check in checks]))
-    findings += _duplicate_files(usable, [check.digest for check in checks if check.usable])
+    issues += _duplicate_files(usable, [check.digest for check in checks if check.usable])
     labels = _count_labels(usable, site)
     if len(manifest):
-        findings += _labels_to_train_on(usable, site, labels)
-        findings += _empty_splits(usable, site)
+        issues += _labels_to_train_on(usable, site, labels)
+        issues += _empty_splits(usable, site)
     rows = {split: usable.indices(split) for split in SPLITS}
-    return Report(
+    return ValidationReport(
         site=site.name,
-        findings=tuple(findings),
+        issues=tuple(issues),
         images={split: len(indices) for split, indices in rows.items()},
         patients={split: len(set(usable.patients[i].tolist())) for split, i in rows.items()},
         labels=labels,
@@ -85,7 +85,7 @@ def validate_dataset(
 class _Check:
     usable: bool
     digest: str
-    findings: list[Finding]
+    issues: list[Issue]
 
 
 def _check_images(
@@ -103,7 +103,7 @@ def _check_images(
             digest = hashlib.sha256(image.read_bytes()).hexdigest()
         except (ImageError, OSError) as error:
             severity: Severity = "warning" if skip else "error"
-            return _Check(False, "", [Finding(severity, where, str(error))])
+            return _Check(False, "", [Issue(severity, where, str(error))])
         return _Check(True, digest, _implausible_size(where, image, width, height))
 
     with ThreadPoolExecutor(max(1, site.workers)) as pool:
@@ -113,17 +113,17 @@ def _check_images(
             yield result
 
 
-def _implausible_size(where: str, image: Path, width: int, height: int) -> list[Finding]:
+def _implausible_size(where: str, image: Path, width: int, height: int) -> list[Issue]:
     message = f"{image}: {width} x {height} pixels: is this a whole radiograph?"
     short, long = sorted((width, height))
     implausible = short < SMALL_SIDE or long > LONG_ASPECT * short
-    return [Finding("warning", where, message)] if implausible else []
+    return [Issue("warning", where, message)] if implausible else []
 
 
-def _duplicate_files(manifest: Manifest, digests: list[str]) -> list[Finding]:
+def _duplicate_files(manifest: Manifest, digests: list[str]) -> list[Issue]:
     """Equal bytes under two names: a leak if it crosses splits, a repeated sample if not."""
     first: dict[str, int] = {}
-    findings = []
+    issues = []
     for index, digest in enumerate(digests):
         other = first.setdefault(digest, index)
         if other == index:
@@ -133,8 +133,8 @@ def _duplicate_files(manifest: Manifest, digests: list[str]) -> list[Finding]:
         if here != there:
             message += f", but that is {there} and this is {here}: keep one of them"
         severity: Severity = "warning" if here == there else "error"
-        findings.append(Finding(severity, manifest.rows[index], message))
-    return findings
+        issues.append(Issue(severity, manifest.rows[index], message))
+    return issues
 
 
 def _count_labels(
@@ -154,24 +154,24 @@ def _labels_to_train_on(
     manifest: Manifest,
     site: SiteConfig,
     labels: dict[str, dict[Split, dict[str, dict[str, int]]]],
-) -> Iterator[Finding]:
+) -> Iterator[Issue]:
     if not any(manifest.labelled(task, "train") for task in site.tasks):
         message = "no labelled image in the train split: there is nothing to learn from"
-        yield Finding("error", f"site {site.name}", message)
+        yield Issue("error", f"site {site.name}", message)
         return
     for task, entry in site.tasks.items():
         if not manifest.labelled(task, "train"):
             message = "no labelled image in the train split: its head will not learn here"
-            yield Finding("warning", f"task {task}", message)
+            yield Issue("warning", f"task {task}", message)
         elif entry.space.kind != "regression":  # whose histogram has bins, not classes
             for column, counts in labels[task]["train"].items():
                 absent = [label for label, count in counts.items() if count == 0]
                 if absent:
                     message = f"column {column}: no {', '.join(absent)} in the train split"
-                    yield Finding("warning", f"task {task}", message)
+                    yield Issue("warning", f"task {task}", message)
 
 
-def _empty_splits(manifest: Manifest, site: SiteConfig) -> Iterator[Finding]:
+def _empty_splits(manifest: Manifest, site: SiteConfig) -> Iterator[Issue]:
     for split in ("val", "test"):
         if split not in manifest.splits:
-            yield Finding("warning", f"site {site.name}", f"no image in the {split} split")
+            yield Issue("warning", f"site {site.name}", f"no image in the {split} split")

@@ -42,8 +42,8 @@ def check_dataset(site: SiteConfig, progress: Callable[[int, int], None] | None 
         first = report.errors[0]
         found = f"errors: {len(report.errors)}, first {first.where}: {first.message}"
         return Check("dataset", "fail", found, remedy)
-    if report.findings:
-        first = report.findings[0]
-        warnings = f"warnings: {len(report.findings)}, first {first.where}: {first.message}"
+    if report.issues:
+        first = report.issues[0]
+        warnings = f"warnings: {len(report.issues)}, first {first.where}: {first.message}"
         return Check("dataset", "warn", f"{usable}; {warnings}", remedy)
     return Check("dataset", "pass", usable)

@@ -10,7 +10,7 @@ from cli_builders import errors, patients, run_cli, write_rows
 
 from mdmt.cli.guess import guess_columns
 from mdmt.config import load_federation, load_site
-from mdmt.data.tabular import read_sheet
+from mdmt.data.tabular import read_tabular_file
 
 
 def test_init_validate_simulate(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_roles_of_columns(tmp_path: Path) -> None:
         }
         for number in range(24)
     ]
-    guess = guess_columns(read_sheet(write_rows(tmp_path / "a", rows)))
+    guess = guess_columns(read_tabular_file(write_rows(tmp_path / "a", rows)))
     assert (guess.image, guess.patient, guess.split) == ("image", "Patient ID", "set")
     # There is no test split: the validation split becomes it.
     assert guess.splits == {"training": "train", "validation": "test"}
@@ -100,7 +100,7 @@ def test_table_without_images_or_labels(tmp_path: Path, drop: str, says: str) ->
 
 def test_real_tables(covid_cxr: Path) -> None:
     brixia, hannover = (
-        guess_columns(read_sheet(covid_cxr / site / "labels.csv"))
+        guess_columns(read_tabular_file(covid_cxr / site / "labels.csv"))
         for site in ("brixia-public", "hannover")
     )
     assert brixia.tasks[0].columns == tuple("ABCDEF")

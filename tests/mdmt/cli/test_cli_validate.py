@@ -20,7 +20,7 @@ def test_counts_of_what_can_be_used(write_federation: Callable[..., Path], tmp_p
     assert ["prognosis:", "prognosis", "=", "MILD", "3", "1", "1"] in rows
 
 
-def test_findings_are_listed_for_a_site_file(tmp_path: Path) -> None:
+def test_issues_are_listed_for_a_site_file(tmp_path: Path) -> None:
     write_rows(tmp_path / "a", patients())
     (tmp_path / "a" / "images" / "0.png").write_text("no image")
     (tmp_path / "a" / "images" / "1.png").write_bytes(b"")

@@ -32,7 +32,7 @@ def read(root: Path, **dataset: Any) -> Manifest:
 
 def found(root: Path, **dataset: Any) -> list[str]:
     site = SiteConfig.model_validate(aiforcovid_site(root, **dataset))
-    return [str(finding) for finding in inspect_manifest(site, 0)[1]]
+    return [str(issue) for issue in inspect_manifest(site, 0)[1]]
 
 
 def add_release(root: Path, release: int, rows: list[Row]) -> None:
@@ -148,7 +148,7 @@ def layout(covid_cxr: Path) -> Path:
 def test_original_layout_reads_all_releases_and_is_valid(layout: Path) -> None:
     site = SiteConfig.model_validate(aiforcovid_site(layout, split_files="folds/5/0"))
     report = validate_dataset(site, 0)
-    assert report.findings == ()
+    assert report.issues == ()
     assert report.images == {"train": 29, "val": 9, "test": 12}
     manifest = read_manifest(site, 0)
     with (layout / "link_to_covid-cxr.csv").open() as file:

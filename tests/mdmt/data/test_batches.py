@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from mdmt.data.batches import ahead
+from mdmt.data.batches import prefetch
 
 
 def test_nothing_is_lost_or_reordered():
-    assert list(ahead(iter(range(5)))) == [0, 1, 2, 3, 4]
-    assert list(ahead(iter(()))) == []
-    assert list(ahead(iter([None, None]))) == [None, None]
+    assert list(prefetch(iter(range(5)))) == [0, 1, 2, 3, 4]
+    assert list(prefetch(iter(()))) == []
+    assert list(prefetch(iter([None, None]))) == [None, None]
 
 
 def test_the_next_item_is_made_while_this_one_is_used():
@@ -24,7 +24,7 @@ def test_the_next_item_is_made_while_this_one_is_used():
         made.set()
         yield 2
 
-    following = ahead(items())
+    following = prefetch(items())
     assert next(following) == 1
     assert made.wait(10)
     assert list(following) == [2]
@@ -38,7 +38,7 @@ def test_no_more_than_the_next_one_is_made():
             made.append(number)
             yield number
 
-    following = ahead(items())
+    following = prefetch(items())
     next(following)
     time.sleep(0.05)
     assert made == [0, 1]
@@ -50,7 +50,7 @@ def test_an_error_reaches_whoever_uses_the_items():
         yield 1
         raise ValueError("a damaged image")
 
-    following = ahead(items())
+    following = prefetch(items())
     assert next(following) == 1
     with pytest.raises(ValueError, match="a damaged image"):
         next(following)
@@ -58,8 +58,8 @@ def test_an_error_reaches_whoever_uses_the_items():
 
 def test_no_thread_is_left():
     before = threading.active_count()
-    list(ahead(iter(range(3))))
-    unfinished = ahead(iter(range(3)))
+    list(prefetch(iter(range(3))))
+    unfinished = prefetch(iter(range(3)))
     next(unfinished)
     unfinished.close()
     assert threading.active_count() == before

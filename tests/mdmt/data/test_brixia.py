@@ -43,7 +43,7 @@ def read(root: Path, task: dict[str, Any] = ZONE_TASK, **dataset: Any) -> Manife
 
 def found(root: Path, task: dict[str, Any] = ZONE_TASK, **dataset: Any) -> list[str]:
     site = SiteConfig.model_validate(brixia_site(root, task, **dataset))
-    return [str(finding) for finding in inspect_manifest(site, 0)[1]]
+    return [str(issue) for issue in inspect_manifest(site, 0)[1]]
 
 
 def named(manifest: Manifest, values: np.ndarray) -> dict[str, Any]:
@@ -274,7 +274,7 @@ def test_original_layout_reads_as_its_table_says(layout: Path) -> None:
 def test_original_layout_has_its_authors_splits_and_is_valid(layout: Path) -> None:
     site = SiteConfig.model_validate(brixia_site(layout, split_files="folds/5/0"))
     report = validate_dataset(site, 0)
-    assert report.findings == ()
+    assert report.issues == ()
     assert report.images == {"train": 32, "val": 9, "test": 9}
 
 

@@ -182,8 +182,8 @@ def test_a_bad_row_is_refused_by_file_and_line(write: Any, row: str, message: st
 
 def test_every_problem_is_collected_and_the_error_counts_the_others(write: Any) -> None:
     root = write(ROWS[0], "x2.png,p2,train,7,8,MILD", "gone.png,p3,val,0,0,MILD")
-    manifest, findings = inspect_manifest(site_of(root), 0)
-    assert [finding.where for finding in findings] == ["labels.csv:3"] * 2 + ["labels.csv:4"]
+    manifest, issues = inspect_manifest(site_of(root), 0)
+    assert [issue.where for issue in issues] == ["labels.csv:3"] * 2 + ["labels.csv:4"]
     assert len(manifest) == 1
     with pytest.raises(DataError, match="and 2 more"):
         read_manifest(site_of(root), 0)

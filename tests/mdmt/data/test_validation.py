@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mdmt.config.site import SiteConfig
-from mdmt.data.validation import Report, validate_dataset
+from mdmt.data.validation import ValidationReport, validate_dataset
 
 TASKS = {
     "prognosis": {"kind": "classification", "classes": ["MILD", "SEVERE"]},
@@ -33,7 +33,7 @@ class Dataset:
     def save(self, name: str, pixels: Any) -> None:
         Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(self.root / name)
 
-    def validate(self, tasks: dict[str, Any] = TASKS, **dataset: Any) -> Report:
+    def validate(self, tasks: dict[str, Any] = TASKS, **dataset: Any) -> ValidationReport:
         header = ["image", "patient", "split", "A", "B", "prognosis"]
         lines = [",".join(row) for row in [header, *self.rows]]
         (self.root / "labels.csv").write_text("\n".join(lines))
@@ -53,17 +53,17 @@ def data(tmp_path: Path) -> Dataset:
     return Dataset(tmp_path)
 
 
-def only(report: Report, severity: str, where: str, text: str) -> None:
-    (finding,) = report.findings
-    assert (finding.severity, finding.where) == (severity, where)
-    assert text in finding.message
+def only(report: ValidationReport, severity: str, where: str, text: str) -> None:
+    (issue,) = report.issues
+    assert (issue.severity, issue.where) == (severity, where)
+    assert text in issue.message
     assert bool(report.errors) == (severity == "error")
 
 
-def test_sound_data_give_counts_and_no_finding(data: Dataset) -> None:
+def test_sound_data_give_counts_and_no_issue(data: Dataset) -> None:
     data.rows[0][4] = ""
     report = data.validate()
-    assert report.findings == ()
+    assert report.issues == ()
     assert report.images == report.patients == {"train": 4, "val": 2, "test": 2}
     assert report.labels["prognosis"]["train"] == {"prognosis": {"MILD": 2, "SEVERE": 2}}
     assert report.labels["severity"]["train"] == {"A": {"0": 2, "1": 2}, "B": {"0": 2, "1": 1}}
@@ -108,7 +108,7 @@ def test_all_bad_labels_and_all_bad_images_are_listed_at_once(data: Dataset) -> 
     data.rows[3][0] = "gone.png"
     (data.root / "4.png").write_bytes(b"")
     (data.root / "5.png").write_bytes(b"")
-    found = {finding.where for finding in data.validate().errors}
+    found = {issue.where for issue in data.validate().errors}
     assert found == {f"labels.csv:{line}" for line in (3, 4, 5, 6, 7)}
 
 
@@ -158,7 +158,7 @@ def test_no_training_label_at_all_is_an_error(data: Dataset) -> None:
 def test_splits_without_images_are_warnings(data: Dataset) -> None:
     data.rows = data.rows[:4]
     report = data.validate(val_fraction=0)
-    assert [f.message for f in report.findings] == [
+    assert [f.message for f in report.issues] == [
         f"no image in the {s} split" for s in ("val", "test")
     ]
     assert not report.errors
@@ -170,7 +170,7 @@ def test_a_thumbnail_or_a_strip_is_a_warning(data: Dataset, shape: tuple[int, in
     only(data.validate(), "warning", "labels.csv:4", f"{shape[1]} x {shape[0]} pixels")
 
 
-def test_missing_columns_and_tables_are_findings_and_not_exceptions(data: Dataset) -> None:
+def test_missing_columns_and_tables_are_issues_and_not_exceptions(data: Dataset) -> None:
     only(data.validate(patient="person"), "error", "site clinic", "no column person")
     only(data.validate(table="no.csv"), "error", "site clinic", "no.csv: cannot be read")
 
