@@ -6,9 +6,9 @@ Imports nothing heavy: the launcher asks before it lets anything run.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
-from client.deployment.audit_entry import content_bytes
 from mdmt.config import FederationConfig
 from mdmt.config.policy import Policy
 from mdmt.errors import PolicyError
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
     from mdmt.data.cohort import Cohort
 
-__all__ = ["cap_memory", "check_app", "check_data", "check_order", "check_upload"]
+__all__ = [
+    "cap_memory",
+    "check_app",
+    "check_data",
+    "check_order",
+    "check_upload",
+    "content_bytes",
+]
 
 
 def check_app(policy: Policy, sha256: str) -> None:
@@ -91,6 +98,15 @@ def check_data(
             f"policy: max_local_epochs allows {limit:g}, the federation asks for more with"
             f" local_steps {steps} of batch_size {federation.training.batch_size}"
         )
+
+
+def content_bytes(content: RecordDict) -> int:
+    """Payload of a message in bytes: its arrays as serialised, its texts and numbers."""
+    arrays = sum(len(a.data) for record in content.array_records.values() for a in record.values())
+    texts = (text for record in content.config_records.values() for text in record.values())
+    numbers = (number for record in content.metric_records.values() for number in record.values())
+    values = chain[Any](texts, numbers)
+    return arrays + sum(len(v if isinstance(v, bytes) else str(v).encode()) for v in values)
 
 
 def check_upload(policy: Policy, content: RecordDict) -> None:

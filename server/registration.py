@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterable
 
 from flwr.app import Message
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from mdmt.config import FederationConfig
 from mdmt.errors import RollCallError
 from mdmt.messages import SiteCard
+from server.flower import NodeInfo
 from server.messaging import Refused, away, exchange
 from server.site_registry import Roster, node_name, read_card, site_problems
 

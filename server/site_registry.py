@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterable
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from pydantic import ValidationError
 
 from mdmt.config import FederationConfig
 from mdmt.messages import Query, SiteCard
+from server.flower import NodeInfo
 from server.messaging import Refused, away, lost, reason
 
 __all__ = ["Roster", "node_name", "read_card", "site_problems"]

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from client.deployment.worker import Worker
+from server.flower import NodeInfo, Run, task_identity
 
 __all__ = ["InProcessGrid", "LocalGrid", "run_inprocess", "task_identity"]
 
@@ -130,17 +127,6 @@ class InProcessGrid(LocalGrid):
             if message is not None:
                 return [self._app(message, self.contexts[message.metadata.dst_node_id])]
         return []
-
-
-@contextmanager
-def task_identity() -> Iterator[None]:
-    """Let `Message` be made outside a Flower process (it asks a private class who is sending)."""
-    before = TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, _SERVER_NODE
-    try:
-        yield
-    finally:
-        TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before
 
 
 def run_inprocess(

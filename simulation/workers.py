@@ -22,12 +22,12 @@ from typing import Literal
 
 import torch
 from flwr.app import Error, Message, UserConfig
-from flwr.common.constant import ErrorCode
 
 from client.deployment.worker import Worker
 from mdmt.config import FederationConfig
 from mdmt.errors import RunError
 from mdmt.training import resolve_device
+from server.flower import ErrorCode
 from simulation.engine import LocalGrid
 
 __all__ = ["WorkerGrid", "choose_gpu", "count_workers", "start_workers"]

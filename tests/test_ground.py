@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -130,3 +131,51 @@ def test_every_configuration_key_is_documented():
             if isinstance(model, type) and issubclass(model, Strict):
                 for key in set(model.model_fields) - {"space", "kind"}:
                     assert f"`{key}`" in text, f"{model.__name__}.{key}"
+
+
+FLOWER_IS_PRIVATE_IN = {"client/flower.py", "server/flower.py"}
+PUBLIC_FLOWER = {"flwr.app", "flwr.clientapp", "flwr.serverapp"}
+
+
+def imported_modules(file):
+    """Every module that a file imports anywhere, also inside functions."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, node.lineno
+
+
+def test_private_modules_of_flower_are_imported_in_one_file_per_side():
+    """The next Flower version is then a change in two files."""
+    found = {}
+    for room in ("mdmt", "client", "server", "simulation"):
+        for file in sorted((ROOT / room).rglob("*.py")):
+            name = file.relative_to(ROOT).as_posix()
+            for module, line in imported_modules(file):
+                if module.partition(".")[0] == "flwr" and module not in PUBLIC_FLOWER:
+                    found.setdefault(name, []).append(f"{name}:{line}: {module}")
+    assert not [place for file in found.keys() - FLOWER_IS_PRIVATE_IN for place in found[file]]
+    assert found.keys() == FLOWER_IS_PRIVATE_IN
+
+
+@pytest.mark.parametrize("file", sorted(FLOWER_IS_PRIVATE_IN))
+def test_each_private_import_of_flower_has_its_reason(file):
+    """A comment on one of the lines of the import statement, or of one of its names."""
+    lines = (ROOT / file).read_text().splitlines()
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flwr."):
+            if node.module in PUBLIC_FLOWER or node.col_offset:
+                continue
+            statement = lines[node.lineno - 1 : node.end_lineno]
+            assert any("  # " in line for line in statement), f"{file}:{node.lineno}"
+
+
+def test_a_simulation_does_not_load_what_only_a_deployment_needs():
+    """Flower's web server and its command line would cost every start a third of a second."""
+    code = (
+        "import sys, simulation.engine, client.app, server.messaging\n"
+        "print([m for m in ('fastapi', 'flwr.supercore.heartbeat') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

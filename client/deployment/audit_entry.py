@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from client.policy import content_bytes
 from mdmt import wire
 from mdmt.strict import Strict
 
 if TYPE_CHECKING:
     from flwr.app import Array, Message, RecordDict
 
-__all__ = ["Entry", "content_bytes", "describe", "parse_object"]
+__all__ = ["Entry", "describe", "parse_object"]
 
 ArrayFacts = tuple[str, tuple[int, ...], int]
 _SHORT = 200
@@ -113,15 +114,6 @@ def _facts(blob: bytes) -> dict[str, str]:
         return wire.facts_of(blob)
     except ValueError:
         return {}
-
-
-def content_bytes(content: RecordDict) -> int:
-    """Payload of a message: its arrays as serialised, its texts and numbers."""
-    arrays = sum(len(a.data) for record in content.array_records.values() for a in record.values())
-    values = (value for _, value in _values(content))
-    return arrays + sum(
-        len(value if isinstance(value, bytes) else str(value).encode()) for value in values
-    )
 
 
 def parse_object(text: str | bytes) -> dict[str, Any] | None:

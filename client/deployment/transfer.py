@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 from flwr.app import Array, ArrayRecord, Message, RecordDict
-from flwr.app.message.message import make_message
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.message_pb2 import Message as MessageProto
+
+from client.flower import make_message, message_bytes, parse_message
 
 __all__ = ["read_message", "write_message"]
 
@@ -25,7 +24,7 @@ def write_message(connection: Connection, message: Message) -> None:
             hollow = {key: Array(a.dtype, a.shape, a.stype, b"") for key, a in record.items()}
             records[name] = ArrayRecord(hollow)
         bare = make_message(message.metadata, RecordDict(records))
-    connection.send_bytes(message_to_proto(bare).SerializeToString())
+    connection.send_bytes(message_bytes(bare))
     connection.send_bytes(json.dumps([len(array.data) for array in _arrays(message)]).encode())
     with socket.socket(fileno=os.dup(connection.fileno())) as line:
         for array in _arrays(message):
@@ -34,7 +33,7 @@ def write_message(connection: Connection, message: Message) -> None:
 
 def read_message(connection: Connection) -> Message:
     """Read what `write_message` wrote."""
-    message = message_from_proto(MessageProto.FromString(connection.recv_bytes()))
+    message = parse_message(connection.recv_bytes())
     sizes = json.loads(connection.recv_bytes())
     with socket.socket(fileno=os.dup(connection.fileno())) as line:
         for array, size in zip(_arrays(message), sizes, strict=True):

@@ -20,11 +20,9 @@ from multiprocessing.process import BaseProcess
 from typing import Literal
 
 from flwr.app import Context, Message
-from flwr.common.serde import context_from_proto, context_to_proto
-from flwr.proto.message_pb2 import Context as ContextProto
 
 from client.deployment.transfer import read_message, write_message
-from client.flower import identify
+from client.flower import context_bytes, identify, parse_context
 from mdmt.errors import MDMTError, RunError
 from mdmt.memory import return_memory
 
@@ -133,7 +131,7 @@ class Worker:
         """
         self.start()
         try:
-            self.connection.send_bytes(context_to_proto(context).SerializeToString())
+            self.connection.send_bytes(context_bytes(context))
             write_message(self.connection, message)
         except OSError as error:
             raise self._death() from error
@@ -206,7 +204,7 @@ def _serve(connection: Connection, prepare: Callable[[], None], parent: int) -> 
 def _serve_one(connection: Connection) -> None:
     from client.app import app
 
-    context = context_from_proto(ContextProto.FromString(connection.recv_bytes()))
+    context = parse_context(connection.recv_bytes())
     message = read_message(connection)
     identify(context)
     write_message(connection, app(message, context))

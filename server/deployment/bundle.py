@@ -6,11 +6,11 @@ the version, which a site's policy can list.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from mdmt import __version__
+from server.flower import bundle_hash
 
 __all__ = ["app_hash", "write_app", "write_run_config"]
 
@@ -55,7 +55,4 @@ def write_run_config(file: Path, **values: str | bool | Path) -> None:
 
 def app_hash() -> str:
     """SHA-256 of the bundle that ``flwr run`` makes of `write_app`'s folder."""
-    from flwr.cli.build import build_fab_from_files
-
-    bundle, _ = build_fab_from_files({"pyproject.toml": _APP.encode()})
-    return hashlib.sha256(bundle).hexdigest()
+    return bundle_hash({"pyproject.toml": _APP.encode()})

@@ -1,7 +1,6 @@
 """The coordinator's end of the SuperLink: its health and its runs.
 
-All use of Flower's Control API is here and in `nodes`. It has no login, so it is reached on the
-loopback.
+Flower's Control API, which `nodes` uses too, has no login: only the loopback reaches it.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ from pathlib import Path
 
 import grpc
 import httpx
-from flwr.proto.control_pb2 import (
-    ListRunsRequest,
-    StopRunRequest,
-    StreamLogsRequest,
-)
-from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mdmt.deployment.kits import ServerKit
 from mdmt.deployment.processes import flower_environment, plain_text
 from mdmt.errors import RunError
 from mdmt.files import write_text
+from server.flower import (
+    ControlHttpClient,
+    ListRunsRequest,
+    StopRunRequest,
+    StreamLogsRequest,
+    connect_control,
+)
 
 __all__ = [
     "FlowerRun",
@@ -137,12 +136,8 @@ def control(kit: ServerKit) -> Iterator[ControlHttpClient]:
     RunError
         It cannot be reached, or refuses.
     """
-    client = ControlHttpClient.from_server_address(
-        server_address=f"127.0.0.1:{kit.facts.superlink_port}",
-        insecure=False,
-        root_certificates=kit.ca_certificate.read_bytes(),
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
-    )
+    address = f"127.0.0.1:{kit.facts.superlink_port}"
+    client = connect_control(address, kit.ca_certificate.read_bytes())
     try:
         yield client
     except httpx.HTTPStatusError as error:
@@ -155,8 +150,7 @@ def control(kit: ServerKit) -> Iterator[ControlHttpClient]:
                 f" mdmt server start {kit.folder}"
             ) from error
         raise RunError(
-            f"no SuperLink on 127.0.0.1:{kit.facts.superlink_port}:"
-            f" start it with mdmt server start {kit.folder}"
+            f"no SuperLink on {address}: start it with mdmt server start {kit.folder}"
         ) from error
     finally:
         client.close()

@@ -8,14 +8,18 @@ import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, UnregisterNodeRequest
-from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.error import ApiErrorCode, FlowerError
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from mdmt.deployment.kits import ServerKit
 from mdmt.errors import BadInput, RunError
 from server.deployment.control import control
+from server.flower import (
+    ControlHttpClient,
+    ListNodesRequest,
+    RegisterNodeRequest,
+    UnregisterNodeRequest,
+    public_key_to_bytes,
+    refused_with,
+)
 
 __all__ = ["Node", "list_nodes", "register_sites", "unregister_site"]
 
@@ -88,8 +92,7 @@ def _register(client: ControlHttpClient, kit: ServerKit, site: str, key: bytes) 
     try:
         client.RegisterNode(RegisterNodeRequest(public_key=key, name=site))
     except httpx.HTTPStatusError as error:
-        said = FlowerError.from_json(error.response.text)
-        if said is None or said.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
+        if not refused_with(error.response, "PUBLIC_KEY_ALREADY_IN_USE"):
             raise
         raise RunError(
             f"{site}: this key was revoked; delete {kit.public_key(site)} and the site's folder,"

@@ -6,14 +6,10 @@ import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from flwr.proto.fleet_pb2 import ActivateNodeRequest
-from flwr.supercore.error import ApiErrorCode, FlowerError
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.deployment.check.base import Check
 from client.deployment.check.server import Answer, NoAnswer
+from client.flower import activate_node, refused_with
 from mdmt.deployment.kits import SiteKit
 
 __all__ = ["check_registered"]
@@ -39,7 +35,8 @@ def check_registered(kit: SiteKit, answer: Answer | NoAnswer) -> Check:
     if not isinstance(key, EllipticCurvePrivateKey):
         return Check(_NAME, "fail", "not asked: no key to show", "see the private key's line")
     try:
-        _activate(kit, key)
+        ca = kit.ca_certificate.read_bytes()
+        activate_node(kit.facts.server, ca, key, _IMPOSSIBLE)
     except httpx.HTTPStatusError as error:
         return _judge(error.response)
     except httpx.HTTPError as error:
@@ -47,27 +44,11 @@ def check_registered(kit: SiteKit, answer: Answer | NoAnswer) -> Check:
     return Check(_NAME, "fail", "the server takes any heartbeat", "see the versions' line")
 
 
-def _activate(kit: SiteKit, key: EllipticCurvePrivateKey) -> None:
-    public = key.public_key()
-    with FleetHttpClient.from_server_address(
-        kit.facts.server,
-        insecure=False,
-        root_certificates=kit.ca_certificate.read_bytes(),
-        interceptors=[NodeAuthHttpInterceptor(key, public)],
-    ) as client:
-        client.ActivateNode(
-            ActivateNodeRequest(
-                public_key=public_key_to_bytes(public), heartbeat_interval=_IMPOSSIBLE
-            )
-        )
-
-
 def _judge(response: httpx.Response) -> Check:
-    said = FlowerError.from_json(response.text)
-    code, status = said.code if said else None, response.status_code
-    if code == ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL:
+    status = response.status_code
+    if refused_with(response, "FLEET_INVALID_HEARTBEAT_INTERVAL"):
         return Check(_NAME, "pass", "the server knows this site's key")
-    if code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
+    if refused_with(response, "FLEET_NODE_ACTIVATION_FAILED"):
         found = "the server does not know this site's key"
         return Check(_NAME, "fail", found, "ask the coordinator to register it, or for a new kit")
     if status == httpx.codes.UNAUTHORIZED:

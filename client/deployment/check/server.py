@@ -162,7 +162,7 @@ def check_clock(answer: Answer | NoAnswer) -> Check:
 
     It takes a clock that is up to 300 s behind, but one that is ahead only up to 5 s.
     """
-    from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
+    from client.flower import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
     name, remedy = "clock", "set the clock, such as by timedatectl set-ntp true"
     if isinstance(answer, NoAnswer):
