@@ -51,7 +51,7 @@ def train_report(
     """Tell what a round brought."""
     policy, manifest = site.policy, cohort.manifest
     few = {task for task in site.offered if _few(policy, manifest, task, "train")}
-    told = policy.tell_counts and not few
+    told = policy.report_counts and not few
     return TrainReport(
         site=site.name,
         round=order.round,
@@ -75,7 +75,7 @@ def told_metrics(policy: Policy, manifest: Manifest, metrics: Metrics, *splits: 
     def told(key: str, value: float | int | None) -> float | int | None:
         task, _, metric = key.partition("/")
         if metric == "examples":
-            return value if not value or (policy.tell_counts and task not in few) else None
+            return value if not value or (policy.report_counts and task not in few) else None
         return None if task in few else value
 
     return {key: told(key, value) for key, value in metrics.items()}
@@ -99,7 +99,7 @@ def _counts(
 
     def count(task: str, split: Split) -> int | None:
         n = manifest.labelled(task, split)
-        untold = not policy.tell_counts or _few(policy, manifest, task, split)
+        untold = not policy.report_counts or _few(policy, manifest, task, split)
         return None if n and untold else n
 
     return {task: {split: count(task, split) for split in SPLITS} for task in tasks}
@@ -111,7 +111,7 @@ def _images(policy: Policy, manifest: Manifest, tasks: Iterable[str]) -> dict[st
     images: dict[str, int | None] = {}
     for split in SPLITS:
         n = len(manifest.indices(split))
-        untold = not policy.tell_counts or 0 < n < policy.min_examples_per_metric
+        untold = not policy.report_counts or 0 < n < policy.min_examples_per_metric
         untold = untold or any(of_task[split] is None for of_task in counts.values())
         images[split] = None if n and untold else n
     return images
@@ -126,7 +126,7 @@ def _histograms(site: SiteConfig, manifest: Manifest) -> dict[str, Histogram]:
     policy, train = site.policy, manifest.indices("train")
     told: dict[str, Histogram] = {}
     for name, task in site.offered.items():
-        withheld = not (policy.tell_counts and policy.tell_histogram)
+        withheld = not (policy.report_counts and policy.report_histogram)
         withheld = withheld or _few(policy, manifest, name, "train")
         told[name] = {
             column: None

@@ -1,22 +1,24 @@
-"""Every error a user can meet.
+"""Every error that this package raises on purpose.
 
 ::
 
     MDMTError
-    ├── BadInput            exit 2: something the user gave cannot be used
-    │   ├── ConfigError     a YAML file or an override
-    │   ├── DataError       a table, a label, a split
-    │   │   └── ImageError  one image
-    │   ├── WeightsError    a file of weights
-    │   └── RollCallError   sites that cannot form this federation
-    ├── PolicyError         exit 1: a site's policy forbids what the server asks
-    ├── StateError          exit 1: saved state that does not belong here
-    │   └── DamagedError    a saved file that cannot be read as it was written
-    └── RunError            exit 1: a run that started and failed
+    ├── BadInput                exit 2: something the user gave cannot be used
+    │   ├── ConfigError         a YAML file or an override
+    │   ├── DataError           a table, a label, a split
+    │   │   └── ImageError      one image
+    │   ├── WeightsError        a file of weights
+    │   └── RegistrationError   sites that cannot form this federation
+    ├── PolicyError             exit 1: a site's policy forbids what the server asks
+    ├── StateError              exit 1: saved state that does not belong here
+    │   ├── DamagedError        a saved file that differs from what was written
+    │   └── UnknownBaseError    a delta to arrays that the site does not have
+    ├── RunError                exit 1: a run that started and failed
+    └── Refused                 a site's answer that the server cannot use; written to the history
 
-A message is one line, names the file, key or image, and says what to do. Messages may hold paths
-and patient ids: they are for the machine they arose on and are never sent anywhere. The one
-exception is `PolicyError`, whose text is written for the server.
+A message is one line. It names the file, key or image and says what to do. It may hold paths and
+patient ids: it is for the machine where the error occurred and is never sent. The one exception is
+`PolicyError`, whose text is written for the server.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ __all__ = [
     "ImageError",
     "MDMTError",
     "PolicyError",
-    "RollCallError",
+    "Refused",
+    "RegistrationError",
     "RunError",
     "StateError",
     "UnknownBaseError",
@@ -38,7 +41,7 @@ __all__ = [
 
 
 class MDMTError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors that are raised on purpose."""
 
     exit_code = 1
 
@@ -65,7 +68,7 @@ class WeightsError(BadInput):
     """A weights file does not fit the backbone."""
 
 
-class RollCallError(BadInput):
+class RegistrationError(BadInput):
     """The sites that answered cannot form this federation."""
 
 
@@ -81,12 +84,19 @@ class StateError(MDMTError):
 
 
 class DamagedError(StateError):
-    """A saved file is not what was written."""
+    """A saved file differs from what was written."""
 
 
 class UnknownBaseError(StateError):
-    """What a delta builds on is not what a site has: it has to be sent everything in full."""
+    """A delta refers to arrays that the site does not have: the server has to send them in full."""
 
 
 class RunError(MDMTError):
     """A run that had started could not go on."""
+
+
+class Refused(MDMTError):
+    """The server cannot use a site's answer.
+
+    The round continues without the site. The text is a sentence for the history.
+    """

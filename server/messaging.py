@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from mdmt.errors import RunError
+from mdmt.errors import Refused, RunError
 from server.flower import ErrorCode
 
 __all__ = [
@@ -33,10 +33,6 @@ _AT_ONCE = 8
 T = TypeVar("T")
 Again: TypeAlias = Callable[[int, Message], Message | None]
 """Given node and reply: what to ask instead of taking that reply, if anything."""
-
-
-class Refused(Exception):
-    """Why what a site answered cannot be used: a sentence for the history."""
 
 
 def _never(node: int, reply: Message) -> None:

@@ -9,7 +9,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from mdmt.config import FederationConfig
-from mdmt.errors import RollCallError
+from mdmt.errors import RegistrationError
 from mdmt.messages import SiteCard
 from server.flower import NodeInfo
 from server.messaging import Refused, away, exchange
@@ -44,14 +44,14 @@ def roll_call(
 
     Raises
     ------
-    RollCallError
+    RegistrationError
         One sentence per site that stands in the way.
     """
     roster = Roster(grid, config, on_event)
     wanted = max(config.aggregation.min_sites, len({*expected, *config.sites}))
     nodes, replies = _ask(grid, config, roster, wanted)
     if not nodes:
-        raise RollCallError(
+        raise RegistrationError(
             f"no site connected within {config.aggregation.join_timeout:.0f} s;"
             " start the sites, or raise aggregation.join_timeout"
         )
@@ -70,7 +70,7 @@ def roll_call(
     if problems or config.sites or config.aggregation.on_missing == "stop":
         problems = [f"{name}: {why}" for name, why in silent.items()] + problems
     if problems:
-        raise RollCallError(f"the roll call failed: {'; '.join(problems)}")
+        raise RegistrationError(f"the roll call failed: {'; '.join(problems)}")
     for name, why in silent.items():
         on_event("refused", site=name, reason=why)
     for node, card in sorted(answered, key=lambda pair: pair[1].name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from mdmt.config import FederationConfig
-from mdmt.errors import RollCallError
+from mdmt.errors import RegistrationError
 from mdmt.messages import SiteCard
 from mdmt.models import head_task
 
@@ -103,7 +103,7 @@ def loss_coefficients(
         }
     for site, shares in raw.items():
         if not shares:
-            raise RollCallError(f"site {site} has no labelled training sample")
+            raise RegistrationError(f"site {site} has no labelled training sample")
     return {
         site: {task: value / sum(shares.values()) for task, value in shares.items()}
         for site, shares in raw.items()
@@ -114,5 +114,5 @@ def _labels(card: SiteCard, task: str) -> int:
     """n_{s,t}, which every weighting but ``uniform`` needs."""
     labels = card.labels(task)
     if labels is None:
-        raise RollCallError(f"site {card.name} does not tell how many labels of {task} it has")
+        raise RegistrationError(f"site {card.name} does not tell how many labels of {task} it has")
     return labels

@@ -35,9 +35,9 @@ class Policy(Strict):
     """Fewest labelled training images of a task; a task with fewer is not trained."""
     min_examples_per_metric: Count = 0
     """Fewest labelled images that a number is told of: metrics, losses, counts, histogram cells."""
-    tell_counts: bool = True
+    report_counts: bool = True
     """Tell how many images and labels there are; if not, the federation has to weigh uniformly."""
-    tell_histogram: bool = True
+    report_histogram: bool = True
     """Tell how often each label occurs among the training labels."""
     max_upload: Positive | None = None
     """Largest message to the server, in MB (10^6 bytes)."""

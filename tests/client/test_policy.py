@@ -286,7 +286,7 @@ def test_a_histogram_with_a_small_cell_is_withheld_whole(make_config, make_site)
 
 
 @pytest.mark.parametrize(
-    ("policy", "counts"), [({"tell_histogram": False}, 7), ({"tell_counts": False}, None)]
+    ("policy", "counts"), [({"report_histogram": False}, 7), ({"report_counts": False}, None)]
 )
 def test_what_the_policy_hides_is_not_told(make_config, make_site, policy, counts):
     told = card(make_config, make_site, make_cohort(prognosis=LABELS), **policy)
@@ -301,7 +301,7 @@ def test_metrics_are_told_from_the_minimum_on():
     assert told_metrics(Policy(min_examples_per_metric=7), manifest, metrics, "val") == metrics
     told = told_metrics(Policy(min_examples_per_metric=8), manifest, metrics, "val")
     assert told == dict.fromkeys(metrics)
-    told = told_metrics(Policy(tell_counts=False), manifest, metrics, "val")
+    told = told_metrics(Policy(report_counts=False), manifest, metrics, "val")
     assert told == metrics | {"prognosis/examples": None}
 
 
@@ -321,7 +321,7 @@ def test_one_output_with_few_labels_hides_the_task():
 def test_a_split_without_labels_is_told_as_such():
     manifest = make_cohort(prognosis=[[NAN], [NAN]]).manifest
     metrics = {"prognosis/examples": 0, "prognosis/auroc": None}
-    policy = Policy(min_examples_per_metric=5, tell_counts=False)
+    policy = Policy(min_examples_per_metric=5, report_counts=False)
     assert told_metrics(policy, manifest, metrics, "val") == metrics
 
 
@@ -338,7 +338,7 @@ def test_a_run_cannot_be_named_so_that_its_heads_lie_elsewhere(run):
     [
         ({"min_examples_per_metric": 7}, 0.5, 7),
         ({"min_examples_per_metric": 8}, None, None),
-        ({"tell_counts": False}, 0.5, None),
+        ({"report_counts": False}, 0.5, None),
     ],
 )
 def test_a_training_report_tells_no_small_count(make_site, policy, loss, images):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import PROGNOSIS, SEVERITY
 
-from mdmt.errors import RollCallError
+from mdmt.errors import RegistrationError
 from server.weighting import loss_coefficients, site_weights, task_shares
 
 
@@ -62,7 +62,7 @@ def test_loss_coefficients_split_a_site_between_its_tasks(config, cards):
 
 
 def test_a_site_without_labels_has_no_coefficients(config, make_card):
-    with pytest.raises(RollCallError, match="site a has no labelled"):
+    with pytest.raises(RegistrationError, match="site a has no labelled"):
         loss_coefficients(config, {"a": make_card(config, "a", prognosis=0)})
 
 
@@ -74,5 +74,5 @@ def test_hidden_counts_need_uniform_weighting(make_config, make_card):
     assert loss_coefficients(uniform, {"b": hidden}) == {"b": {"prognosis": 1.0}}
     for weighting in ("tasks", "examples"):
         config = make_config(aggregation={"weighting": weighting})
-        with pytest.raises(RollCallError, match="site b does not tell how many labels"):
+        with pytest.raises(RegistrationError, match="site b does not tell how many labels"):
             site_weights(config, [known, hidden])

@@ -14,7 +14,7 @@ from flwr.common.constant import ErrorCode
 from safetensors.numpy import load_file
 
 from client.app import app as client_app
-from mdmt.errors import RollCallError, RunError
+from mdmt.errors import RegistrationError, RunError
 from mdmt.wire import BLOB, unpack
 from server.records import pack_record
 
@@ -263,7 +263,7 @@ def test_the_roll_call_refuses_with_a_sentence_per_site(
     sites = two_sites | {
         "hospital": {"dataset": write_table("h", table), "tasks": change, "device": "cpu"}
     }
-    with pytest.raises(RollCallError, match=sentence):
+    with pytest.raises(RegistrationError, match=sentence):
         federate(make_config(sites=sites))
 
 
@@ -290,7 +290,7 @@ def test_a_site_that_stays_away_is_waited_for_as_long_as_the_roll_call_may_last(
         return away(message) if number == 0 else reply
 
     config = make_config(sites=two_sites, aggregation={"join_timeout": 0.3})
-    with pytest.raises(RollCallError, match="clinic"):
+    with pytest.raises(RegistrationError, match="clinic"):
         federate(config, gone)
 
 
@@ -313,7 +313,9 @@ def test_a_site_that_lost_its_heads_goes_on_and_it_is_said(
 
 def test_a_task_that_nobody_labels_is_refused(make_config, two_sites, federate):
     sites = {"clinic": two_sites["clinic"]}
-    with pytest.raises(RollCallError, match="no site has training labels of the task prognosis"):
+    with pytest.raises(
+        RegistrationError, match="no site has training labels of the task prognosis"
+    ):
         federate(make_config(sites=sites))
 
 

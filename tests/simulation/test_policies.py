@@ -8,7 +8,7 @@ import pytest
 from builders import synthetic_site
 from cli_builders import run_cli
 
-from mdmt.errors import RollCallError
+from mdmt.errors import RegistrationError
 
 UNIFORM = {"weighting": "uniform"}
 
@@ -19,7 +19,7 @@ def with_policy(two_sites, **policy):
 
 
 def test_a_federation_in_which_a_site_tells_no_number_runs(make_config, two_sites, federate):
-    sites = with_policy(two_sites, min_examples_per_metric=1000, tell_counts=False)
+    sites = with_policy(two_sites, min_examples_per_metric=1000, report_counts=False)
     references = ["constant", "local"]
     out = federate(make_config(sites=sites, aggregation=UNIFORM, references=references))
     metrics = json.loads((out / "metrics.json").read_text())
@@ -46,7 +46,7 @@ def test_a_federation_in_which_a_site_tells_no_number_runs(make_config, two_site
 
 
 def test_metrics_of_a_site_that_hides_only_its_counts_are_used(make_config, two_sites, federate):
-    sites = with_policy(two_sites, tell_counts=False)
+    sites = with_policy(two_sites, report_counts=False)
     out = federate(make_config(sites=sites, aggregation=UNIFORM))
     metrics = json.loads((out / "metrics.json").read_text())
     assert "best:prognosis" in metrics["checkpoints"]
@@ -56,13 +56,13 @@ def test_metrics_of_a_site_that_hides_only_its_counts_are_used(make_config, two_
 
 
 @pytest.mark.parametrize("weighting", ["tasks", "examples"])
-@pytest.mark.parametrize("policy", [{"tell_counts": False}, {"min_examples_per_metric": 1000}])
+@pytest.mark.parametrize("policy", [{"report_counts": False}, {"min_examples_per_metric": 1000}])
 def test_counts_that_are_not_told_need_uniform_weighting(
     make_config, two_sites, federate, weighting, policy
 ):
     sites = with_policy(two_sites, **policy)
     with pytest.raises(
-        RollCallError,
+        RegistrationError,
         match=r"site hospital does not tell how many labels of the task prognosis it has, which"
         r" needs aggregation\.weighting: uniform",
     ):
@@ -72,7 +72,7 @@ def test_counts_that_are_not_told_need_uniform_weighting(
 def test_the_roll_call_names_the_site_and_the_key_of_its_policy(make_config, two_sites, federate):
     sites = with_policy(two_sites, max_rounds=1)
     with pytest.raises(
-        RollCallError,
+        RegistrationError,
         match="site hospital: policy: max_rounds allows 1, the federation asks for 2",
     ):
         federate(make_config(sites=sites))
