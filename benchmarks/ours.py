@@ -15,7 +15,7 @@ from benchmarks.processes import MDMT, Outcome, job
 from benchmarks.work import CONFIG
 from mdmt.cli.run import simulate as _simulate_command
 from mdmt.config import FederationConfig
-from mdmt.runs import read_lines
+from mdmt.results.runs import read_lines
 
 __all__ = ["PARALLEL", "WIRES", "deployment", "has_wires", "has_workers", "simulate"]
 

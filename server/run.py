@@ -18,7 +18,7 @@ from mdmt.config import FederationConfig, load_federation, save_config
 from mdmt.errors import BadInput, RunError
 from mdmt.files import read_json, write_json, write_text
 from mdmt.messages import SiteCard
-from mdmt.runs import read_lines
+from mdmt.results.runs import read_lines
 from server.writer import CheckpointWriter
 
 __all__ = [

@@ -12,7 +12,7 @@ from client.site import kept_tensors
 from mdmt.config import FederationConfig
 from mdmt.files import atomic_path
 from mdmt.releases import site_file
-from mdmt.runs import read_lines
+from mdmt.results.runs import read_lines
 
 __all__ = ["release_heads"]
 

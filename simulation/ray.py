@@ -23,7 +23,7 @@ from pathlib import Path
 
 from mdmt.deployment.processes import flower_environment, free_port, last_words, plain_text
 from mdmt.errors import RunError
-from mdmt.runs import read_lines
+from mdmt.results.runs import read_lines
 from server.deployment.bundle import write_app, write_run_config
 from server.run import last_event, raise_unless_done
 

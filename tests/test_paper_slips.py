@@ -19,7 +19,6 @@ from pydantic import TypeAdapter, ValidationError
 from mdmt.config import (
     AugmentationConfig,
     FederationConfig,
-    FoldsConfig,
     ModelConfig,
     PreprocessingConfig,
     SiteConfig,
@@ -27,7 +26,6 @@ from mdmt.config import (
 from mdmt.data.augmentation import Augmentation
 from mdmt.data.batches import load_images, normalise
 from mdmt.data.cohort import Cohort
-from mdmt.data.folds import make_folds
 from mdmt.data.manifest import Manifest
 from mdmt.data.readers import read_manifest
 from mdmt.evaluation import evaluate
@@ -37,6 +35,8 @@ from mdmt.models import build_model
 from mdmt.tasks import Classification, Ordinal, Regression
 from server.selection import Selection
 from simulation.study import central
+from simulation.study.data import make_folds
+from simulation.study.kinds import FoldsConfig
 
 LUNGS = {"kind": "ordinal", "outputs": ["right", "left"], "levels": 4}
 

@@ -19,7 +19,7 @@ from benchmarks.processes import ROOT, Failed, background, tell, wait_until
 from benchmarks.work import FACTS
 from mdmt.deployment.processes import flower_environment, free_port, last_words
 from mdmt.files import read_json
-from mdmt.runs import read_lines
+from mdmt.results.runs import read_lines
 
 _APP = ROOT / "benchmarks" / "plain_flower"
 

@@ -118,7 +118,7 @@ def _run(
     from mdmt.cli.progress import watching
     from mdmt.cli.tables import result_tables
     from mdmt.errors import BadInput
-    from mdmt.runs import read_run
+    from mdmt.results.runs import read_run
     from server.run import new_run_folder
     from simulation.simulate import prepare
     from simulation.simulate import simulate as run

@@ -65,7 +65,7 @@ def run(
     from mdmt.cli.tables import result_tables
     from mdmt.config import find_config, load_federation
     from mdmt.deployment.kits import open_server_kit
-    from mdmt.runs import read_run
+    from mdmt.results.runs import read_run
     from server.deployment.nodes import list_nodes
     from server.deployment.submission import follow_run, make_ready, submit
     from server.run import find_run, new_run_folder

@@ -14,7 +14,7 @@ def show(run: Annotated[Path, typer.Argument(help="Run directory, such as runs/d
     """Show the sites, results and cost of a run, finished or not."""
     from mdmt.cli.console import result_console
     from mdmt.cli.tables import result_tables, site_table
-    from mdmt.runs import read_run
+    from mdmt.results.runs import read_run
 
     found, console = read_run(run), result_console()
     if (sites := site_table(found)) is not None:

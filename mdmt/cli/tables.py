@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mdmt.runs import Run, count_labels, describe_gain, format_metric, shown_metrics
+from mdmt.results.runs import Run, count_labels, describe_gain, format_metric, shown_metrics
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

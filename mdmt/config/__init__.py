@@ -10,7 +10,6 @@ from mdmt.config.federation import (
     PreprocessingConfig,
     TaskConfig,
 )
-from mdmt.config.folds import FoldsConfig
 from mdmt.config.loading import (
     build_config,
     find_config,
@@ -32,7 +31,6 @@ __all__ = [
     "Brixia",
     "Encoding",
     "FederationConfig",
-    "FoldsConfig",
     "HeadConfig",
     "ModelConfig",
     "Policy",

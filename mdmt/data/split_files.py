@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mdmt.data.manifest import SPLITS, Manifest, Split
+from mdmt.data.manifest import SPLITS, Split
 from mdmt.data.tabular import Row
 from mdmt.errors import DataError
 
-__all__ = ["Assignment", "image_id", "read_folds", "read_split_files"]
+__all__ = ["Assignment", "image_id", "read_split_files"]
 
 _SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")
 
@@ -88,32 +85,3 @@ def _rows(path: Path) -> list[Row]:
         if cells:
             rows.append(Row(f"{path.name}:{number}", dict(zip(columns, cells, strict=True))))
     return rows
-
-
-def read_folds(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.str_]]:
-    """Read the folds ``<folder>/<fold>/`` of a site.
-
-    Returns
-    -------
-    dict of str to ndarray of str, (N,)
-        By fold: the split of each image of `manifest`.
-
-    Raises
-    ------
-    DataError
-        There is no fold, or an image of the manifest is in none of its files.
-    """
-    names = sorted(path.parent.name for path in folder.glob("*/train.txt"))
-    if not names:
-        raise DataError(f"{folder}: no fold there: expected folders with train.txt, val.txt, ...")
-    folds = {}
-    for name in names:
-        assignments = read_split_files(folder / name)
-        splits = []
-        for row, image in zip(manifest.rows, manifest.images, strict=True):
-            assignment = assignments.get(image_id(image.name))
-            if assignment is None:
-                raise DataError(f"{folder / name}: no split file names the image of {row}")
-            splits.append(assignment.split)
-        folds[name] = np.array(splits, dtype=np.str_)
-    return folds

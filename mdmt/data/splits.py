@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,28 +12,7 @@ from mdmt.data.manifest import SPLITS, Manifest
 from mdmt.seeds import derive_seed
 from mdmt.tasks import Classification, Task
 
-__all__ = ["Fold", "absent_classes", "carve_validation", "deal_patients", "split_patients"]
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One way to divide the images of all sites of a study.
-
-    Parameters
-    ----------
-    name : str
-        ``0`` … ``k-1``, or the centre that is left out, or two: ``A-SIEMENS``.
-    splits : mapping of str to ndarray of str, (N,)
-        By site, in its manifest's order: ``train``, ``val``, ``test``, or ``unused`` for the
-        other images of a patient whom this fold tests.
-    """
-
-    name: str
-    splits: Mapping[str, NDArray[np.str_]]
-
-    def apply(self, site: str, manifest: Manifest) -> Manifest:
-        """The manifest of `site` divided by this fold; images, and so their cache, are the same."""
-        return replace(manifest, splits=self.splits[site])
+__all__ = ["absent_classes", "carve_validation", "deal_patients", "split_patients"]
 
 
 def split_patients(

@@ -31,10 +31,10 @@ def write_report(folder: Path) -> Path:
         The folder is neither, or one of its files is damaged.
     """
     from mdmt.report.page import render_page
-    from mdmt.report.read import read_study
     from mdmt.report.run import run_page
     from mdmt.report.study import study_page
-    from mdmt.runs import read_run
+    from mdmt.results.runs import read_run
+    from mdmt.results.studies import read_study
 
     if (folder / "study.yaml").is_file():
         page = study_page(read_study(folder))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mdmt.report.records import Study
 from mdmt.report.words import count, metric_name, without_paths
-from mdmt.runs import Run, count_labels, shown_metrics
+from mdmt.results.runs import Run, count_labels, shown_metrics
+from mdmt.results.studies import Study
 
 __all__ = [
     "FEW_TO_CHOOSE",

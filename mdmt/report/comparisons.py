@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from mdmt.report.page import Table
-from mdmt.report.records import CellName, Study
 from mdmt.report.tables import mean_of
 from mdmt.report.words import at, metric_name, probability, signed
-from simulation.study.outcomes import ALL
+from mdmt.results.studies import Study
+from mdmt.results.test_sets import ALL, CellName
 
 __all__ = ["delong_table", "difference_table", "paired_differences", "paired_test"]
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bin", "Roc", "Predictions", "calibration_bins", "patient_interval", "roc_with_band"]
+from mdmt.results.predictions import Predictions
+
+__all__ = ["Bin", "Roc", "calibration_bins", "patient_interval", "roc_with_band"]
 
 Array = NDArray[np.floating]
 
@@ -15,25 +17,6 @@ _LEVELS = (0.025, 0.975)
 _GRID = np.linspace(0.0, 1.0, 101)
 _SEED = 0
 """The same draws of patients for every arm, the same report every time."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Test predictions of one arm.
-
-    Attributes
-    ----------
-    patients : ndarray of str, (N,)
-    folds : ndarray of str, (N,)
-        Whose model predicted an image.
-    targets, predictions : ndarray, float, (N, K)
-        A column per output; NaN where a label is missing.
-    """
-
-    patients: NDArray[np.str_]
-    folds: NDArray[np.str_]
-    targets: Array
-    predictions: Array
 
 
 @dataclass(frozen=True)
@@ -64,14 +47,15 @@ def roc_with_band(tested: Predictions, output: int, resamples: int = 1000) -> Ro
     Parameters
     ----------
     tested : Predictions
-        A fold of it has both classes; targets are 1 (positive) and 0.
+        A fold of it has both classes.
     output : int
-        Column of the targets and predictions.
+        Column of the predictions.
     resamples : int
         A patient is drawn with all images.
     """
-    labelled = np.isfinite(tested.targets[:, output])
-    positive = tested.targets[labelled, output] == 1
+    truth = tested.truth[:, output]
+    labelled = np.isfinite(truth)
+    positive = truth[labelled] == 1
     scores, folds = tested.predictions[labelled, output], tested.folds[labelled]
     weights = _draw_patients(tested.patients[labelled], resamples).astype(np.float64)
     sums, pairs = np.zeros((len(weights), len(_GRID) + 1)), np.zeros((len(weights), 1))

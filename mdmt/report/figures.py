@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mdmt.report.curves import Predictions, calibration_bins, patient_interval, roc_with_band
+from mdmt.report.curves import calibration_bins, patient_interval, roc_with_band
 from mdmt.report.page import Figure, Legend, Panel
 from mdmt.report.plots import (
     Estimate,
@@ -19,6 +19,7 @@ from mdmt.report.plots import (
 )
 from mdmt.report.tables import mean_of
 from mdmt.report.words import count, signed
+from mdmt.results.predictions import Predictions
 
 __all__ = [
     "calibration_figure",
@@ -97,7 +98,7 @@ def calibration_figure(caption: str, arms: Arms, output: int, colours: Mapping[s
     """Draw the share of positives against the predicted probability, for each arm."""
     panels = []
     for arm, tested in arms.items():
-        truth, predicted = tested.targets[:, output], tested.predictions[:, output]
+        truth, predicted = tested.truth[:, output], tested.predictions[:, output]
         labelled = np.isfinite(truth)
         bins = calibration_bins(truth[labelled] == 1, predicted[labelled])
         line = Line(
@@ -128,8 +129,8 @@ def confusion_figure(caption: str, arms: Arms, classes: Sequence[str]) -> Figure
     panels = []
     for arm, tested in arms.items():
         counts = np.zeros((len(classes), len(classes)), dtype=int)
-        labelled = np.isfinite(tested.targets).all(axis=1)
-        truth = tested.targets[labelled].argmax(axis=1)
+        labelled = np.isfinite(tested.targets[:, 0])
+        truth = tested.targets[labelled, 0].astype(int)
         np.add.at(counts, (truth, tested.predictions[labelled].argmax(axis=1)), 1)
         alt = "; ".join(
             f"true {classes[row]}, predicted {classes[column]}: {number}"

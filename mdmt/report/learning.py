@@ -10,9 +10,9 @@ import numpy as np
 from mdmt.report.canvas import BLACK, arm_colours
 from mdmt.report.page import Block, Figure, Panel, Paragraph
 from mdmt.report.plots import Line, plot_lines
-from mdmt.report.records import Study
 from mdmt.report.words import metric_name
-from mdmt.runs import Run
+from mdmt.results.runs import Run
+from mdmt.results.studies import Study
 from mdmt.tasks import Task
 
 __all__ = ["run_learning", "study_learning"]

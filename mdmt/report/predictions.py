@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mdmt.report.canvas import arm_colours
-from mdmt.report.curves import Predictions
 from mdmt.report.figures import (
     calibration_figure,
     confusion_figure,
@@ -15,8 +14,9 @@ from mdmt.report.figures import (
     score_figure,
 )
 from mdmt.report.page import Block, Details, Paragraph
-from mdmt.report.records import Study
 from mdmt.report.words import at
+from mdmt.results.predictions import Predictions
+from mdmt.results.studies import Study
 from mdmt.tasks import Task
 
 __all__ = ["prediction_blocks"]
@@ -24,14 +24,15 @@ __all__ = ["prediction_blocks"]
 
 def prediction_blocks(study: Study) -> Iterator[Block]:
     """Figures of the first backbone and seed, then those of the other backbones, folded."""
-    seed = next((row.cell.seed for row in study.results), "")
+    seed = next((row.cell.seed for row in study.results), 0)
     for number, backbone in enumerate(study.backbones):
-        name = {"backbone": backbone, "seed": seed}
         blocks = [
             block
             for task, site in study.tested()
             if (arms := _tested(study, task, site, backbone, seed))
-            for block in _figures(study, task, site, arms, _intervals(study, task, site, name))
+            for block in _figures(
+                study, task, site, arms, _intervals(study, task, site, backbone, seed)
+            )
         ]
         if not blocks:
             continue
@@ -45,16 +46,17 @@ def prediction_blocks(study: Study) -> Iterator[Block]:
             yield Details(f"Backbone {backbone}", blocks)
 
 
-def _tested(study: Study, task: str, site: str, backbone: str, seed: str) -> dict[str, Predictions]:
-    found = {arm: study.predictions.get((arm, site, task), {}) for arm in study.arms}
-    return {arm: by[backbone, seed] for arm, by in found.items() if (backbone, seed) in by}
+def _tested(study: Study, task: str, site: str, backbone: str, seed: int) -> dict[str, Predictions]:
+    wanted = {"backbone": backbone, "seed": seed, "site": site, "task": task}
+    found = {one.arm: one for one in study.predictions if one.key == wanted}
+    return {arm: found[arm] for arm in study.arms if arm in found}
 
 
 def _intervals(
-    study: Study, task: str, site: str, name: Mapping[str, str]
+    study: Study, task: str, site: str, backbone: str, seed: int
 ) -> dict[str, tuple[float | None, float | None]]:
     """The patient table's intervals of the primary metric, by arm."""
-    rows = study.statistic("intervals", task=task, site=site, **name)
+    rows = study.statistic("intervals", task=task, site=site, backbone=backbone, seed=seed)
     return {row["arm"]: (row["low"], row["high"]) for row in rows}
 
 

@@ -14,7 +14,7 @@ from mdmt.report.page import Block, Figure, Page, Panel, Paragraph, Points, Sect
 from mdmt.report.plots import Estimate, plot_bars, plot_estimates
 from mdmt.report.setup import config_blocks, site_blocks
 from mdmt.report.words import count, metric_name, size
-from mdmt.runs import Run, describe_gain, format_metric, shown_metrics
+from mdmt.results.runs import Run, describe_gain, format_metric, shown_metrics
 
 __all__ = ["run_page"]
 

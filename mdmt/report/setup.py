@@ -9,7 +9,7 @@ import yaml
 
 from mdmt.report.page import Block, Details, Listing, Paragraph, Table
 from mdmt.report.words import UNTOLD, told, without_paths
-from mdmt.runs import count_labels
+from mdmt.results.runs import count_labels
 
 __all__ = ["config_blocks", "fold_blocks", "site_blocks", "versions_paragraph"]
 

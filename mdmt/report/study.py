@@ -17,10 +17,10 @@ from mdmt.report.figures import difference_figure
 from mdmt.report.learning import study_learning
 from mdmt.report.page import Block, Details, Page, Paragraph, Section
 from mdmt.report.predictions import prediction_blocks
-from mdmt.report.records import Study
 from mdmt.report.setup import config_blocks, fold_blocks, versions_paragraph
 from mdmt.report.tables import arm_table, backbone_table, cost_table, mean_of, patient_table
 from mdmt.report.words import at, count, metric_name, probability, signed
+from mdmt.results.studies import Study
 
 __all__ = ["study_page"]
 

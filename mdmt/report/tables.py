@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdmt.report.page import Table
-from mdmt.report.records import Study
 from mdmt.report.words import at, count, metric_name, size
-from mdmt.runs import format_metric, shown_metrics
-from mdmt.statistics import mean_and_error
+from mdmt.results.runs import format_metric, shown_metrics
+from mdmt.results.statistics import mean_and_error
+from mdmt.results.studies import Study
 
 __all__ = [
     "Mean",

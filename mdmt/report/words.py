@@ -6,7 +6,7 @@ import re
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from simulation.study.outcomes import ALL
+from mdmt.results.test_sets import ALL
 
 __all__ = [
     "UNTOLD",

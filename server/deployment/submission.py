@@ -12,7 +12,7 @@ from mdmt.deployment.kits import ServerKit, check_user
 from mdmt.deployment.processes import is_running, last_words
 from mdmt.errors import BadInput, RunError
 from mdmt.files import read_json, write_json
-from mdmt.runs import read_lines
+from mdmt.results.runs import read_lines
 from server.deployment.bundle import write_app, write_run_config
 from server.deployment.control import healthy, list_runs, save_log, start_run, stop_run
 from server.run import last_event, raise_unless_done

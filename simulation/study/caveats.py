@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from mdmt.results.studies import Study
+from mdmt.results.test_sets import ALL
 from simulation.study.config import StudyConfig
 from simulation.study.data import StudyData
 
@@ -18,13 +20,11 @@ FEW_PATIENTS = 100
 CLOSE = 0.02
 """AUROC or MAE by which a model should beat the metadata before it is said to."""
 
-Row = Mapping[str, Any]
-
 
 def find_caveats(
     study: StudyConfig,
     data: Mapping[int, StudyData],
-    results: Sequence[Row],
+    written: Study,
     statistics: Mapping[str, Any],
 ) -> list[str]:
     """Caveats, one sentence each."""
@@ -41,8 +41,12 @@ def find_caveats(
             " of other patients"
         )
     metric = study.federation.space(study.target).primary
-    compared = [row for row in results if (row["task"], row["metric"]) == (study.target, metric)]
-    if undefined := sum(row["value"] is None for row in compared):
+    compared = [
+        row
+        for row in written.results
+        if (row.task, row.metric) == (study.target, metric) and row.site != ALL
+    ]
+    if undefined := sum(row.value is None for row in compared):
         found.append(f"{undefined} of {len(compared)} values of {metric} are undefined")
     return found
 

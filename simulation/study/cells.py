@@ -20,6 +20,7 @@ from mdmt.data.cohort import Cohort
 from mdmt.errors import MDMTError, StateError
 from mdmt.files import atomic_path, read_json, write_json
 from mdmt.metrics import evaluate_task
+from mdmt.results.predictions import PREDICTION_COLUMNS
 from mdmt.tasks import Classification, Task
 from mdmt.tasks.base import FloatArray
 from simulation.study.arms import ARMS, Bench, Outcome
@@ -27,13 +28,9 @@ from simulation.study.config import StudyConfig
 from simulation.study.data import cohorts_in_fold, site_in_fold
 from simulation.study.kinds import Arm, Backbone
 
-__all__ = ["FORMAT", "PREDICTION_COLUMNS", "Cell", "Finished", "in_cell", "read_cell", "run_cell"]
+__all__ = ["FORMAT", "Cell", "Finished", "in_cell", "read_cell", "run_cell"]
 
 FORMAT = 1
-PREDICTION_COLUMNS = (
-    *("arm", "backbone", "fold", "seed"),
-    *("site", "task", "image", "patient", "output", "target", "prediction"),
-)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from pydantic import Field, ValidationError, model_validator
 
 from mdmt.config import (
     FederationConfig,
-    FoldsConfig,
     ModelConfig,
     Synthetic,
     build_config,
@@ -18,11 +17,17 @@ from mdmt.config import (
     load_federation,
     read_yaml,
 )
-from mdmt.config.folds import OwnSplits
 from mdmt.config.types import Name
 from mdmt.errors import ConfigError
 from mdmt.strict import Strict
-from simulation.study.kinds import Arm, AverageInit, Backbone, Finetune
+from simulation.study.kinds import (
+    Arm,
+    AverageInit,
+    Backbone,
+    Finetune,
+    FoldsConfig,
+    OwnSplits,
+)
 
 __all__ = ["StudyConfig", "load_study"]
 

@@ -12,14 +12,22 @@ import numpy as np
 
 from mdmt.config import FederationConfig, SiteConfig, Synthetic
 from mdmt.data.cohort import Cohort, open_cohort
-from mdmt.data.folds import make_folds
-from mdmt.data.leakage import check_pictures
 from mdmt.data.manifest import SPLITS, Manifest
 from mdmt.data.site_folds import write_division
-from mdmt.data.splits import Fold
 from simulation.study.config import StudyConfig
+from simulation.study.folds import (
+    Fold,
+    Manifests,
+    Sites,
+    centres_of,
+    folds_from_files,
+    k_folds,
+    leave_centres_out,
+)
+from simulation.study.kinds import FoldsConfig, KFold, LeaveCentreOut, SplitFiles
+from simulation.study.leakage import check_folds, check_pictures
 
-__all__ = ["StudyData", "cohorts_in_fold", "open_data", "site_in_fold"]
+__all__ = ["StudyData", "cohorts_in_fold", "make_folds", "open_data", "site_in_fold"]
 
 Watch = Callable[[str, int, int], None]
 
@@ -121,6 +129,41 @@ def open_data(study: StudyConfig, seed: int, watch: Watch) -> StudyData:
     folds = make_folds(study.folds, sites, manifests, study.federation.seed)
     check_pictures(folds, cohorts)
     return StudyData(sites, cohorts, folds, {name: c.fingerprint() for name, c in cohorts.items()})
+
+
+def make_folds(config: FoldsConfig, sites: Sites, manifests: Manifests, seed: int) -> list[Fold]:
+    """Divide the sites of a study, and check the folds for leaks.
+
+    Patient ids are taken to be global: the images of one id are on one side at every site.
+
+    Parameters
+    ----------
+    config : FoldsConfig
+    sites : mapping of str to SiteConfig
+        Their tasks, and the roots of their datasets.
+    manifests : mapping of str to Manifest
+        By site; the splits they have count for ``kind: own`` alone.
+    seed : int
+
+    Raises
+    ------
+    DataError
+        The sites cannot be divided so, or a fold leaks or lacks a class.
+    """
+    tested = dict.fromkeys(manifests, 1)
+    match config:
+        case KFold():
+            folds = k_folds(sites, manifests, config.k, seed)
+        case LeaveCentreOut():
+            folds = leave_centres_out(sites, manifests, config.sites, seed)
+            tested = {site: len(folds) // len(centres_of(site, manifests)) for site in config.sites}
+        case SplitFiles():
+            folds = folds_from_files(config, sites, manifests)
+            tested = tested if len(folds) > 1 else {}  # one fold is a hold-out
+        case _:
+            folds, tested = [Fold("own", {name: m.splits for name, m in manifests.items()})], {}
+    check_folds(folds, sites, manifests, tested)
+    return folds
 
 
 def site_in_fold(

@@ -1,7 +1,8 @@
-"""What a study's grid is made of: kinds of arms, and backbones."""
+"""What a study's grid is made of: kinds of arms, backbones and folds."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -10,7 +11,19 @@ from mdmt.config import AggregationConfig
 from mdmt.config.types import Name, Probability
 from mdmt.strict import Strict
 
-__all__ = ["Arm", "AverageInit", "Backbone", "Federated", "Finetune", "Metadata"]
+__all__ = [
+    "Arm",
+    "AverageInit",
+    "Backbone",
+    "Federated",
+    "Finetune",
+    "FoldsConfig",
+    "KFold",
+    "LeaveCentreOut",
+    "Metadata",
+    "OwnSplits",
+    "SplitFiles",
+]
 
 
 class _Arm(Strict):
@@ -113,3 +126,37 @@ class Backbone(Strict):
     def label(self) -> str:
         """Name in tables."""
         return self.name or self.backbone
+
+
+class KFold(Strict):
+    """Patients dealt to `k` folds, stratified by class and centre; each fold is tested once."""
+
+    kind: Literal["k_fold"] = "k_fold"
+    k: Annotated[int, Field(ge=3)] = 5
+
+
+class LeaveCentreOut(Strict):
+    """A test fold per centre of one site, or per pair of centres of two."""
+
+    kind: Literal["leave_centre_out"]
+    sites: Annotated[tuple[Name, ...], Field(min_length=1, max_length=2)]
+    """Sites whose centres are left out; the others keep the test split of the first of 5 folds."""
+
+
+class SplitFiles(Strict):
+    """Folds that stand in files ``<folder>/<fold>/{train,val,test}.txt``, as the paper's."""
+
+    kind: Literal["files"]
+    folders: Annotated[dict[Name, Path], Field(min_length=1)]
+    """Folder of each site, relative to its dataset's root, such as ``{afc: folds/5}``."""
+
+
+class OwnSplits(Strict):
+    """One fold: the splits that the sites' datasets come with."""
+
+    kind: Literal["own"]
+
+
+FoldsConfig = Annotated[
+    KFold | LeaveCentreOut | SplitFiles | OwnSplits, Field(discriminator="kind")
+]

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from mdmt.config import save_config
-from mdmt.data.splits import Fold
 from mdmt.errors import BadInput, MDMTError, RunError
 from mdmt.models import build_model
 from mdmt.training import resolve_device
@@ -23,6 +22,7 @@ from server.run import versions
 from simulation.study.cells import FORMAT, Cell, Finished, in_cell, read_cell
 from simulation.study.config import StudyConfig, load_study
 from simulation.study.data import StudyData, Watch, open_data
+from simulation.study.folds import Fold
 from simulation.study.kinds import Arm, Backbone, Metadata
 from simulation.study.metadata import check_columns, has_columns
 from simulation.study.tables import TABLES, write_tables

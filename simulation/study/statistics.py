@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from mdmt.delong import compare_aurocs
 from mdmt.metrics import bootstrap_interval
+from mdmt.results.delong import compare_aurocs
+from mdmt.results.predictions import Predictions
+from mdmt.results.statistics import compare_pairs, holm, mean_and_error
+from mdmt.results.studies import Study
+from mdmt.results.test_sets import ALL, CellName
 from mdmt.seeds import derive_seed
-from mdmt.statistics import compare_pairs, holm, mean_and_error
-from simulation.study.cells import Finished
-from simulation.study.config import StudyConfig
-from simulation.study.outcomes import ALL, CellKey, Predicted, TestSets, pooled_predictions
 
-__all__ = ["study_statistics", "with_all_sites"]
+__all__ = ["UNITS", "study_statistics"]
 
 FORMAT = 1
 _DISTINCT = "those that test the same images are averaged first and count once"
@@ -41,123 +41,75 @@ UNITS = {
     " of arms of one backbone, seed, site and output",
 }
 
-Row = Mapping[str, Any]
+Values = dict[CellName, float]
 
 
-def study_statistics(
-    study: StudyConfig, results: Sequence[Row], cells: Sequence[Finished]
-) -> dict[str, Any]:
-    """Every table of ``statistics.json``.
-
-    Parameters
-    ----------
-    study : StudyConfig
-    results : sequence of mapping
-        Rows of ``results.csv``.
-    cells : sequence of Finished
+def study_statistics(study: Study) -> dict[str, Any]:
+    """Compute every table of ``statistics.json`` from the study's results and predictions.
 
     Returns
     -------
     dict
         ``summary``, ``paired``, ``intervals`` and ``delong``: each a ``unit`` and ``rows``.
     """
-    predicted = list(pooled_predictions(study, cells))
-    tests = _test_sets(study, predicted)
+    compared = _compared(study)
     tables = {
-        "summary": _summary(results, tests),
-        "paired": _paired(study, results, tests),
-        "intervals": [_interval(one) for one in predicted],
-        "delong": list(_delong([one for one in predicted if one.arm in _compared(study)])),
+        "summary": _summary(study),
+        "paired": _paired(study),
+        "intervals": [_interval(one) for one in study.predictions],
+        "delong": list(_delong([one for one in study.predictions if one.arm in compared])),
     }
     primary = {
-        name: {"metric": task.space.primary, "better": task.space.primary_is_better_when}
-        for name, task in study.federation.tasks.items()
+        name: {"metric": space.primary, "better": space.primary_is_better_when}
+        for name, space in study.spaces.items()
     }
-    return {"format": FORMAT, "target": study.target, "primary": primary} | {
+    return {"format": FORMAT, "target": study.config["target"], "primary": primary} | {
         name: {"unit": UNITS[name], "rows": rows} for name, rows in tables.items()
     }
 
 
-def with_all_sites(results: Iterable[Row]) -> list[dict[str, Any]]:
-    """Add the mean over sites, weighted by their labelled test images, where there are several.
-
-    An arm that did not test every site of the task in a cell has none there: means over other
-    sites cannot be compared.
-    """
-    rows = [dict(row) for row in results]
-    grid = ("arm", "backbone", "fold", "seed", "task", "metric")
-    by_cell: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
-    for row in rows:
-        by_cell[tuple(row[key] for key in grid)].append(row)
-    sites: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        sites[row["task"]].add(row["site"])
-    for key, group in by_cell.items():
-        if len(group) == 1 or len(group) < len(sites[group[0]["task"]]):
-            continue
-        total = sum(row["n"] for row in group)
-        defined = total > 0 and all(row["value"] is not None for row in group)
-        mean = sum(row["value"] * row["n"] for row in group) / total if defined else None
-        rows.append(dict(zip(grid, key, strict=True)) | {"site": ALL, "value": mean, "n": total})
-    return rows
-
-
-def _test_sets(study: StudyConfig, predicted: Sequence[Predicted]) -> TestSets:
-    images: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
-    for one in predicted:
-        for fold, image in one.images:
-            images[one.task, one.site, fold, str(one.seed)].add(image)
-    return TestSets(images, redrawn=study.redraw)
-
-
-def _summary(results: Sequence[Row], tests: TestSets) -> list[dict[str, Any]]:
+def _summary(study: Study) -> list[dict[str, Any]]:
     keys = ("arm", "backbone", "site", "task", "metric")
-    values: dict[tuple[Any, ...], dict[CellKey, float | None]] = defaultdict(dict)
-    for row in with_all_sites(results):
-        cell = row["backbone"], row["fold"], row["seed"]
-        values[tuple(row[key] for key in keys)][cell] = row["value"]
+    values: dict[tuple[str, ...], dict[CellName, float | None]] = defaultdict(dict)
+    for row in study.results:
+        values[row.arm, row.cell.backbone, row.site, row.task, row.metric][row.cell] = row.value
     rows = []
     for key, found in values.items():
         names = dict(zip(keys, key, strict=True))
         defined = {cell: value for cell, value in found.items() if value is not None}
-        means = tests.means(names["task"], names["site"], defined)
+        means = study.tests.means(names["task"], names["site"], defined)
         mean, error = mean_and_error(means) if means else (None, None)
         counts = {"n": len(means), "cells": len(defined), "undefined": len(found) - len(defined)}
         rows.append(names | {"mean": mean, "error": error} | counts)
     return rows
 
 
-def _paired(study: StudyConfig, results: Sequence[Row], tests: TestSets) -> list[dict[str, Any]]:
+def _paired(study: Study) -> list[dict[str, Any]]:
     """Every pair of arms on each task's primary metric, per backbone and over all of them."""
-    primary = {name: task.space.primary for name, task in study.federation.tasks.items()}
-    values: dict[tuple[str, str], dict[str, dict[CellKey, float]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
-    for row in with_all_sites(results):
-        if row["metric"] == primary[row["task"]] and row["value"] is not None:
-            cell = row["backbone"], row["fold"], row["seed"]
-            values[row["task"], row["site"]][row["arm"]][cell] = row["value"]
-    backbones = [backbone.label for backbone in study.grid_backbones]
-    families = [*backbones, ALL] if len(backbones) > 1 else backbones
+    values: dict[tuple[str, str], dict[str, Values]] = defaultdict(lambda: defaultdict(dict))
+    for row in study.results:
+        if row.metric == study.spaces[row.task].primary and row.value is not None:
+            values[row.task, row.site][row.arm][row.cell] = row.value
+    families = [*study.backbones, ALL] if len(study.backbones) > 1 else study.backbones
     rows = []
     for (task, site), by_arm in values.items():
+        names = {"site": site, "task": task, "metric": study.spaces[task].primary}
         for family in families:
             pairs = []
             for a, b in itertools.combinations(_compared(study), 2):
-                cells = [c for c in by_arm[a] if c in by_arm[b] and family in (c[0], ALL)]
+                cells = [c for c in by_arm[a] if c in by_arm[b] and family in (c.backbone, ALL)]
                 if cells:
                     first, second = (
-                        tests.means(task, site, {c: by_arm[arm][c] for c in cells})
+                        study.tests.means(task, site, {c: by_arm[arm][c] for c in cells})
                         for arm in (a, b)
                     )
-                    key = {"backbone": family, "site": site, "task": task, "metric": primary[task]}
                     found = asdict(compare_pairs(first, second))
-                    pairs.append(key | {"arm_a": a, "arm_b": b} | found)
+                    pairs.append({"backbone": family} | names | {"arm_a": a, "arm_b": b} | found)
             rows += _corrected(pairs, ("p_t", "p_w"))
     return rows
 
 
-def _interval(one: Predicted) -> dict[str, Any]:
+def _interval(one: Predictions) -> dict[str, Any]:
     metric = one.space.primary
     low, high = bootstrap_interval(
         one.space,
@@ -179,23 +131,25 @@ def _interval(one: Predicted) -> dict[str, Any]:
     }
 
 
-def _delong(predicted: Sequence[Predicted]) -> Iterator[dict[str, Any]]:
-    groups: dict[tuple[Any, ...], list[Predicted]] = defaultdict(list)
-    for one in predicted:
+def _delong(predictions: Sequence[Predictions]) -> Iterator[dict[str, Any]]:
+    groups: dict[tuple[Any, ...], list[Predictions]] = defaultdict(list)
+    for one in predictions:
         groups[tuple(one.key.values())].append(one)
     for group in groups.values():
-        for name, column in group[0].binary_outputs():
+        for column in group[0].binary_columns:
             pairs = []
             for a, b in itertools.combinations(group, 2):
                 if a.images != b.images:  # an arm that did not test them all
                     continue
-                labelled = np.isfinite(a.binary_targets(column))
+                truth = a.truth[:, column]
+                labelled = np.isfinite(truth)
                 scores = a.predictions[labelled, column], b.predictions[labelled, column]
                 if not all(np.isfinite(values).all() for values in scores):
                     continue
-                positive = a.binary_targets(column)[labelled] == 1
-                found = compare_aurocs(positive, *scores, a.patients[labelled], a.folds[labelled])
+                where = a.patients[labelled], a.folds[labelled]
+                found = compare_aurocs(truth[labelled] == 1, *scores, *where)
                 if found is not None:
+                    name = a.space.prediction_names[column]
                     key = a.key | {"output": name, "arm_a": a.arm, "arm_b": b.arm}
                     pairs.append(key | asdict(found) | a.counts(labelled))
             yield from _corrected(pairs, ("p",))
@@ -209,6 +163,6 @@ def _corrected(rows: list[dict[str, Any]], names: Sequence[str]) -> list[dict[st
     return rows
 
 
-def _compared(study: StudyConfig) -> list[str]:
+def _compared(study: Study) -> list[str]:
     """Arms that are tested against each other: a constant ranks nothing, it is the floor."""
-    return [arm.label for arm in study.arms if arm.kind != "constant"]
+    return [arm for arm in study.arms if arm not in study.arms_of("constant")]

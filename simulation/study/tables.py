@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from mdmt.files import atomic_path, write_json
+from mdmt.results.predictions import PREDICTION_COLUMNS
+from mdmt.results.studies import RESULT_COLUMNS, read_study
 from server.run import versions
 from simulation.study.caveats import find_caveats
-from simulation.study.cells import PREDICTION_COLUMNS, Finished
+from simulation.study.cells import Finished
 from simulation.study.config import StudyConfig
 from simulation.study.data import StudyData
 from simulation.study.statistics import study_statistics
 
-__all__ = ["RESULT_COLUMNS", "TABLES", "write_tables"]
+__all__ = ["TABLES", "write_tables"]
 
 FORMAT = 1
 TABLES = ("results.csv", "predictions.csv", "statistics.json", "study.json")
 """Files that tell of a whole grid; there are none while a cell is missing."""
-RESULT_COLUMNS = ("arm", "backbone", "fold", "seed", "site", "task", "metric", "value", "n")
 
 
 def write_tables(
@@ -40,7 +41,8 @@ def write_tables(
     results = [one.cell.key | row for one in cells for row in one.results]
     _write_csv(out / "results.csv", RESULT_COLUMNS, results)
     _join(out / "predictions.csv", [one.predictions for one in cells])
-    statistics = study_statistics(study, results, cells)
+    written = read_study(out)
+    statistics = study_statistics(written)
     write_json(out / "statistics.json", statistics)
     write_json(
         out / "study.json",
@@ -50,7 +52,7 @@ def write_tables(
             "config": study.model_dump(mode="json"),
             "versions": versions(),
             "data": _describe(data),
-            "caveats": find_caveats(study, data, results, statistics),
+            "caveats": find_caveats(study, data, written, statistics),
             "cells": {
                 "done": len(cells),
                 "of": len(cells),

@@ -11,7 +11,7 @@ import torch
 
 from mdmt.checkpoints import RoundFiles
 from mdmt.errors import RunError
-from mdmt.runs import read_lines
+from mdmt.results.runs import read_lines
 from server.run import RunDirectory, last_event
 
 

@@ -23,7 +23,7 @@ import simulation.study.tables
 from mdmt.errors import BadInput, RunError, StateError
 from mdmt.models import build_model
 from mdmt.report import write_report
-from mdmt.report.read import read_study
+from mdmt.results.studies import read_study
 from simulation.study.config import load_study
 from simulation.study.runner import run_study
 

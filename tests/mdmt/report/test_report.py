@@ -22,13 +22,14 @@ from mdmt.config import FederationConfig, save_config
 from mdmt.report import write_report
 from mdmt.report.canvas import arm_colours
 from mdmt.report.comparisons import paired_differences
-from mdmt.report.curves import Predictions, calibration_bins, patient_interval, roc_with_band
+from mdmt.report.curves import calibration_bins, patient_interval, roc_with_band
 from mdmt.report.page import Figure, Page, Section, Table, render_page
 from mdmt.report.plots import Line, plot_lines, plot_matrix
 from mdmt.report.predictions import prediction_blocks
-from mdmt.report.read import read_study
 from mdmt.report.tables import mean_of
 from mdmt.report.words import without_paths
+from mdmt.results.predictions import Predictions
+from mdmt.results.studies import read_study
 from mdmt.tasks import AnyTask, Task
 from mdmt.tasks.statistics import auroc
 
@@ -68,9 +69,18 @@ def report_of(folder: Path) -> str:
     return write_report(folder).read_text(encoding="utf-8")
 
 
-def predictions(targets: list[float], predictions: list[float], patients: list[str]) -> Predictions:
+ONE_FINDING: Task = TypeAdapter[Task](AnyTask).validate_python(
+    {"kind": "multilabel", "labels": ["edema"]}
+)
+
+
+def predictions(
+    targets: list[float], predictions: list[float], patients: list[str], folds: str = ""
+) -> Predictions:
+    images = [(folds[k : k + 1], f"{k}.png") for k in range(len(patients))]
     columns = np.array(targets)[:, None], np.array(predictions)[:, None]
-    return Predictions(np.array(patients), np.array(["0"] * len(patients)), *columns)
+    names = ("local", "resnet18", 0, "s", "t")
+    return Predictions(*names, ONE_FINDING, tuple(images), np.array(patients), *columns)
 
 
 def write_run(folder: Path, **files: Any) -> Path:
@@ -438,8 +448,7 @@ def test_a_curve_ranks_within_folds() -> None:
     """Fold 0: 3 of 4 pairs in order, fold 1: 1 of 2; fold 2 has one class, fold 1 high scores."""
     truth = [0, 1, 0, 1, 0, 1, 0, 1]
     scores = [0.1, 0.2, 0.3, 0.4, 0.8, 0.9, 0.95, 0.0]
-    tested = predictions(truth, scores, list("abcdefgh"))
-    tested = replace(tested, folds=np.array(list("00001112")))
+    tested = predictions(truth, scores, list("abcdefgh"), folds="00001112")
     assert roc_with_band(tested, 0).area == pytest.approx((3 + 1) / (4 + 2))
     assert auroc(np.array(truth) == 1, np.array(scores), tested.folds) == pytest.approx(4 / 6)
     assert auroc(np.array(truth) == 1, np.array(scores)) == pytest.approx(6 / 16)
@@ -499,19 +508,18 @@ def test_every_kind_of_task_has_its_figures(
 ) -> None:
     task: Task = TypeAdapter[Task](AnyTask).validate_python(space)
     generator = np.random.default_rng(0)
-    shape = 40, len(task.labels)
-    targets = np.eye(3)[generator.integers(0, 3, 40)] if shape[1] == 3 else None
-    if targets is None:
-        targets = generator.integers(0, 2, shape).astype(float)
-    people, folds = np.array([f"p{k}" for k in range(40)]), np.array(["0", "1"] * 20)
-    drawn = Predictions(people, folds, targets, generator.random(shape))
+    targets = generator.integers(0, len(task.labels) % 2 + 2, (40, task.width)).astype(float)
+    people, images = np.array([f"p{k}" for k in range(40)]), [(str(k % 2), "") for k in range(40)]
+    scores = generator.random((40, len(task.labels)))
+    names = ("local", "resnet18", 0, "s", "t")
+    drawn = Predictions(*names, task, tuple(images), people, targets, scores)
     study = read_study(write_study(tmp_path / "study", **SMALL))
     result = study.results[0]._replace(task="t", site="s")
     study = replace(
         study,
         spaces={"t": task},
         results=[result],
-        predictions={("local", "s", "t"): {("resnet18", "0"): drawn}},
+        predictions=[drawn],
     )
     figures = [block for block in prediction_blocks(study) if isinstance(block, Figure)]
     for word, number in panels.items():

@@ -1,4 +1,4 @@
-"""Comparing models over cells of a study; `mdmt.delong` compares over patients, never both at once.
+"""Comparing models over the cells of a study; `mdmt.results.delong` compares over patients.
 
 A *cell* is one training run (a fold and a seed). Tests over cells say how stable a difference is
 when training is repeated; tests over patients say how far it would hold in other patients like

@@ -10,8 +10,9 @@ import numpy as np
 from mdmt.config.site import SiteConfig
 from mdmt.data.cohort import Cohort
 from mdmt.data.manifest import SPLITS, Manifest
-from mdmt.data.splits import Fold, absent_classes
+from mdmt.data.splits import absent_classes
 from mdmt.errors import DataError
+from simulation.study.folds import Fold
 
 __all__ = ["check_folds", "check_pictures"]
 

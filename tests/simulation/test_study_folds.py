@@ -17,15 +17,16 @@ from PIL import Image
 from published_builders import aiforcovid_site, brixia_site, write_split_files
 from pydantic import TypeAdapter
 
-from mdmt.config import FoldsConfig, PreprocessingConfig, SiteConfig
+from mdmt.config import PreprocessingConfig, SiteConfig
 from mdmt.data.cache import open_pixels
 from mdmt.data.cohort import Cohort
-from mdmt.data.folds import k_folds, leave_centres_out, make_folds
-from mdmt.data.leakage import check_folds, check_pictures
 from mdmt.data.manifest import Manifest
 from mdmt.data.readers import read_manifest
-from mdmt.data.splits import Fold
 from mdmt.errors import DataError
+from simulation.study.data import make_folds
+from simulation.study.folds import Fold, k_folds, leave_centres_out
+from simulation.study.kinds import FoldsConfig
+from simulation.study.leakage import check_folds, check_pictures
 
 
 def site_of(name: str, task: str = "prognosis", root: str = "data") -> SiteConfig:

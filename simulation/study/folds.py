@@ -6,21 +6,51 @@ import itertools
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mdmt.config.folds import FoldsConfig, KFold, LeaveCentreOut, SplitFiles
 from mdmt.config.site import SiteConfig
-from mdmt.data.leakage import check_folds
 from mdmt.data.manifest import CENTRE, Manifest
-from mdmt.data.split_files import read_folds
-from mdmt.data.splits import Fold
+from mdmt.data.split_files import image_id, read_split_files
 from mdmt.errors import DataError
 from mdmt.seeds import derive_seed
 from mdmt.tasks import Classification
+from simulation.study.kinds import SplitFiles
 
-__all__ = ["k_folds", "leave_centres_out", "make_folds"]
+__all__ = [
+    "Fold",
+    "Manifests",
+    "Sites",
+    "centres_of",
+    "folds_from_files",
+    "k_folds",
+    "leave_centres_out",
+]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One way to divide the images of all sites of a study.
+
+    Parameters
+    ----------
+    name : str
+        ``0`` … ``k-1``, or the centre that is left out, or two: ``A-SIEMENS``.
+    splits : mapping of str to ndarray of str, (N,)
+        By site, in its manifest's order: ``train``, ``val``, ``test``, or ``unused`` for the
+        other images of a patient whom this fold tests.
+    """
+
+    name: str
+    splits: Mapping[str, NDArray[np.str_]]
+
+    def apply(self, site: str, manifest: Manifest) -> Manifest:
+        """The manifest of `site` divided by this fold; images, and so their cache, are the same."""
+        return replace(manifest, splits=self.splits[site])
+
 
 Manifests = Mapping[str, Manifest]
 Sites = Mapping[str, SiteConfig]
@@ -29,41 +59,6 @@ PARTS = 5
 """Parts of the patients where centres are left out: one validates, one tests at other sites."""
 QUARTERS = (0.25, 0.5, 0.75)
 """Strata of a task without classes: quarters of its images, by the mean of their labels."""
-
-
-def make_folds(config: FoldsConfig, sites: Sites, manifests: Manifests, seed: int) -> list[Fold]:
-    """Divide the sites of a study, and check the folds for leaks.
-
-    Patient ids are taken to be global: the images of one id are on one side at every site.
-
-    Parameters
-    ----------
-    config : FoldsConfig
-    sites : mapping of str to SiteConfig
-        Their tasks, and the roots of their datasets.
-    manifests : mapping of str to Manifest
-        By site; the splits they have count for ``kind: own`` alone.
-    seed : int
-
-    Raises
-    ------
-    DataError
-        The sites cannot be divided so, or a fold leaks or lacks a class.
-    """
-    tested = dict.fromkeys(manifests, 1)
-    match config:
-        case KFold():
-            folds = k_folds(sites, manifests, config.k, seed)
-        case LeaveCentreOut():
-            folds = leave_centres_out(sites, manifests, config.sites, seed)
-            tested = {site: len(folds) // len(_centres(site, manifests)) for site in config.sites}
-        case SplitFiles():
-            folds = _from_files(config, sites, manifests)
-            tested = tested if len(folds) > 1 else {}  # one fold is a hold-out
-        case _:
-            folds, tested = [Fold("own", {name: m.splits for name, m in manifests.items()})], {}
-    check_folds(folds, sites, manifests, tested)
-    return folds
 
 
 def k_folds(sites: Sites, manifests: Manifests, k: int, seed: int) -> list[Fold]:
@@ -126,7 +121,7 @@ def leave_centres_out(
     """
     parts = _deal(sites, manifests, PARTS, seed)
     folds = []
-    for centres in itertools.product(*(_centres(site, manifests) for site in leave)):
+    for centres in itertools.product(*(centres_of(site, manifests) for site in leave)):
         out = dict(zip(leave, centres, strict=True))
         tested = {
             site: m.columns[CENTRE] == out[site] if site in out else parts[site] == 0
@@ -145,7 +140,14 @@ def leave_centres_out(
     return folds
 
 
-def _centres(site: str, manifests: Manifests) -> list[str]:
+def centres_of(site: str, manifests: Manifests) -> list[str]:
+    """Centres of a site, sorted.
+
+    Raises
+    ------
+    DataError
+        There is no such site, an image has no centre, or there is only one centre.
+    """
     manifest = manifests.get(site)
     if manifest is None:
         raise DataError(f"folds.sites: no site {site}; the sites are {', '.join(manifests)}")
@@ -206,7 +208,14 @@ def _levels(targets: NDArray[np.float32], has_classes: bool) -> list[str]:
     return [f"{level:g}" if n else "-" for level, n in zip(levels, counts.tolist(), strict=True)]
 
 
-def _from_files(config: SplitFiles, sites: Sites, manifests: Manifests) -> list[Fold]:
+def folds_from_files(config: SplitFiles, sites: Sites, manifests: Manifests) -> list[Fold]:
+    """Read the folds of every site from split files.
+
+    Raises
+    ------
+    DataError
+        A site has no folder, or the sites have different folds.
+    """
     missing = sorted(set(manifests) - set(config.folders))
     unknown = sorted(set(config.folders) - set(manifests))
     if missing or unknown:
@@ -222,3 +231,32 @@ def _from_files(config: SplitFiles, sites: Sites, manifests: Manifests) -> list[
             names = f"{', '.join(folds)} at {first} and {', '.join(others)} at {site}"
             raise DataError(f"folds.folders: the sites have different folds, {names}")
     return [Fold(name, {site: by_site[site][name] for site in by_site}) for name in folds]
+
+
+def read_folds(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.str_]]:
+    """Read the folds ``<folder>/<fold>/`` of a site.
+
+    Returns
+    -------
+    dict of str to ndarray of str, (N,)
+        By fold: the split of each image of `manifest`.
+
+    Raises
+    ------
+    DataError
+        There is no fold, or an image of the manifest is in none of its files.
+    """
+    names = sorted(path.parent.name for path in folder.glob("*/train.txt"))
+    if not names:
+        raise DataError(f"{folder}: no fold there: expected folders with train.txt, val.txt, ...")
+    folds = {}
+    for name in names:
+        assignments = read_split_files(folder / name)
+        splits = []
+        for row, image in zip(manifest.rows, manifest.images, strict=True):
+            assignment = assignments.get(image_id(image.name))
+            if assignment is None:
+                raise DataError(f"{folder / name}: no split file names the image of {row}")
+            splits.append(assignment.split)
+        folds[name] = np.array(splits, dtype=np.str_)
+    return folds

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel, wilcoxon
 
-from mdmt.delong import compare_aurocs
-from mdmt.statistics import compare_pairs, holm, mean_and_error
+from mdmt.results.delong import compare_aurocs
+from mdmt.results.statistics import compare_pairs, holm, mean_and_error
 from mdmt.tasks.statistics import auroc
 
 OVARIAN = """

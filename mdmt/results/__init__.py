@@ -1,0 +1,1 @@
+"""What runs and studies wrote: readers of their folders, and statistics of their results."""

@@ -1,0 +1,54 @@
+"""Reading the CSV tables of a study; an error names the file."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mdmt.errors import BadInput
+from mdmt.tasks import Task
+
+__all__ = ["known_task", "read_rows", "to_number"]
+
+
+def read_rows(file: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield the rows of a CSV file, or nothing if it does not exist; equal texts are one object.
+
+    Raises
+    ------
+    BadInput
+        A column is missing, or a row has too few or too many cells.
+    """
+    if not file.exists():
+        return
+    with file.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise BadInput(f"{file}: no column {missing[0]}; expected {', '.join(columns)}")
+        for row in reader:
+            if None in row.values() or None in row:
+                raise BadInput(f"{file}: line {reader.line_num} is not complete")
+            yield {name: sys.intern(row[name]) for name in columns}
+
+
+def to_number(file: Path | str, text: str) -> float | None:
+    """Convert a cell to a number; an empty cell is None.
+
+    Raises
+    ------
+    BadInput
+        It is not a number.
+    """
+    try:
+        return float(text) if text else None
+    except ValueError as error:
+        raise BadInput(f"{file}: {text} is not a number") from error
+
+
+def known_task(file: Path, task: str, spaces: Mapping[str, Task]) -> None:
+    """Refuse a task that the study does not have."""
+    if task not in spaces:
+        raise BadInput(f"{file}: the task {task} is none of study.yaml's {', '.join(spaces)}")

@@ -1,0 +1,136 @@
+"""Test predictions of a study as arrays: all folds of one arm, backbone, seed, site and task."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdmt.errors import BadInput
+from mdmt.results.csv_tables import known_task, read_rows, to_number
+from mdmt.tasks import Classification, Multilabel, Task
+from mdmt.tasks.base import FloatArray
+
+__all__ = ["PREDICTION_COLUMNS", "Predictions", "read_predictions"]
+
+PREDICTION_COLUMNS = (
+    *("arm", "backbone", "fold", "seed"),
+    *("site", "task", "image", "patient", "output", "target", "prediction"),
+)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Test predictions of one arm for one task at one site: all folds of one seed.
+
+    Models of different folds may be calibrated differently: scores are ranked within a fold.
+
+    Attributes
+    ----------
+    arm, backbone, site, task : str
+    seed : int
+    space : Task
+    images : tuple of (str, str), length N
+        Fold and image; images of one fold stand together.
+    patients : ndarray of str, (N,)
+    targets : ndarray, float64, (N, space.width)
+        NaN where a label is missing.
+    predictions : ndarray, float64, (N, len(space.prediction_names))
+    """
+
+    arm: str
+    backbone: str
+    seed: int
+    site: str
+    task: str
+    space: Task
+    images: tuple[tuple[str, str], ...]
+    patients: NDArray[np.str_]
+    targets: FloatArray
+    predictions: FloatArray
+
+    @property
+    def folds(self) -> NDArray[np.str_]:
+        """Fold of each image, (N,); the model of that fold predicted it."""
+        return np.array([fold for fold, _ in self.images])
+
+    @property
+    def truth(self) -> FloatArray:
+        """Targets with a column per prediction, (N, P): 1 or 0 for each exclusive class."""
+        if isinstance(self.space, Classification):
+            classes = np.arange(len(self.space.classes))
+            return np.where(np.isnan(self.targets), np.nan, self.targets == classes)
+        return self.targets
+
+    @property
+    def binary_columns(self) -> list[int]:
+        """Columns of `predictions` that have an AUROC; of two classes the second alone."""
+        columns = list(range(len(self.space.prediction_names)))
+        if isinstance(self.space, Classification):
+            return columns[1:] if len(columns) == 2 else columns
+        return columns if isinstance(self.space, Multilabel) else []
+
+    def counts(self, rows: NDArray[np.bool_]) -> dict[str, int]:
+        """Number of distinct images and patients in some rows; folds may test the same ones."""
+        names = {name for (_, name), chosen in zip(self.images, rows, strict=True) if chosen}
+        return {"images": len(names), "patients": len(np.unique(self.patients[rows]))}
+
+    @property
+    def key(self) -> dict[str, str | int]:
+        """Backbone, seed, site and task, which it shares with other arms."""
+        return {
+            "backbone": self.backbone,
+            "seed": self.seed,
+            "site": self.site,
+            "task": self.task,
+        }
+
+
+def read_predictions(files: Iterable[Path], spaces: Mapping[str, Task]) -> list[Predictions]:
+    """Read tables with `PREDICTION_COLUMNS` and join the folds of each model.
+
+    Raises
+    ------
+    BadInput
+        A file lacks a column, or a row names an unknown task or output.
+    """
+    found: dict[tuple[str, str, int, str, str], list[tuple[str, ...]]] = defaultdict(list)
+    for file in files:
+        for row in read_rows(file, PREDICTION_COLUMNS):
+            known_task(file, row["task"], spaces)
+            seed = int(to_number(file, row["seed"]) or 0)
+            key = row["arm"], row["backbone"], seed, row["site"], row["task"]
+            names = ("fold", "image", "patient", "output", "target", "prediction")
+            found[key].append((str(file), *(row[name] for name in names)))
+    return [
+        Predictions(*key, spaces[key[4]], *_arrays(spaces[key[4]], rows))
+        for key, rows in found.items()
+    ]
+
+
+def _arrays(
+    space: Task, rows: list[tuple[str, ...]]
+) -> tuple[tuple[tuple[str, str], ...], NDArray[np.str_], FloatArray, FloatArray]:
+    """Images, patients, targets and predictions of rows, in order of the images."""
+    patients = {(fold, image): patient for _, fold, image, patient, *_ in rows}
+    row_of = {image: row for row, image in enumerate(patients)}
+    column_of = {name: column for column, name in enumerate(space.prediction_names)}
+    targets, predictions = np.full((2, len(row_of), len(column_of)), np.nan)
+    for file, fold, image, _, output, target, prediction in rows:
+        if output not in column_of:
+            raise BadInput(f"{file}: the output {output} is none of {', '.join(column_of)}")
+        place = row_of[fold, image], column_of[output]
+        for values, text in ((targets, target), (predictions, prediction)):
+            value = to_number(file, text)
+            values[place] = np.nan if value is None else value
+    if isinstance(space, Classification):
+        if len(column_of) == 2:  # the tables have the second class alone
+            predictions[:, 0] = 1 - predictions[:, 1]
+            targets = targets[:, 1:]
+        else:
+            targets = targets.argmax(axis=1)[:, None].astype(np.float64)
+    return tuple(row_of), np.array(list(patients.values())), targets, predictions
