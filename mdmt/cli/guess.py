@@ -1,4 +1,4 @@
-"""What the columns of a label table are, guessed from their names and cells."""
+"""Guess the meaning of the columns of a label table from their names and cells."""
 
 from __future__ import annotations
 
@@ -19,39 +19,21 @@ HIGHEST_SCORE = 10
 _MISSING = {"", "na", "nan"}
 _PATIENTS = ("patient", "patient_id", "patientid", "subject", "subject_id", "subjectid")
 _SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 _LABEL_WORDS = {
     *("label", "labels", "class", "target", "outcome", "prognosis", "diagnosis", "severity"),
     *("grade", "stage", "finding", "findings", "score", "death", "disease"),
 }
-# Columns that describe who, where and how, not what is seen.
-_OTHER_WORDS = {
-    *(
-        "id",
-        "uid",
-        "path",
-        "file",
-        "filename",
-        "name",
-        "sha",
-        "sha256",
-        "md5",
-        "hash",
-        "url",
-        "doi",
-    ),
+_OTHER_WORDS = {  # of columns that describe the person, the place or the device
+    *("id", "uid", "path", "file", "filename", "name", "sha", "sha256", "md5", "hash", "url"),
     *("date", "time", "day", "days", "age", "sex", "gender", "view", "position", "projection"),
     *("width", "height", "rows", "columns", "mode", "bits", "modality", "manufacturer", "device"),
     *("site", "hospital", "center", "centre", "location", "country", "source", "fold", "basis"),
     *("licence", "license", "split", "mask", "patient", "subject", "study", "series", "comment"),
+    "doi",
 }
 
 
@@ -66,9 +48,9 @@ class GuessedTask:
     columns : tuple of str
     kind : {"classification", "regression", "multilabel"}
     classes : tuple of str
-        Of a classification, sorted.
+        Classes of a classification, sorted.
     range : tuple of int
-        Of a regression: the lowest and highest value in the table.
+        Lowest and highest value of a regression in the table.
     """
 
     name: str
@@ -80,19 +62,19 @@ class GuessedTask:
 
 @dataclass(frozen=True)
 class Guess:
-    """What a table holds.
+    """The columns of a table and what they probably mean.
 
     Attributes
     ----------
     root : Path
         Folder that the image paths are relative to.
-    image : str
-    patient, split, mask : str or None
+    image, patient, split, mask : str or None
+        Names of columns.
     splits : dict of str to str
-        What the table's names of splits mean.
+        ``train``, ``val`` or ``test`` by the table's name of the split.
     tasks : tuple of GuessedTask
     others : tuple of GuessedTask
-        Columns that could be labels too.
+        Other columns that could be labels.
     """
 
     root: Path
@@ -113,20 +95,18 @@ def guess_columns(tabular: TabularFile) -> Guess:
     DataError
         No column names image files, or none could be a label.
     """
-    cells = {
-        column: [row.cells[column] for row in tabular.rows] for column in tabular.columns if column
-    }
-    filled = {
-        column: [v for v in values if v.lower() not in _MISSING] for column, values in cells.items()
-    }
+    filled: dict[str, list[str]] = {}
+    for column in filter(None, tabular.columns):
+        cells = [row.cells[column] for row in tabular.rows]
+        filled[column] = [cell for cell in cells if cell.lower() not in _MISSING]
     filled = {column: values for column, values in filled.items() if values}
     root, files = _file_columns(tabular.path.resolve().parent, filled)
     masks = [column for column in files if "mask" in _words(column)]
     images = [column for column in files if column not in masks]
     if not images:
         raise DataError(
-            f"{tabular.path}: no column names image files that are there; paths must be relative to"
-            " the table's folder or to a folder beside it"
+            f"{tabular.path}: no column names image files that exist; paths must be relative to"
+            " the folder of the table or to a folder beside it"
         )
     split = next(
         (c for c, values in filled.items() if {v.lower() for v in values} <= set(_SPLITS)), None
@@ -136,8 +116,8 @@ def guess_columns(tabular: TabularFile) -> Guess:
     tasks = list(_tasks({c: v for c, v in filled.items() if c not in taken}))
     if not tasks:
         raise DataError(
-            f"{tabular.path}: no column could be a label: none has 2 to {MOST_CLASSES} different"
-            f" texts or whole numbers up to {HIGHEST_SCORE}"
+            f"{tabular.path}: no column could be a label: a label column has 2 to {MOST_CLASSES}"
+            f" different texts, or whole numbers up to {HIGHEST_SCORE}"
         )
     likely = [task for task in tasks if _looks_like_label(task)] or tasks[:1]
     return Guess(
@@ -153,7 +133,7 @@ def guess_columns(tabular: TabularFile) -> Guess:
 
 
 def _file_columns(folder: Path, filled: dict[str, list[str]]) -> tuple[Path, list[str]]:
-    """Find the folder below which most columns name files, and those columns."""
+    """Find the folder in which most columns name files. Return it and these columns."""
     best: tuple[Path, list[str]] = folder, []
     for root in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
         columns = [
@@ -167,7 +147,7 @@ def _file_columns(folder: Path, filled: dict[str, list[str]]) -> tuple[Path, lis
 
 
 def _patient(complete: Sequence[str]) -> str | None:
-    """Find the column of patient ids: an exact name before one that contains it."""
+    """Find the column of patient ids. A well-known name comes before a similar one."""
     by_name = {column.lower().replace(" ", "_"): column for column in reversed(complete)}
     exact = [by_name[name] for name in _PATIENTS if name in by_name]
     similar = [column for column in complete if _words(column) & {"patient", "subject"}]
@@ -175,7 +155,7 @@ def _patient(complete: Sequence[str]) -> str | None:
 
 
 def _split_names(values: Iterable[str]) -> dict[str, str]:
-    """Say what the names of splits mean; without a test split the validation split is the test."""
+    """Map each split name to its meaning. Without a test split, validation becomes the test."""
     names = {value: _SPLITS[value.lower()] for value in sorted(set(values))}
     if "test" not in names.values():
         names = {name: "test" if split == "val" else split for name, split in names.items()}
@@ -183,7 +163,7 @@ def _split_names(values: Iterable[str]) -> dict[str, str]:
 
 
 def _tasks(filled: dict[str, list[str]]) -> Iterable[GuessedTask]:
-    """Yield what could be a task, in the table's order; findings (0 or 1) are one, at the end."""
+    """Yield possible tasks in the table's order, then one task of all findings (0 or 1)."""
     findings: list[str] = []
     for group in _groups(filled):
         ranges = [range_ for column in group if (range_ := _small_numbers(filled[column]))]
@@ -204,7 +184,7 @@ def _tasks(filled: dict[str, list[str]]) -> Iterable[GuessedTask]:
 
 
 def _groups(filled: dict[str, list[str]]) -> list[list[str]]:
-    """Columns that may hold labels; scores side by side, named alike or of one range, together."""
+    """Return possible label columns. Neighbours with a similar name or equal range form a group."""
     groups: list[list[str]] = []
     open_group = False
     for column, values in filled.items():
@@ -225,7 +205,7 @@ def _alike(column: str, range_: tuple[int, int], other: str, filled: dict[str, l
 
 
 def _small_numbers(values: Iterable[str]) -> tuple[int, int] | None:
-    """Lowest (0 or 1) and highest of whole numbers that look like a score; else None."""
+    """Return the lowest (0 or 1) and highest score, or None if the values are no scores."""
     if not all(re.fullmatch(r"\d+(\.0)?", value) for value in values):
         return None
     found = {int(float(value)) for value in values}
@@ -239,7 +219,7 @@ def _looks_like_label(task: GuessedTask) -> bool:
 
 
 def _stem(column: str) -> str:
-    """Cut off what tells a name from its neighbours': zone_1 → zone."""
+    """Remove the number or letter at the end of a name: zone_1 → zone."""
     return re.sub(r"[ _-]*(\d+|(?<![A-Za-z])[A-Za-z])$", "", column)
 
 
@@ -249,7 +229,7 @@ def _words(column: str) -> set[str]:
 
 
 def task_name(column: str) -> str:
-    """Turn any text into a name of letters, digits, ``-`` and ``_``."""
+    """Convert any text to a name of letters, digits, ``-`` and ``_``."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", column).strip("-_")[:64] or "task"
 
 

@@ -1,4 +1,4 @@
-"""``mdmt validate``: whether a configuration and the data it names are fit for training."""
+"""``mdmt validate``: check a configuration file and the datasets that it names."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["validate"]
 
 
 def validate(
-    file: Annotated[Path, typer.Argument(help="A federation's YAML file, or a site's.")],
+    file: Annotated[Path, typer.Argument(help="YAML file of a federation or of a site.")],
 ) -> None:
-    """Check a configuration, and every image and label of the datasets it names.
+    """Check a configuration file, and every image and label of its datasets.
 
-    Exits with 2 when training on it would be wrong.
+    The exit code is 2 if an error would make training wrong.
     """
     from mdmt.config import find_config, load_federation, load_site
 
@@ -43,7 +43,7 @@ def validate(
 
 
 def _is_site(path: Path) -> bool:
-    """Tell a site's file from a federation's by its keys; `load_*` reports what is no YAML."""
+    """Tell a site file from a federation file by its keys; `load_*` reports other files."""
     import yaml
 
     try:
@@ -54,7 +54,7 @@ def _is_site(path: Path) -> bool:
 
 
 def _disagreements(federation: FederationConfig) -> Iterator[str]:
-    """Yield what the roll call would refuse, as far as the file alone shows it."""
+    """Yield the reasons in the file for which registration would refuse the federation."""
     for name, site in sorted(federation.sites.items()):
         for task, entry in site.tasks.items():
             if task not in federation.tasks:
@@ -68,7 +68,7 @@ def _disagreements(federation: FederationConfig) -> Iterator[str]:
 
 
 def _check_dataset(site: SiteConfig, seed: int) -> bool:
-    """Print the issues of one site; tell whether one of them is an error."""
+    """Print the counts and issues of a site. Return True if an issue is an error."""
     from mdmt.cli.console import progress_console, result_console
     from mdmt.data.validation import validate_dataset
 
@@ -84,9 +84,9 @@ def _check_dataset(site: SiteConfig, seed: int) -> bool:
 def _tables(report: ValidationReport) -> Iterator[Table]:
     from mdmt.cli.console import new_table
 
-    counts = new_table(f"{report.site}: what can be used", "", ">train", ">val", ">test")
-    for what, of in (("images", report.images), ("patients", report.patients)):
-        counts.add_row(what, *(str(of.get(split, 0)) for split in ("train", "val", "test")))
+    counts = new_table(f"{report.site}: usable data", "", ">train", ">val", ">test")
+    for what, by_split in (("images", report.images), ("patients", report.patients)):
+        counts.add_row(what, *(str(by_split.get(split, 0)) for split in ("train", "val", "test")))
     for task, splits in report.labels.items():
         for column, labels in next(iter(splits.values())).items():
             for label in labels:
@@ -94,7 +94,7 @@ def _tables(report: ValidationReport) -> Iterator[Table]:
                 counts.add_row(f"{task}: {column} = {label}", *numbers)
     yield counts
     if report.issues:
-        found = new_table(f"{report.site}: issues", "severity", "where", "what")
+        issues = new_table(f"{report.site}: issues", "severity", "place", "issue")
         for issue in sorted(report.issues, key=lambda issue: issue.severity):
-            found.add_row(issue.severity, issue.where, issue.message)
-        yield found
+            issues.add_row(issue.severity, issue.where, issue.message)
+        yield issues

@@ -1,4 +1,4 @@
-"""The reader of AIforCOVID: outcomes of patients at six Italian hospitals."""
+"""The reader of AIforCOVID: radiographs and outcomes of patients at six Italian hospitals."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ RELEASES = {
     Path("AIforCOVID_r2.xlsx"): Path("imgs_r2"),
     Path("AIforCOVID_r3.xlsx"): Path("imgs_r3"),
 }
-"""Spreadsheets of the three releases and the folders of their images."""
+"""Image folder by spreadsheet, for each of the three releases."""
 HOSPITALS = tuple("ABCDEF")
 OUTCOME = "Prognosis"
 
 
 def read_aiforcovid(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]:
-    """Read AIforCOVID's spreadsheets, one after the other.
+    """Read the spreadsheets of AIforCOVID one after the other.
 
-    The centre of an image is its ``Hospital``. An id (``P_7``, ``P_1_7``, ``P_2_7``, ``P_3_7``) is
-    that of a patient with one image, and ids that differ in anything are different patients,
-    unless `dataset.patient` names a column that says otherwise. Tasks without columns of their own
-    read ``Prognosis``. Splits are those of the split files, or dealt by patient.
+    The centre of an image is its ``Hospital``. Each image id (``P_7``, ``P_1_7``, ``P_2_7``,
+    ``P_3_7``) counts as one patient, unless `dataset.patient` names a column of patient ids. A task
+    without `columns` reads ``Prognosis``. The splits come from the split files if there are any;
+    otherwise patients are split at random.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def read_aiforcovid(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]
     Raises
     ------
     DataError
-        No spreadsheet, or columns missing from one.
+        There is no spreadsheet, or columns are missing.
     """
     dataset = site.dataset
     assert isinstance(dataset, AIforCOVID)
@@ -57,7 +57,7 @@ def read_aiforcovid(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]
         for name, entry in site.tasks.items()
     }
     site = site.model_copy(update={"tasks": tasks})
-    tabular = _joined(dataset, tasks)
+    tabular = _read_spreadsheets(dataset, tasks)
     if dataset.split_files is not None:
         folder = dataset.root / dataset.split_files
         tabular = divided(tabular, folder, "ImageFile", ("label", OUTCOME), str)
@@ -71,48 +71,42 @@ def read_aiforcovid(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]
     return read_published(tabular, site, table, seed, (), _check_hospital)
 
 
-def _joined(dataset: AIforCOVID, tasks: Mapping[str, SiteTask]) -> TabularFile:
-    """The rows of all spreadsheets, with image files and, as ``patient``, ids."""
+def _read_spreadsheets(dataset: AIforCOVID, tasks: Mapping[str, SiteTask]) -> TabularFile:
+    """Join the rows of all spreadsheets. Add paths of image files and the column ``patient``."""
     wanted = {"ImageFile": "image names", "Hospital": "centres"}
     wanted |= dict.fromkeys(dataset.metadata, "dataset.metadata")
     wanted |= {dataset.patient: "dataset.patient"} if dataset.patient else {}
     wanted |= {c: f"tasks.{name}" for name, entry in tasks.items() for c in entry.columns}
     rows: dict[str, Row] = {}
     issues: list[Issue] = []
-    for path, folder in _tables(dataset).items():
-        tabular = read_tabular_file(path)
+    for table, folder in _tables(dataset).items():
+        tabular = read_tabular_file(dataset.root / table)
         need_columns(tabular, wanted)
         issues += tabular.issues
         for row in tabular.rows:
             name = row.cells["ImageFile"]
             patient = image_id(name)
             if patient in rows:
-                message = f"column ImageFile: {patient} stands in {rows[patient].where} already"
-                issues.append(Issue("error", row.where, f"{message}: keep one row per image"))
+                message = f"column ImageFile: {patient} is already in {rows[patient].where}"
+                issues.append(Issue("error", row.where, f"{message}; keep one row per image"))
                 continue
             file = image_file(dataset.root, folder, name)
             rows[patient] = replace(row, cells=row.cells | {"ImageFile": file, "patient": patient})
-    columns = tuple(dict.fromkeys((*tabular.columns, "patient")))
-    return TabularFile(dataset.root, columns, tuple(rows.values()), tuple(issues))
+    joined = replace(tabular, path=dataset.root)
+    return joined.changed(rows.values(), issues, "patient")
 
 
-def _tables(dataset: AIforCOVID) -> dict[Path, Path]:
-    """Spreadsheets, and the folders of their images relative to the root."""
-    if dataset.tables:
-        return {dataset.root / table: folder for table, folder in dataset.tables.items()}
-    there = {
-        dataset.root / table: folder
-        for table, folder in RELEASES.items()
-        if (dataset.root / table).is_file()
-    }
-    if not there:
+def _tables(dataset: AIforCOVID) -> Mapping[Path, Path]:
+    """Return the image folder by spreadsheet; all paths are relative to the root."""
+    existing = {t: folder for t, folder in RELEASES.items() if (dataset.root / t).is_file()}
+    if not dataset.tables and not existing:
         names = ", ".join(str(table) for table in RELEASES)
-        raise DataError(f"{dataset.root}: none of {names}; dataset.tables may name others")
-    return there
+        raise DataError(f"{dataset.root}: none of {names} exists; dataset.tables can name others")
+    return dataset.tables or existing
 
 
 def _check_hospital(cells: Cells) -> Cells:
     hospital = cells["Hospital"]
     if hospital not in HOSPITALS:
-        raise ValueError(f"column Hospital: unknown hospital {hospital!r}: expected A to F")
+        raise ValueError(f"column Hospital: unknown hospital {hospital!r}; expected A to F")
     return {}

@@ -1,9 +1,8 @@
-"""The rows of a table as samples, and what can be wrong between two of them."""
+"""Usable rows of a table, and the checks that compare two rows."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ __all__ = ["Sample", "patients_in_two_splits", "repeated_images"]
 
 @dataclass(frozen=True)
 class Sample:
-    """A row that can be used."""
+    """A usable row."""
 
     where: str
     """File:row."""
@@ -22,34 +21,30 @@ class Sample:
     mask: Path | None
     patient: str
     split: str
-    """Empty where the table has no split column."""
+    """Empty if the table has no split column."""
     targets: dict[str, list[float]]
-    """A number per target column, by task; NaN where a label is missing."""
+    """One number per target column, by task; NaN is a missing label."""
     columns: dict[str, str]
-    """As in `Manifest.columns`."""
+    """See `Manifest.columns`."""
 
 
-def repeated_images(samples: Sequence[Sample]) -> list[Issue]:
-    """Find images that stand in two rows."""
+def repeated_images(samples: Sequence[Sample]) -> Iterator[Issue]:
+    """Find images that are in two rows."""
     first: dict[Path, str] = {}
-    issues = []
     for sample in samples:
         other = first.setdefault(sample.image, sample.where)
         if other != sample.where:
-            message = f"image {sample.image} stands in {other} already: keep one row per image"
-            issues.append(Issue("error", sample.where, message))
-    return issues
+            message = f"image {sample.image} is already in {other}; keep one row per image"
+            yield Issue("error", sample.where, message)
 
 
-def patients_in_two_splits(samples: Sequence[Sample]) -> list[Issue]:
-    """Find patients whose rows are in two splits."""
-    rows: dict[str, dict[str, str]] = defaultdict(dict)
-    issues = []
+def patients_in_two_splits(samples: Sequence[Sample]) -> Iterator[Issue]:
+    """Find patients with rows in two splits."""
+    rows: dict[str, dict[str, str]] = {}
     for sample in samples:
-        seen = rows[sample.patient]
+        seen = rows.setdefault(sample.patient, {})
         if seen and sample.split not in seen:
             split, row = next(iter(seen.items()))
             message = f"patient {sample.patient} is in {sample.split} here and in {split} in {row}"
-            issues.append(Issue("error", sample.where, f"{message}: keep a patient in one split"))
+            yield Issue("error", sample.where, f"{message}; keep a patient in one split")
         seen.setdefault(sample.split, sample.where)
-    return issues

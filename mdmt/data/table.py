@@ -1,4 +1,4 @@
-"""The reader of label tables: one row per image, columns as the site's file names them."""
+"""The reader of label tables: one row per image, with the site's own column names."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ _log = logging.getLogger(__name__)
 
 
 def read_table(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]:
-    """Read the table of `site.dataset`, going on past every row that cannot be used.
+    """Read the table of `site.dataset`. An unusable row gives an issue and is dropped.
 
-    Rows that `where` leaves out, and rows without any label of the site's tasks, are dropped.
-    A label cell is looked up in the task's `values` first; blank, ``na`` and ``nan`` are missing.
-    Splits: the table's own; validation carved out of its training patients where it has none;
-    or, without a split column, all three by `split_patients`.
+    Rows that do not match `where`, and rows without a label of the site's tasks, are dropped.
+    The task's `values` translate a label cell first. Blank, ``na`` and ``nan`` are missing labels.
+    The splits come from the split column. If it has no validation split, a part of the training
+    patients becomes the validation split. Without a split column `split_patients` makes all three.
 
     Parameters
     ----------
     site : SiteConfig
         Its `dataset` is a `Table`.
     seed : int
-        The federation's seed: with it, a patient of two sites stays on one side.
+        Seed of the federation: a patient of two sites is in the same split at both.
 
     Returns
     -------
     Manifest
-        The rows that can be used, in the table's order.
+        The usable rows, in the table's order.
     list of Issue
-        What is wrong with the others.
+        The issues of the other rows.
 
     Raises
     ------
     DataError
-        No table, or columns missing from it.
+        The table cannot be read, or columns are missing.
     """
     dataset = site.dataset
     assert isinstance(dataset, Table)
@@ -58,7 +58,7 @@ def read_table(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]:
 def read_rows(
     tabular: TabularFile, site: SiteConfig, dataset: Table, seed: int
 ) -> tuple[Manifest, list[Issue]]:
-    """Read a tabular file as `dataset` describes it, wherever it comes from.
+    """Convert the rows of a tabular file to a manifest.
 
     Readers of other layouts convert them to a tabular file first. `site.dataset` is not used.
 
@@ -66,16 +66,16 @@ def read_rows(
     ----------
     tabular : TabularFile
     site : SiteConfig
-        Its name and tasks.
+        Its name and tasks are used.
     dataset : Table
-        What the tabular file's columns mean.
+        The meaning of the columns.
     seed : int
 
     Returns
     -------
     Manifest
     list of Issue
-        Those of the tabular file, and those of its rows.
+        Issues of the tabular file and of its rows.
 
     Raises
     ------
@@ -87,41 +87,40 @@ def read_rows(
     reader = _RowReader(dataset, site.tasks, columns, list(tabular.issues))
     wanted = [row for row in tabular.rows if _is_wanted(row, dataset)]
     samples = [sample for row in wanted if (sample := reader.read(row))]
-    issues = reader.issues + repeated_images(samples)
+    issues = [*reader.issues, *repeated_images(samples)]
     if dataset.split is not None:
         issues += patients_in_two_splits(samples)
     if not samples and not any(issue.severity == "error" for issue in issues):
-        counts = f"{len(tabular.rows)} rows, {len(wanted)} of them chosen by dataset.where"
-        issues.append(Issue("error", str(tabular.path), f"no row is left: {counts}, none usable"))
+        counts = f"{len(tabular.rows)} rows, {len(wanted)} of them match dataset.where"
+        message = f"no row is left: {counts}, none is usable"
+        issues.append(Issue("error", str(tabular.path), message))
     if reader.unlabelled:
-        _log.info("%s: %d rows without a label dropped", site.name, reader.unlabelled)
+        _log.info("%s: dropped %d rows without a label", site.name, reader.unlabelled)
     return _manifest(samples, site.tasks, _splits(samples, dataset, seed)), issues
 
 
 def label_columns(task: str, entry: SiteTask) -> tuple[str, ...]:
-    """Name the table's columns of a task, one per target column.
+    """Return the table column of each target column of a task.
 
-    `entry.columns` where given; else the labels' own names (``A`` … ``F``), or the task's name
-    where one column holds the whole label.
+    These are `entry.columns` if given. Otherwise they are the names of the labels (``A`` … ``F``),
+    or the name of the task if one column contains the whole label.
 
     Raises
     ------
     DataError
-        `entry.columns` has another length than the task.
+        The number of `entry.columns` is wrong for the task.
     """
     own = tuple(column or task for column in entry.space.columns)
     columns = entry.columns or own
     if len(columns) != len(own):
         needed = f"{len(own)} are needed, for {', '.join(own)}"
-        raise DataError(f"tasks.{task}.columns: {len(columns)} columns are given where {needed}")
+        raise DataError(f"tasks.{task}.columns: {len(columns)} columns are given, but {needed}")
     return columns
 
 
 def _need_columns(tabular: TabularFile, dataset: Table, labels: dict[str, tuple[str, ...]]) -> None:
-    wanted = {dataset.image: "dataset.image"}
-    for key in ("patient", "split", "mask", "centre"):
-        if getattr(dataset, key) is not None:
-            wanted[getattr(dataset, key)] = f"dataset.{key}"
+    keys = {key: getattr(dataset, key) for key in ("image", "patient", "split", "mask", "centre")}
+    wanted = {column: f"dataset.{key}" for key, column in keys.items() if column is not None}
     wanted |= dict.fromkeys(dataset.where, "dataset.where")
     wanted |= dict.fromkeys(dataset.metadata, "dataset.metadata")
     wanted |= {name: f"tasks.{task}" for task, names in labels.items() for name in names}
@@ -144,18 +143,19 @@ class _RowReader:
     unlabelled: int = 0
 
     def read(self, row: Row) -> Sample | None:
-        """Read a row; None if it has no label or something is wrong with it."""
+        """Read a row. Return None if it has no label or an issue."""
         before = len(self.issues)
         targets = {task: self._labels(row, task) for task in self.tasks}
         if len(self.issues) == before and all(np.isnan(v).all() for v in targets.values()):
             self.unlabelled += 1
             return None
-        image = self._file(row, self.dataset.image)
-        mask = self._file(row, self.dataset.mask) if self.dataset.mask else None
+        image, mask = self._file(row, self.dataset.image), None
+        if self.dataset.mask and row.cells[self.dataset.mask]:
+            mask = self._file(row, self.dataset.mask)
         patient, split = self._patient(row), self._split(row)
-        if image is None or len(self.issues) > before:
+        if len(self.issues) > before:
             return None
-        return Sample(row.where, image, mask, patient, split, targets, self._columns(row))
+        return Sample(row.where, image, mask, patient, split, targets, self._metadata(row))
 
     def _labels(self, row: Row, task: str) -> list[float]:
         entry, targets = self.tasks[task], []
@@ -167,23 +167,19 @@ class _RowReader:
                 try:
                     target = entry.space.encode(own, label)
                 except ValueError as error:
-                    self._wrong(row, column, f"{text!r} is no label of {task}: {error}")
+                    self._error(row, column, f"{text!r} is no label of {task}: {error}")
             targets.append(target)
         return targets
 
-    def _file(self, row: Row, column: str) -> Path | None:
-        text = row.cells[column]
-        path = self.dataset.root / text
-        if not text:
-            if column == self.dataset.image:
-                self._wrong(row, column, "no image is named")
-            return None
-        if not path.is_file():
-            if self.dataset.on_bad_image == "skip":
-                message = f"column {column}: {path} is not a file: row skipped"
-                self.issues.append(Issue("warning", row.where, message))
-            else:
-                self._wrong(row, column, f"{path} is not a file")
+    def _file(self, row: Row, column: str) -> Path:
+        path = self.dataset.root / row.cells[column]
+        if not row.cells[column]:
+            self._error(row, column, "no image is named")
+        elif not path.is_file() and self.dataset.on_bad_image == "skip":
+            message = f"column {column}: {path} is not a file; the row is skipped"
+            self.issues.append(Issue("warning", row.where, message))
+        elif not path.is_file():
+            self._error(row, column, f"{path} is not a file")
         return path
 
     def _patient(self, row: Row) -> str:
@@ -191,7 +187,7 @@ class _RowReader:
         if column is None:
             return row.cells[self.dataset.image]
         if not row.cells[column]:
-            self._wrong(row, column, "no patient id, and patients must not straddle splits")
+            self._error(row, column, "no patient id; a patient must not be in two splits")
         return row.cells[column]
 
     def _split(self, row: Row) -> str:
@@ -201,17 +197,17 @@ class _RowReader:
         text = row.cells[column]
         names = self.dataset.splits or {split: split for split in SPLITS}
         if text not in names:
-            expected = f"expected {', '.join(names)}; dataset.splits maps other names"
-            self._wrong(row, column, f"{text!r} is not a split: {expected}")
+            expected = f"expected {', '.join(names)}; dataset.splits can map other names"
+            self._error(row, column, f"{text!r} is not a split: {expected}")
         return names.get(text, "")
 
-    def _columns(self, row: Row) -> dict[str, str]:
+    def _metadata(self, row: Row) -> dict[str, str]:
         columns = {name: row.cells[name] for name in self.dataset.metadata}
         if self.dataset.centre is not None:
             columns[CENTRE] = row.cells[self.dataset.centre]
         return columns
 
-    def _wrong(self, row: Row, column: str, message: str) -> None:
+    def _error(self, row: Row, column: str, message: str) -> None:
         self.issues.append(Issue("error", row.where, f"column {column}: {message}"))
 
 
@@ -227,20 +223,18 @@ def _splits(samples: Sequence[Sample], dataset: Table, seed: int) -> list[str]:
 def _manifest(
     samples: Sequence[Sample], tasks: dict[str, SiteTask], splits: Sequence[str]
 ) -> Manifest:
+    targets = {
+        # reshape: without a sample there is no second axis
+        task: np.reshape([s.targets[task] for s in samples], (len(samples), entry.space.width))
+        for task, entry in tasks.items()
+    }
+    names = samples[0].columns if samples else ()
     return Manifest(
         images=tuple(s.image for s in samples),
         rows=tuple(s.where for s in samples),
         patients=np.array([s.patient for s in samples], dtype=np.str_),
         splits=np.array(splits, dtype=np.str_),
-        targets={
-            task: np.array([s.targets[task] for s in samples], dtype=np.float32).reshape(
-                len(samples), entry.space.width
-            )
-            for task, entry in tasks.items()
-        },
+        targets={task: values.astype(np.float32) for task, values in targets.items()},
         masks=tuple(s.mask for s in samples),
-        columns={
-            name: np.array([s.columns[name] for s in samples], dtype=np.str_)
-            for name in (samples[0].columns if samples else ())
-        },
+        columns={name: np.array([s.columns[name] for s in samples], np.str_) for name in names},
     )

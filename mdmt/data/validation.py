@@ -1,4 +1,4 @@
-"""Everything that can be found wrong with a dataset before it is trained on."""
+"""Check a dataset before training: its table, its images and masks, its labels and splits."""
 
 from __future__ import annotations
 
@@ -15,47 +15,50 @@ from mdmt.data.images import read_mask, read_radiograph
 from mdmt.data.manifest import SPLITS, Manifest, Split
 from mdmt.data.readers import inspect_manifest
 from mdmt.data.table import label_columns
-from mdmt.data.tabular import Issue, Severity
+from mdmt.data.tabular import Issue
 from mdmt.errors import DataError, ImageError
 
 __all__ = ["Issue", "ValidationReport", "validate_dataset"]
 
 SMALL_SIDE = 64
-"""Pixels; a shorter side is likely a thumbnail."""
+"""Pixels. An image with a shorter side is probably a thumbnail."""
 LONG_ASPECT = 2.5
-"""Sides further apart than this are likely a strip or a film with several pictures."""
+"""An image with a larger ratio of sides is probably a strip, or a film with several pictures."""
+
+LabelCounts = dict[str, dict[Split, dict[str, dict[str, int]]]]
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What a site's owner should know before training."""
+    """The counts of a site's dataset and its validation issues."""
 
     site: str
     issues: tuple[Issue, ...]
     images: dict[Split, int] = field(default_factory=dict)
     """Usable images."""
     patients: dict[Split, int] = field(default_factory=dict)
-    labels: dict[str, dict[Split, dict[str, dict[str, int]]]] = field(default_factory=dict)
+    """Patients of the usable images."""
+    labels: LabelCounts = field(default_factory=dict)
     """Labelled samples by task, split, table column and label."""
 
     @property
     def errors(self) -> tuple[Issue, ...]:
-        """The issues that make training wrong."""
+        """The issues that would make training wrong."""
         return tuple(issue for issue in self.issues if issue.severity == "error")
 
 
 def validate_dataset(
     site: SiteConfig, seed: int, *, progress: Callable[[int, int], None] | None = None
 ) -> ValidationReport:
-    """Read a site's table and every image and mask, and list all that is wrong.
+    """Read the table, every image and every mask of a site, and collect all issues.
 
     Parameters
     ----------
     site : SiteConfig
-        `workers` images are read at a time. With ``on_bad_image: skip``, an image that cannot be
-        used is a warning and is not counted.
+        `workers` threads read images. With ``on_bad_image: skip``, an unusable image is a warning
+        and is not counted.
     seed : int
-        The federation's, for the splits that are not in the table.
+        Seed of the federation. It decides the splits if the table does not.
     progress : callable, optional
         Called with (done, total) images.
     """
@@ -64,13 +67,17 @@ def validate_dataset(
     except DataError as error:
         return ValidationReport(site.name, (Issue("error", f"site {site.name}", str(error)),))
     checks = list(_check_images(manifest, site, progress))
-    issues += [issue for check in checks for issue in check.issues]
-    usable = manifest.select(np.flatnonzero([check.usable for check in checks]))
-    issues += _duplicate_files(usable, [check.digest for check in checks if check.usable])
+    issues += [issue for _, issue in checks if issue is not None]
+    usable = manifest.select(np.flatnonzero([digest is not None for digest, _ in checks]))
+    issues += _duplicate_files(usable, [digest for digest, _ in checks if digest is not None])
     labels = _count_labels(usable, site)
     if len(manifest):
-        issues += _labels_to_train_on(usable, site, labels)
-        issues += _empty_splits(usable, site)
+        issues += _missing_labels(usable, site, labels)
+        issues += [
+            Issue("warning", f"site {site.name}", f"no image in the {split} split")
+            for split in ("val", "test")
+            if split not in usable.splits
+        ]
     rows = {split: usable.indices(split) for split in SPLITS}
     return ValidationReport(
         site=site.name,
@@ -81,97 +88,72 @@ def validate_dataset(
     )
 
 
-@dataclass(frozen=True)
-class _Check:
-    usable: bool
-    digest: str
-    issues: list[Issue]
-
-
 def _check_images(
     manifest: Manifest, site: SiteConfig, progress: Callable[[int, int], None] | None
-) -> Iterator[_Check]:
-    """Check every image, in the manifest's order."""
-    skip = site.dataset.on_bad_image == "skip"
+) -> Iterator[tuple[bytes | None, Issue | None]]:
+    """Yield the SHA-256 (None if unusable) and the issue of each image, in the manifest's order."""
 
-    def check(index: int) -> _Check:
-        where, image, mask = manifest.rows[index], manifest.images[index], manifest.masks[index]
+    def check(where: str, image: Path, mask: Path | None) -> tuple[bytes | None, Issue | None]:
         try:
             height, width = read_radiograph(image).shape
             if mask is not None:
                 read_mask(mask)
-            digest = hashlib.sha256(image.read_bytes()).hexdigest()
+            digest = hashlib.sha256(image.read_bytes()).digest()
         except (ImageError, OSError) as error:
-            severity: Severity = "warning" if skip else "error"
-            return _Check(False, "", [Issue(severity, where, str(error))])
-        return _Check(True, digest, _implausible_size(where, image, width, height))
+            skip = site.dataset.on_bad_image == "skip"
+            return None, Issue("warning" if skip else "error", where, str(error))
+        if min(width, height) < SMALL_SIDE or max(width, height) > LONG_ASPECT * min(width, height):
+            message = f"{image}: {width} x {height} pixels: is this a whole radiograph?"
+            return digest, Issue("warning", where, message)
+        return digest, None
 
     with ThreadPoolExecutor(max(1, site.workers)) as pool:
-        for done, result in enumerate(pool.map(check, range(len(manifest))), start=1):
+        results = pool.map(check, manifest.rows, manifest.images, manifest.masks)
+        for done, result in enumerate(results, start=1):
             if progress:
                 progress(done, len(manifest))
             yield result
 
 
-def _implausible_size(where: str, image: Path, width: int, height: int) -> list[Issue]:
-    message = f"{image}: {width} x {height} pixels: is this a whole radiograph?"
-    short, long = sorted((width, height))
-    implausible = short < SMALL_SIDE or long > LONG_ASPECT * short
-    return [Issue("warning", where, message)] if implausible else []
-
-
-def _duplicate_files(manifest: Manifest, digests: list[str]) -> list[Issue]:
-    """Equal bytes under two names: a leak if it crosses splits, a repeated sample if not."""
-    first: dict[str, int] = {}
-    issues = []
+def _duplicate_files(manifest: Manifest, digests: list[bytes]) -> Iterator[Issue]:
+    """Find equal files: in two splits they are a leak, in one split a repeated sample."""
+    first: dict[bytes, int] = {}
     for index, digest in enumerate(digests):
         other = first.setdefault(digest, index)
-        if other == index:
-            continue
         here, there = manifest.splits[index], manifest.splits[other]
         message = f"the same file as {manifest.rows[other]}"
         if here != there:
             message += f", but that is {there} and this is {here}: keep one of them"
-        severity: Severity = "warning" if here == there else "error"
-        issues.append(Issue(severity, manifest.rows[index], message))
-    return issues
+        if other != index:
+            leak = here != there
+            yield Issue("error" if leak else "warning", manifest.rows[index], message)
 
 
-def _count_labels(
-    manifest: Manifest, site: SiteConfig
-) -> dict[str, dict[Split, dict[str, dict[str, int]]]]:
-    counts: dict[str, dict[Split, dict[str, dict[str, int]]]] = {}
+def _count_labels(manifest: Manifest, site: SiteConfig) -> LabelCounts:
+    counts: LabelCounts = {}
     for task, entry in site.tasks.items():
-        columns = dict(zip(entry.space.columns, label_columns(task, entry), strict=True))
+        columns = label_columns(task, entry)
         counts[task] = {}
         for split in SPLITS:
             histogram = entry.space.histogram(manifest.targets[task][manifest.indices(split)])
-            counts[task][split] = {columns[own]: by_label for own, by_label in histogram.items()}
+            counts[task][split] = dict(zip(columns, histogram.values(), strict=True))
     return counts
 
 
-def _labels_to_train_on(
-    manifest: Manifest,
-    site: SiteConfig,
-    labels: dict[str, dict[Split, dict[str, dict[str, int]]]],
-) -> Iterator[Issue]:
-    if not any(manifest.labelled(task, "train") for task in site.tasks):
-        message = "no labelled image in the train split: there is nothing to learn from"
+def _missing_labels(manifest: Manifest, site: SiteConfig, labels: LabelCounts) -> Iterator[Issue]:
+    """Find tasks and classes without a label in the training split."""
+    unlabelled = [task for task in site.tasks if not manifest.labelled(task, "train")]
+    if len(unlabelled) == len(site.tasks):
+        message = "no labelled image in the train split: the site cannot train"
         yield Issue("error", f"site {site.name}", message)
         return
     for task, entry in site.tasks.items():
-        if not manifest.labelled(task, "train"):
-            message = "no labelled image in the train split: its head will not learn here"
+        if task in unlabelled:
+            message = "no labelled image in the train split: its head cannot be trained here"
             yield Issue("warning", f"task {task}", message)
-        elif entry.space.kind != "regression":  # whose histogram has bins, not classes
+        elif entry.space.kind != "regression":  # a regression has bins instead of classes
             for column, counts in labels[task]["train"].items():
                 absent = [label for label, count in counts.items() if count == 0]
                 if absent:
                     message = f"column {column}: no {', '.join(absent)} in the train split"
                     yield Issue("warning", f"task {task}", message)
-
-
-def _empty_splits(manifest: Manifest, site: SiteConfig) -> Iterator[Issue]:
-    for split in ("val", "test"):
-        if split not in manifest.splits:
-            yield Issue("warning", f"site {site.name}", f"no image in the {split} split")

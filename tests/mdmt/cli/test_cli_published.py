@@ -48,7 +48,7 @@ def test_sound_datasets_are_valid(tmp_path: Path) -> None:
         (score("0131121"), BRIXIA_HEADER, "csv:2 '0131121' is no Brixia score: expected six"),
         (score("013142"), BRIXIA_HEADER, "csv:2 '013142' has 4 in zone E: scores are 0 to 3"),
         ([*BRIXIA_ROWS, "99.dcm;AGFA;000000;0;s99;F"], BRIXIA_HEADER, "99.dcm is not a file"),
-        ([*BRIXIA_ROWS, BRIXIA_ROWS[0]], BRIXIA_HEADER, "stands in metadata_global_v2.csv:2"),
+        ([*BRIXIA_ROWS, BRIXIA_ROWS[0]], BRIXIA_HEADER, "is already in metadata_global_v2.csv:2"),
         ([*BRIXIA_ROWS[:-1], "11.dcm;;1;0;s11;F"], BRIXIA_HEADER, "unknown manufacturer ''"),
     ],
 )
@@ -70,9 +70,9 @@ def test_bad_brixia_is_refused(
         (
             [*AFC_ROWS[:-1], (11, "P_11", "G", 5, 0, "MILD")],
             AFC_HEADER,
-            "AIforCOVID.xlsx:13 column Hospital: unknown hospital 'G': expected A to F",
+            "AIforCOVID.xlsx:13 column Hospital: unknown hospital 'G'; expected A to F",
         ),
-        ([*AFC_ROWS, AFC_ROWS[0]], AFC_HEADER, "P_0 stands in AIforCOVID.xlsx:2 already"),
+        ([*AFC_ROWS, AFC_ROWS[0]], AFC_HEADER, "P_0 is already in AIforCOVID.xlsx:2"),
         (
             [*AFC_ROWS[:-1], (11, "P_11", "C", 5, 0, "DEAD")],
             AFC_HEADER,

@@ -89,7 +89,7 @@ def test_dicom_comes_before_png_where_a_name_has_no_suffix(tmp_path: Path) -> No
 
 
 def test_no_spreadsheet_at_all(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none of AIforCOVID.xlsx, .*dataset.tables may name"):
+    with pytest.raises(DataError, match=r"none of AIforCOVID.xlsx, .*dataset.tables can name"):
         read(tmp_path)
 
 
@@ -109,7 +109,7 @@ def test_an_id_of_two_releases_is_refused(tmp_path: Path) -> None:
     add_release(root, 2, [(1, "P_1", "D", 50, 0, "SEVERE")])
     (problem,) = found(root)
     assert problem == (
-        "AIforCOVID_r2.xlsx:2: column ImageFile: P_1 stands in AIforCOVID.xlsx:3 already: keep one"
+        "AIforCOVID_r2.xlsx:2: column ImageFile: P_1 is already in AIforCOVID.xlsx:3; keep one"
         " row per image"
     )
 

@@ -168,9 +168,9 @@ def test_a_row_is_kept_when_every_where_matches(write: Any) -> None:
         ("x2.png,,train,0,1,MILD", "column patient: no patient id"),
         (",p2,train,0,1,MILD", "column image: no image"),
         ("gone.png,p2,train,0,1,MILD", "column image: .*gone.png is not a file"),
-        ("./x1.png,p1,train,0,1,MILD", "image .*x1.png stands in labels.csv:2 already"),
+        ("./x1.png,p1,train,0,1,MILD", "image .*x1.png is already in labels.csv:2"),
         ("x2.png,p1,test,0,1,MILD", "patient p1 is in test here and in train in labels.csv:2"),
-        ("x2.png,p2,train,0", "4 cells under a header of 6"),
+        ("x2.png,p2,train,0", "the row has 4 cells, the header has 6"),
     ],
 )
 def test_a_bad_row_is_refused_by_file_and_line(write: Any, row: str, message: str) -> None:
@@ -231,7 +231,7 @@ def test_a_table_that_is_none_is_refused_by_name(
 def test_a_file_that_is_only_called_xlsx_is_refused(write: Any) -> None:
     root = write()
     (root / "labels.xlsx").write_text(HEADER)
-    with pytest.raises(DataError, match=r"labels\.xlsx: not an XLSX file"):
+    with pytest.raises(DataError, match=r"labels\.xlsx: not a valid XLSX file"):
         read_manifest(site_of(root, table="labels.xlsx"), 0)
 
 
