@@ -9,10 +9,17 @@ from pathlib import Path
 
 from mdmt.config.datasets import Brixia
 from mdmt.config.site import SiteConfig
-from mdmt.data.brixia_score import STRUCTURES, centre_of, labels_of, padded, parse_score
+from mdmt.data.brixia_score import (
+    LEVELS,
+    STRUCTURES,
+    ZONES,
+    centre_of,
+    labels_of,
+    padded,
+    parse_score,
+)
 from mdmt.data.manifest import CENTRE, Manifest
 from mdmt.data.published import Cells, divided, image_file, read_published, table_of
-from mdmt.data.synthetic_radiograph import LEVELS, ZONES
 from mdmt.data.table import label_columns
 from mdmt.data.tabular import Issue, TabularFile, need_columns, read_tabular_file
 from mdmt.errors import DataError

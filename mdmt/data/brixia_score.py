@@ -6,13 +6,15 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping
 
-from mdmt.data.synthetic_radiograph import LEVELS, ZONES
+__all__ = ["LEVELS", "STRUCTURES", "ZONES", "centre_of", "labels_of", "padded", "parse_score"]
 
-__all__ = ["STRUCTURES", "centre_of", "labels_of", "padded", "parse_score"]
-
-STRUCTURES = {"zones": tuple(ZONES), "lungs": ("right", "left"), "global": ("global",)}
-"""Labels of each structure. A, B, C are the right lung's zones from top to bottom, D, E, F the left
-lung's; the patient's right is on the left of the picture (Borghesi & Maroldi 2020)."""
+ZONES = ("A", "B", "C", "D", "E", "F")
+"""Upper, middle, lower zone of the right lung, then of the left lung (Borghesi & Maroldi 2020); the
+patient's right is on the left of the picture."""
+LEVELS = 4
+"""Number of scores of a zone: 0 to 3."""
+STRUCTURES = {"zones": ZONES, "lungs": ("right", "left"), "global": ("global",)}
+"""Labels of each structure."""
 LUNG_EDGES = (1, 4, 7)
 """Highest sums of a lung's three scores at its levels 0, 1 and 2; above is level 3."""
 GLOBAL_EDGES = (4, 9, 14)

@@ -77,11 +77,31 @@ def _rows(path: Path) -> list[Row]:
         raise DataError(f"{path}: not a split file: expected a header such as 'img label center'")
     rows = []
     for number, line in enumerate(lines[1:], start=2):
-        # Only the last column, the centre, may hold blanks itself.
-        cells = line.split(maxsplit=len(columns) - 1)
-        if cells and len(cells) != len(columns):
-            message = f"{len(cells)} cells under a header of {len(columns)}"
-            raise DataError(f"{path}:{number}: {message}")
-        if cells:
-            rows.append(Row(f"{path.name}:{number}", dict(zip(columns, cells, strict=True))))
+        if not line.strip():
+            continue
+        readings = _readings(line.rstrip(), columns)
+        if len(readings) != 1:
+            cells = len(line.split(maxsplit=len(columns) - 1))
+            problem = "it can be read in two ways" if readings else f"{cells} cells"
+            raise DataError(f"{path}:{number}: {problem} under a header of {len(columns)}")
+        rows.append(Row(f"{path.name}:{number}", readings[0]))
     return rows
+
+
+def _readings(line: str, columns: list[str]) -> list[dict[str, str]]:
+    """Every way to read a line: cells stand between runs of blanks, or between single blanks.
+
+    Between single blanks a cell can be empty, as ``label_dim`` is in the published folders that
+    leave one vendor out: ``<id>  [scores] VENDOR``. Only the last column, the centre, may hold
+    blanks itself. Scores in brackets tell which of two readings is right.
+    """
+    last = len(columns) - 1
+    readings = [
+        dict(zip(columns, cells, strict=True))
+        for cells in (line.split(maxsplit=last), line.split(" ", maxsplit=last))
+        if len(cells) == len(columns) and cells[0] and not cells[-1].startswith(" ")
+    ]
+    if len(readings) == 2 and readings[0] == readings[1]:
+        return readings[:1]
+    bracketed = [cells for cells in readings if cells.get("scores", "").startswith("[")]
+    return bracketed if len(bracketed) == 1 else readings

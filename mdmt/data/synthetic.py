@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from mdmt.config.datasets import Synthetic, Table
 from mdmt.config.site import SiteConfig
+from mdmt.data.brixia_score import LEVELS, ZONES
 from mdmt.data.manifest import Manifest
 from mdmt.data.splits import deal_patients
-from mdmt.data.synthetic_radiograph import LEVELS, ZONES, draw_radiograph, write_dicom
+from mdmt.data.synthetic_radiograph import draw_radiograph, write_dicom
 from mdmt.data.table import read_table
 from mdmt.data.tabular import Issue
 from mdmt.errors import DataError

@@ -9,12 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEVELS", "ZONES", "draw_radiograph", "write_dicom"]
-
-ZONES = ("A", "B", "C", "D", "E", "F")
-"""Upper, middle, lower of the right lung (on the left of the picture), then of the left lung."""
-LEVELS = 4
-"""Scores 0 to 3 (Borghesi & Maroldi 2020)."""
+__all__ = ["draw_radiograph", "write_dicom"]
 
 Picture = NDArray[np.float32]
 
@@ -36,7 +31,7 @@ def draw_radiograph(
     Parameters
     ----------
     scores : ndarray of int, (6,)
-        Of the `ZONES`, 0 to 3: the zone's opacity grows in brightness and extent.
+        Of the zones A to F, 0 to 3: the zone's opacity grows in brightness and extent.
     rng : numpy.random.Generator
         The number of draws from it does not depend on `scores`.
     size : int

@@ -66,12 +66,18 @@ def federated_models(
     simulate(config, run, "inprocess")
     lines = (run / "history.jsonl").read_text(encoding="utf-8").splitlines()
     history = [json.loads(line) for line in lines]
-    steps = {
-        name: sum(line["sites"].get(name, {}).get("steps", 0) for line in history)
-        for name in config.sites
-    }
+    steps = {name: sum(_steps(line, name, config) for line in history) for name in config.sites}
     models = _released(run, config) if study.checkpoint == "best" else _last(run, config)
     return FederatedRun(models, history, steps)
+
+
+def _steps(line: dict[str, Any], site: str, config: FederationConfig) -> int:
+    """Optimiser steps of a site in a round; one that withholds them made `local_steps`."""
+    facts = line["sites"].get(site, {})
+    if "steps" not in facts:  # it did not train in this round
+        return 0
+    steps = config.training.local_steps if facts["steps"] is None else facts["steps"]
+    return int(steps or 0)
 
 
 def _released(run: Path, config: FederationConfig) -> Iterator[tuple[str, str, MDMTModel]]:

@@ -334,3 +334,11 @@ def test_the_federated_arm_may_aggregate_in_its_own_way(load, tables, tmp_path):
 
     assert weights("uniform") == {"clinic": 0.5, "hospital": 0.5}
     assert weights("federated") == {"clinic": 0.75, "hospital": 0.25}
+
+
+def test_a_site_that_withholds_its_counts_made_the_steps_of_every_arm(load, tables, tmp_path):
+    for site in tables.values():
+        site["policy"] = {"report_counts": False}
+    own = {"kind": "federated", "aggregation": {"weighting": "uniform"}}
+    (finished,) = run_study(load(sites=tables, arms=[own]), tmp_path / "out", workers=0)
+    assert finished.steps == {"hospital": 4}

@@ -154,7 +154,14 @@ def test_no_worker_outlives_the_command(end, two_sites, tmp_path):
     file.write_text(yaml.safe_dump(federation_dict(sites=two_sites, training=training)))
     command = [sys.executable, "-m", "mdmt", "simulate", str(file), "--out", str(out)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen([*command, "--workers", "2"], env=environment)
+    # A command in the background of a script or a CI ignores SIGINT, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process = subprocess.Popen(
+        [*command, "--workers", "2"],
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    signal.signal(signal.SIGINT, before)
     try:
         history = out / "history.jsonl"
         _until(lambda: history.exists() and len(lines(history)) > 1)

@@ -24,6 +24,7 @@ from mdmt.data.brixia_score import centre_of, labels_of, parse_score
 from mdmt.data.images import read_radiograph
 from mdmt.data.manifest import Manifest
 from mdmt.data.readers import inspect_manifest, read_manifest
+from mdmt.data.split_files import read_split_files
 from mdmt.data.validation import validate_dataset
 from mdmt.errors import DataError
 
@@ -228,6 +229,42 @@ def test_split_files_that_contradict_the_table_or_leak_are_refused(
     write_split_files(root / "0", SCORES, **splits)
     with pytest.raises(DataError, match=message):
         read(root, split_files="0")
+
+
+def test_the_empty_cell_of_the_folders_that_leave_a_vendor_out_is_read(tmp_path: Path) -> None:
+    """Two blanks under a header of four: ``label_dim`` is empty; a vendor may hold blanks."""
+    folder = write_split_files(
+        tmp_path / "0",
+        SCORES,
+        train=["1  [13112] SIEMENS", "2  [0] VILLA SISTEMI MEDICALI"],
+        test=["3 SMALL [333333] VILLA SISTEMI"],
+    )
+    read = {name: one.row.cells for name, one in read_split_files(folder).items()}
+    assert read["1"] == {"img": "1", "label_dim": "", "scores": "[13112]", "center": "SIEMENS"}
+    assert (read["2"]["scores"], read["2"]["center"]) == ("[0]", "VILLA SISTEMI MEDICALI")
+    assert (read["3"]["label_dim"], read["3"]["center"]) == ("SMALL", "VILLA SISTEMI")
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "message"),
+    [
+        (SCORES, "1 [13112] SIEMENS", r"train.txt:2: 3 cells under a header of 4"),
+        (SCORES, "1  13112 VILLA SISTEMI", "train.txt:2: it can be read in two ways"),
+        ("img label center", "P_1  MILD A", "train.txt:2: it can be read in two ways"),
+    ],
+)
+def test_a_line_of_a_split_file_whose_cells_are_unclear_is_refused(
+    tmp_path: Path, header: str, line: str, message: str
+) -> None:
+    folder = write_split_files(tmp_path / "0", header, train=[line])
+    with pytest.raises(DataError, match=message):
+        read_split_files(folder)
+
+
+def test_columns_may_be_aligned_with_blanks(tmp_path: Path) -> None:
+    folder = write_split_files(tmp_path / "0", "img label center", train=["P_1    MILD   A"])
+    cells = read_split_files(folder)["P_1"].row.cells
+    assert cells == {"img": "P_1", "label": "MILD", "center": "A"}
 
 
 def test_an_image_in_two_split_files_is_refused(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from sklearn.model_selection import cross_val_predict
 
 from mdmt.config.datasets import Synthetic
 from mdmt.config.site import SiteConfig
+from mdmt.data.brixia_score import ZONES
 from mdmt.data.images import read_radiograph
 from mdmt.data.readers import read_manifest
 from mdmt.data.synthetic import draw_population
-from mdmt.data.synthetic_radiograph import ZONES, draw_radiograph, write_dicom
+from mdmt.data.synthetic_radiograph import draw_radiograph, write_dicom
 from mdmt.errors import DataError
 
 SEVERITY = {"kind": "ordinal", "outputs": list(ZONES), "levels": 4}
