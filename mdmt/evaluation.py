@@ -13,7 +13,6 @@ from mdmt.config import FederationConfig
 from mdmt.data.batches import load_images, normalise
 from mdmt.data.cohort import Cohort
 from mdmt.data.manifest import Split
-from mdmt.losses import masked_mean
 from mdmt.metrics import bootstrap_interval, evaluate_task
 from mdmt.models import MDMTModel
 from mdmt.seeds import derive_seed
@@ -83,7 +82,7 @@ def evaluate(
         predictions = space.decode(outputs.numpy())
         metrics: Metrics = dict(evaluate_task(space, predictions, targets))
         if metrics["examples"]:
-            metrics["loss"] = masked_mean(space, outputs, torch.from_numpy(targets))[0].item()
+            metrics["loss"] = space.loss(outputs, torch.from_numpy(targets))[0].item()
         if intervals:
             metrics[f"{space.primary}_low"], metrics[f"{space.primary}_high"] = bootstrap_interval(
                 space,

@@ -1,4 +1,4 @@
-"""The indicator-masked loss of one task, and the objective over tasks."""
+"""The objective over tasks, a weighted sum of their indicator-masked losses (`Task.loss`)."""
 
 from __future__ import annotations
 
@@ -9,39 +9,7 @@ from torch import Tensor
 
 from mdmt.tasks import Task
 
-__all__ = ["Objective", "combine", "masked_mean"]
-
-
-def masked_mean(
-    task: Task, outputs: Tensor, targets: Tensor, class_weights: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Mean loss of one task over the labels that are present.
-
-    ℓ_t = Σ m·e / Σ m, where m = 1 for a present label and e is `Task.elementwise_loss`. Dividing by
-    the labelled count, not by the batch, keeps a task's scale whatever else is in the batch (the
-    paper's indicator, which its published code divides by the batch).
-
-    Parameters
-    ----------
-    task : Task
-    outputs : Tensor, float, (N, n_outputs)
-    targets : Tensor, float, (N, width)
-        NaN where a label is missing.
-    class_weights : Tensor, float, optional
-        As `Task.balanced_weights` gives them; they multiply e and leave the count alone.
-
-    Returns
-    -------
-    loss : Tensor, scalar, dtype of `outputs`
-        Exactly 0, with zero gradient, where nothing is labelled.
-    count : Tensor, scalar, same dtype
-        Σ m, the number of labels present.
-    """
-    present = torch.isfinite(targets)
-    # A NaN must not enter the loss at all: masking its value afterwards leaves a NaN gradient.
-    losses = task.elementwise_loss(outputs, torch.where(present, targets, 0.0), class_weights)
-    count = present.sum().to(losses.dtype)
-    return torch.where(present, losses, 0.0).sum() / count.clamp(min=1), count
+__all__ = ["Objective", "combine"]
 
 
 def combine(losses: Mapping[str, Tensor], coefficients: Mapping[str, float]) -> Tensor:
@@ -77,7 +45,7 @@ class Objective:
     coefficients : mapping of str to float
         c_t of the same tasks.
     class_weights : mapping of str to Tensor
-        Of the tasks that have some; see `masked_mean`.
+        Of the tasks that have some; see `Task.loss`.
     """
 
     def __init__(
@@ -97,7 +65,7 @@ class Objective:
         for task, target in targets.items():
             output = outputs[task].to(target.dtype)  # losses are not for half precision
             weights = self.class_weights.get(task)
-            losses[task], count = masked_mean(self.spaces[task], output, target, weights)
+            losses[task], count = self.spaces[task].loss(output, target, weights)
             seen = torch.stack((losses[task].detach() * count, count))
             self._sums[task] = self._sums.get(task, 0) + seen
         return combine(losses, self.coefficients)

@@ -129,7 +129,7 @@ class Registry(Generic[T]):
 
     def _unknown(self, name: str) -> str:
         known = self.names()
-        near = get_close_matches(name, known, n=4, cutoff=0.5)
+        near = get_close_matches(name, known, n=4)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         listed = f"; known: {', '.join(known)}" if len(known) <= MOST_LISTED else ""
         return f"unknown {self.what} {name}{hint}{listed}"

@@ -179,3 +179,28 @@ def test_a_simulation_does_not_load_what_only_a_deployment_needs():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+KINDS = {"Classification", "Multilabel", "Ordinal", "Regression"}
+WRITES_KINDS = {"mdmt/cli/init.py", "mdmt/cli/guess.py"}  # they guess one from a table
+
+
+def test_what_a_task_kind_means_is_asked_of_the_task():
+    """A new kind is one class in one file: nothing else names a kind or compares one."""
+    rooms = [ROOT / room for room in ("mdmt", "client", "server", "simulation")]
+    found = []
+    for file in sorted(file for room in rooms for file in room.rglob("*.py")):
+        name = str(file.relative_to(ROOT))
+        if name.startswith("mdmt/tasks/") or name in WRITES_KINDS:
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            match node:
+                case ast.Name(id=word) | ast.alias(name=word) | ast.Constant(value=str(word)):
+                    wrong = word in KINDS | {kind.lower() for kind in KINDS}
+                case ast.Compare():
+                    wrong = "space.kind" in ast.unparse(node)
+                case _:
+                    continue
+            if wrong:
+                found.append(f"{name}:{node.lineno}")
+    assert not found

@@ -29,7 +29,6 @@ from mdmt.data.cohort import Cohort
 from mdmt.data.manifest import Manifest
 from mdmt.data.readers import read_manifest
 from mdmt.evaluation import evaluate
-from mdmt.losses import masked_mean
 from mdmt.metrics import weighted_mean_metrics
 from mdmt.models import build_model
 from mdmt.tasks import Classification, Ordinal, Regression
@@ -101,14 +100,14 @@ def test_slip_5_samples_of_another_task_do_not_dilute_the_mean() -> None:
     )
     nan = float("nan")
     logits, labels = torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([[1.0], [1.0]])
-    alone = masked_mean(outcome, logits, labels)[0]
-    mixed = masked_mean(
-        outcome, torch.cat([logits, torch.ones(6, 2)]), torch.cat([labels, torch.full((6, 1), nan)])
+    alone = outcome.loss(logits, labels)[0]
+    mixed = outcome.loss(
+        torch.cat([logits, torch.ones(6, 2)]), torch.cat([labels, torch.full((6, 1), nan)])
     )[0]
     # -log softmax: log(1 + e^-1) and log(1 + e^2), their mean.
     assert alone.item() == pytest.approx((0.313262 + 2.126928) / 2, abs=1e-5)
     assert mixed.item() == alone.item()
-    score = masked_mean(zones, torch.zeros(4, 1), torch.tensor([[3.0], [nan], [nan], [nan]]))[0]
+    score = zones.loss(torch.zeros(4, 1), torch.tensor([[3.0], [nan], [nan], [nan]]))[0]
     assert score.item() == pytest.approx(1.0)  # one label, half a range from the middle
 
 

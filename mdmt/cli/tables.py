@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mdmt.results.runs import Run, count_labels, describe_gain, format_metric, shown_metrics
+from mdmt.results.runs import Run, count_labels, describe_gain, format_metric
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -63,7 +63,7 @@ def _test_table(
     from mdmt.cli.console import new_table
 
     final = next(test for name, test in tests.items() if test and name.startswith("federated"))
-    shown = shown_metrics(space).items()
+    shown = space.shown_metrics.items()
     metrics = {name: better for name, better in shown if f"{task}/{name}" in final}
     table = new_table(
         f"{task} at {site}: {_count(final[f'{task}/examples'])} test images",

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mdmt.config.aggregation import AggregationConfig
@@ -90,7 +91,8 @@ class TaskConfig(BesideSpace):
 
     @model_validator(mode="after")
     def _weights_need_classes(self) -> Self:
-        if self.class_weights != "none" and self.space.kind not in ("classification", "multilabel"):
+        nothing = np.empty((0, self.space.width))
+        if self.class_weights != "none" and self.space.balanced_weights(nothing) is None:
             raise ValueError(
                 f"class_weights: {self.space.kind} has no classes to balance; use none"
             )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mdmt.data.manifest import SPLITS, Manifest
 from mdmt.seeds import derive_seed
-from mdmt.tasks import Classification, Task
+from mdmt.tasks import Task
 
 __all__ = ["absent_classes", "carve_validation", "deal_patients", "split_patients"]
 
@@ -97,8 +97,8 @@ def deal_patients(
 def absent_classes(manifest: Manifest, task: str, space: Task) -> list[str]:
     """Say which splits lack what cannot be done without.
 
-    Train and test must have a label of the task; a split that has labels of a `Classification`
-    must have every class, or its AUROC is undefined.
+    Train and test must have a label of the task; a split that has labels of exclusive
+    classes must have every class, or its AUROC is undefined.
     """
     problems = []
     for split in SPLITS:
@@ -106,7 +106,7 @@ def absent_classes(manifest: Manifest, task: str, space: Task) -> list[str]:
         if not np.isfinite(targets).any():
             if split != "val":
                 problems.append(f"no label in the {split} split")
-        elif isinstance(space, Classification):
+        elif space.exclusive:
             counts = space.histogram(targets)[""]
             absent = [label for label, count in counts.items() if count == 0]
             if absent:

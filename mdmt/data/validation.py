@@ -151,7 +151,7 @@ def _missing_labels(manifest: Manifest, site: SiteConfig, labels: LabelCounts) -
         if task in unlabelled:
             message = "no labelled image in the train split: its head cannot be trained here"
             yield Issue("warning", f"task {task}", message)
-        elif entry.space.kind != "regression":  # a regression has bins instead of classes
+        elif entry.space.discrete:
             for column, counts in labels[task]["train"].items():
                 absent = [label for label, count in counts.items() if count == 0]
                 if absent:

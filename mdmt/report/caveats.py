@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mdmt.report.words import count, metric_name, without_paths
-from mdmt.results.runs import Run, count_labels, shown_metrics
+from mdmt.results.runs import Run, count_labels
 from mdmt.results.studies import Study
+from mdmt.tasks import task_kinds
 
 __all__ = [
     "FEW_TO_CHOOSE",
@@ -78,10 +79,11 @@ def site_caveats(sites: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
                     f"{where} has {count(val, 'validation image')}: too few to choose a round by;"
                     " prefer the last round to the best."
                 )
+            exclusive = task_kinds[space["kind"]].exclusive
             few = {
                 label: number
                 for label, number in (count_labels(card["histogram"].get(task, {})) or {}).items()
-                if space["kind"] == "classification" and number < FEW_TO_TRAIN
+                if exclusive and number < FEW_TO_TRAIN
             }
             if few:
                 listed = ", ".join(f"{label} ({number})" for label, number in few.items())
@@ -92,7 +94,7 @@ def _result_caveats(run: Run) -> Iterator[str]:
     for task in run.config.tasks:
         space = run.config.space(task)
         for site, tests in run.tests(task):
-            for metric in shown_metrics(space):
+            for metric in space.shown_metrics:
                 undefined = [
                     name
                     for name, test in tests.items()

@@ -169,7 +169,9 @@ def score_figure(caption: str, arms: Arms, limit: float, colours: Mapping[str, s
             continue
         error = np.abs(predicted - truth)[complete].mean()
         alt = f"{arm}: mean absolute error of the global score {error:.2f}"
-        svg = plot_scores(truth[complete], predicted[complete], colours[arm], limit)
+        truth, predicted = truth[complete], predicted[complete]
+        highest = limit if np.isfinite(limit) else float(max(truth.max(), predicted.max(), 1.0))
+        svg = plot_scores(truth, predicted, colours[arm], highest)
         panels.append(Panel(f"{arm}: {count(int(complete.sum()), 'image')}", svg, alt))
     return Figure(caption, panels)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from mdmt.report.canvas import arm_colours
 from mdmt.report.figures import (
@@ -17,7 +16,6 @@ from mdmt.report.page import Block, Details, Paragraph
 from mdmt.report.words import at
 from mdmt.results.predictions import Predictions
 from mdmt.results.studies import Study
-from mdmt.tasks import Task
 
 __all__ = ["prediction_blocks"]
 
@@ -69,26 +67,25 @@ def _figures(
 ) -> Iterator[Block]:
     space, colours = study.spaces[task], arm_colours(study.arms)
     where = at(task, site)
-    if space.kind in ("classification", "multilabel"):
-        for output in _shown_outputs(space):
-            name = space.labels[output]
-            dashed = f" Dashed: {study.reference}." if study.reference in arms else ""
-            caption = (
-                f"{where}: ROC curves of {name}, the mean of the folds' curves. Band and brackets:"
-                f" 95 % intervals.{dashed}"
-            )
-            # The primary metric of several classes is the mean of their areas.
-            of_area = intervals if len(_shown_outputs(space)) == 1 else {}
-            yield roc_figure(caption, arms, output, colours, study.reference, of_area)
-            caption = (
-                f"{where}: calibration of {name}. Images in groups of similar probability, with"
-                " Wilson's 95 % intervals of independent images."
-            )
-            yield calibration_figure(caption, arms, output, colours)
-    if space.kind == "classification":
+    for output in space.binary_outputs:
+        name = space.labels[output]
+        dashed = f" Dashed: {study.reference}." if study.reference in arms else ""
+        caption = (
+            f"{where}: ROC curves of {name}, the mean of the folds' curves. Band and brackets:"
+            f" 95 % intervals.{dashed}"
+        )
+        # The primary metric of several classes is the mean of their areas.
+        of_area = intervals if len(space.binary_outputs) == 1 else {}
+        yield roc_figure(caption, arms, output, colours, study.reference, of_area)
+        caption = (
+            f"{where}: calibration of {name}. Images in groups of similar probability, with"
+            " Wilson's 95 % intervals of independent images."
+        )
+        yield calibration_figure(caption, arms, output, colours)
+    if space.exclusive:
         caption = f"{where}: confusion matrices, in images and shares of the true class."
         yield confusion_figure(caption, arms, space.labels)
-    if space.kind in ("regression", "ordinal"):
+    if not space.binary_outputs:
         caption = f"{where}: MAE of each output, with 95 % intervals."
         yield output_figure(caption, arms, space.labels, colours)
     if space.summable:
@@ -96,16 +93,4 @@ def _figures(
             f"{where}: predicted against true global score. Black: median and quartiles of the"
             " predictions at each true score."
         )
-        yield score_figure(caption, arms, _highest_score(space), colours)
-
-
-def _shown_outputs(space: Task) -> Sequence[int]:
-    """The positive class of two; every class or finding otherwise."""
-    two_classes = space.kind == "classification" and len(space.labels) == 2
-    return [1] if two_classes else range(len(space.labels))
-
-
-def _highest_score(space: Task) -> float:
-    facts: dict[str, Any] = space.model_dump()
-    highest = facts["levels"] - 1 if space.kind == "ordinal" else facts["range"][1]
-    return float(highest) * len(space.labels)
+        yield score_figure(caption, arms, space.bounds[1] * len(space.labels), colours)

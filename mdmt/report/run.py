@@ -14,7 +14,7 @@ from mdmt.report.page import Block, Figure, Page, Panel, Paragraph, Points, Sect
 from mdmt.report.plots import Estimate, plot_bars, plot_estimates
 from mdmt.report.setup import config_blocks, site_blocks
 from mdmt.report.words import count, metric_name, size
-from mdmt.results.runs import Run, describe_gain, format_metric, shown_metrics
+from mdmt.results.runs import Run, describe_gain, format_metric
 
 __all__ = ["run_page"]
 
@@ -92,7 +92,7 @@ def _results(run: Run) -> list[Block]:
 
 def _result_table(run: Run, task: str, site: str, tests: dict[str, dict[str, Any] | None]) -> Table:
     final = _final(tests)
-    shown = shown_metrics(run.config.space(task)).items()
+    shown = run.config.space(task).shown_metrics.items()
     metrics = {name: better for name, better in shown if f"{task}/{name}" in final}
     rows = [
         [name, *(format_metric(test or {}, f"{task}/{metric}") for metric in metrics)]
@@ -130,7 +130,7 @@ def _result_plots(run: Run, task: str, tests: dict[str, dict[str, Any] | None]) 
     better = f"{metric_name(space.primary)} ({space.primary_is_better_when} is better)"
     if estimates:
         panels = [Panel("Models", plot_estimates(estimates, better), _in_words(estimates))]
-        if space.kind in ("regression", "ordinal") and space.width > 1:
+        if not space.binary_outputs and space.width > 1:
             panels.append(_output_panel(task, space.labels, arms))
         yield Figure(f"{task}: dots are values, lines 95 % intervals by patient.", panels)
 

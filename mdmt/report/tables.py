@@ -8,7 +8,7 @@ from typing import Any
 
 from mdmt.report.page import Table
 from mdmt.report.words import at, count, metric_name, size
-from mdmt.results.runs import format_metric, shown_metrics
+from mdmt.results.runs import format_metric
 from mdmt.results.statistics import mean_and_error
 from mdmt.results.studies import Study
 
@@ -65,7 +65,7 @@ def mean_of(values: Sequence[float]) -> Mean | None:
 
 def arm_table(study: Study, task: str, site: str, backbone: str) -> Table:
     """A row per arm, a column per metric: mean ± standard error over the cells of one backbone."""
-    shown = shown_metrics(study.spaces[task])
+    shown = study.spaces[task].shown_metrics
     rows = []
     for arm in study.arms:
         means = [

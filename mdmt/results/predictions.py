@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mdmt.errors import BadInput
 from mdmt.results.csv_tables import known_task, read_rows, to_number
-from mdmt.tasks import Classification, Multilabel, Task
+from mdmt.tasks import Task
 from mdmt.tasks.base import FloatArray
 
 __all__ = ["PREDICTION_COLUMNS", "Predictions", "read_predictions"]
@@ -60,19 +60,8 @@ class Predictions:
 
     @property
     def truth(self) -> FloatArray:
-        """Targets with a column per prediction, (N, P): 1 or 0 for each exclusive class."""
-        if isinstance(self.space, Classification):
-            classes = np.arange(len(self.space.classes))
-            return np.where(np.isnan(self.targets), np.nan, self.targets == classes)
-        return self.targets
-
-    @property
-    def binary_columns(self) -> list[int]:
-        """Columns of `predictions` that have an AUROC; of two classes the second alone."""
-        columns = list(range(len(self.space.prediction_names)))
-        if isinstance(self.space, Classification):
-            return columns[1:] if len(columns) == 2 else columns
-        return columns if isinstance(self.space, Multilabel) else []
+        """Targets with a column per prediction, (N, P); see `Task.truth`."""
+        return self.space.truth(self.targets)
 
     def counts(self, rows: NDArray[np.bool_]) -> dict[str, int]:
         """Number of distinct images and patients in some rows; folds may test the same ones."""
@@ -127,10 +116,5 @@ def _arrays(
         for values, text in ((targets, target), (predictions, prediction)):
             value = to_number(file, text)
             values[place] = np.nan if value is None else value
-    if isinstance(space, Classification):
-        if len(column_of) == 2:  # the tables have the second class alone
-            predictions[:, 0] = 1 - predictions[:, 1]
-            targets = targets[:, 1:]
-        else:
-            targets = targets.argmax(axis=1)[:, None].astype(np.float64)
-    return tuple(row_of), np.array(list(patients.values())), targets, predictions
+    restored = space.from_table(targets, predictions)
+    return tuple(row_of), np.array(list(patients.values())), *restored

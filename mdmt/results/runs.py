@@ -12,7 +12,6 @@ from mdmt.errors import BadInput
 
 if TYPE_CHECKING:
     from mdmt.config import FederationConfig
-    from mdmt.tasks import Task
 
 __all__ = [
     "Run",
@@ -21,16 +20,7 @@ __all__ = [
     "format_metric",
     "read_lines",
     "read_run",
-    "shown_metrics",
 ]
-
-_SECONDARY = {
-    "classification": {"balanced_accuracy": "higher", "brier": "lower"},
-    "regression": {"pearson": "higher", "sum_mae": "lower"},
-    "ordinal": {"pearson": "higher", "sum_mae": "lower"},
-    "multilabel": {},
-}
-"""What is shown of a task beside its primary metric, and which way is better."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +119,6 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines if line.endswith("\n")]
     except ValueError as error:
         raise BadInput(f"{file}: damaged: {error}") from error
-
-
-def shown_metrics(space: Task) -> dict[str, str]:
-    """What is shown of a task, its primary metric first, and which way each is better."""
-    return {space.primary: space.primary_is_better_when} | _SECONDARY[space.kind]
 
 
 def count_labels(columns: Mapping[str, Mapping[str, int] | None]) -> dict[str, int] | None:

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, SerializeAsAny
 
-from mdmt.tasks.base import Task
+from mdmt.strict import by_kind
+from mdmt.tasks.base import FloatArray, Names, Task, task_kinds
 from mdmt.tasks.classification import Classification
 from mdmt.tasks.multilabel import Multilabel
+from mdmt.tasks.numbers import Numbers
 from mdmt.tasks.ordinal import Ordinal
 from mdmt.tasks.regression import Regression
 
-__all__ = ["AnyTask", "Classification", "Multilabel", "Ordinal", "Regression", "Task"]
+__all__ = [
+    "AnyTask",
+    "Classification",
+    "FloatArray",
+    "Multilabel",
+    "Names",
+    "Numbers",
+    "Ordinal",
+    "Regression",
+    "Task",
+    "task_kinds",
+]
 
-AnyTask = Annotated[Classification | Regression | Ordinal | Multilabel, Field(discriminator="kind")]
-"""A task as a configuration declares it, told apart by ``kind``."""
+AnyTask = Annotated[SerializeAsAny[Task], BeforeValidator(by_kind(task_kinds))]
+"""A task as a configuration declares it; its ``kind`` names the class."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
@@ -10,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, model_validator
 
+from mdmt.registry import Registry
 from mdmt.strict import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FloatArray", "Names", "Task"]
+__all__ = ["FloatArray", "Names", "Task", "task_kinds"]
 
 FloatArray = NDArray[np.floating]
 
@@ -31,6 +33,9 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+task_kinds: Registry[type[Task]] = Registry("task kind", "mdmt.tasks")
+"""Classes of task kinds by the ``kind`` that a configuration names."""
+
 Names = Annotated[tuple[str, ...], AfterValidator(_distinct)]
 """Names of labels: at least one, none empty, none twice."""
 
@@ -40,7 +45,8 @@ class Task(Strict, ABC):
 
     A target is a float row of `width` numbers, NaN where a label is missing. A head gives
     `n_outputs` numbers; `decode` turns them into predictions, one column per entry of
-    `prediction_names`.
+    `prediction_names`. A kind has to define `labels`, `encode`, `elementwise_loss` (or `loss`),
+    `decode`, `constant`, `metrics` and `primary`; the other methods have a default.
     """
 
     kind: str
@@ -51,6 +57,12 @@ class Task(Strict, ABC):
     """The metric that chooses a task's best round."""
     primary_is_better_when: ClassVar[str]
     """``higher`` or ``lower``."""
+    secondary: ClassVar[Mapping[str, str]] = {}
+    """Metrics that are shown beside the primary one; each is better ``higher`` or ``lower``."""
+    exclusive: ClassVar[bool] = False
+    """Whether a sample has exactly one of the labels, and its target is the label's index."""
+    discrete: ClassVar[bool] = False
+    """Whether `histogram` counts labels that each should occur in training data."""
 
     if TYPE_CHECKING:  # a property where the kind's own field has another name, else that field
 
@@ -72,19 +84,19 @@ class Task(Strict, ABC):
         return self
 
     @property
-    @abstractmethod
     def columns(self) -> tuple[str, ...]:
         """Names of the target columns; ``("",)`` where one column holds the whole label."""
+        return self.labels
 
     @property
-    @abstractmethod
-    def n_outputs(self) -> int:
-        """How many numbers a head gives per sample."""
-
-    @property
-    @abstractmethod
     def prediction_names(self) -> tuple[str, ...]:
         """Names of the columns of `decode`."""
+        return self.labels
+
+    @property
+    def n_outputs(self) -> int:
+        """How many numbers a head gives per sample."""
+        return len(self.prediction_names)
 
     @property
     def width(self) -> int:
@@ -95,6 +107,48 @@ class Task(Strict, ABC):
     def summable(self) -> bool:
         """Whether the sum of the predictions has a meaning (the Brixia global score)."""
         return False
+
+    @property
+    def shown_metrics(self) -> dict[str, str]:
+        """What is shown of a task, its primary metric first; each is better higher or lower."""
+        return {self.primary: self.primary_is_better_when, **self.secondary}
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value of a prediction."""
+        return -math.inf, math.inf
+
+    @property
+    def binary_outputs(self) -> Sequence[int]:
+        """Columns of the predictions that are the probability of a yes and have an AUROC.
+
+        A kind without any predicts numbers in the units of its targets, which have an error.
+        """
+        return ()
+
+    @property
+    def tabled_outputs(self) -> Sequence[int]:
+        """Columns of the predictions that a table needs; the others follow from them."""
+        return self.binary_outputs or range(len(self.prediction_names))
+
+    def truth(self, targets: FloatArray) -> FloatArray:
+        """What every prediction should be, (N, P), of targets (N, width); NaN where missing.
+
+        1 (yes) or 0 (no) in the columns of `binary_outputs`.
+        """
+        return targets
+
+    def from_table(
+        self, targets: FloatArray, predictions: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Restore targets (N, width) and predictions (N, P) of a table.
+
+        Parameters
+        ----------
+        targets, predictions : ndarray, float, (N, P)
+            `truth` and predictions in the columns `tabled_outputs`; NaN in the others.
+        """
+        return targets, predictions
 
     @abstractmethod
     def encode(self, column: str, text: str) -> float:
@@ -113,7 +167,39 @@ class Task(Strict, ABC):
             The text is not a label; the message says what was expected.
         """
 
-    @abstractmethod
+    def loss(
+        self, outputs: Tensor, targets: Tensor, class_weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean loss of a batch over the labels that are present.
+
+        ℓ_t = Σ m·e / Σ m, where m = 1 for a present label and e is `elementwise_loss`. Dividing by
+        the labelled count, not by the batch, keeps a task's scale whatever else is in the batch
+        (the paper's indicator, which its published code divides by the batch). A kind whose loss
+        is not a sum over labels overrides this method.
+
+        Parameters
+        ----------
+        outputs : Tensor, float, (N, n_outputs)
+        targets : Tensor, float, (N, width)
+            NaN where a label is missing.
+        class_weights : Tensor, float, optional
+            As `balanced_weights` gives them; they multiply e and leave the count alone.
+
+        Returns
+        -------
+        loss : Tensor, scalar, dtype of `outputs`
+            Exactly 0, with zero gradient, where nothing is labelled.
+        count : Tensor, scalar, same dtype
+            Σ m, the number of labels present.
+        """
+        import torch
+
+        present = torch.isfinite(targets)
+        # A NaN must not enter the loss: masking its value afterwards leaves a NaN gradient.
+        losses = self.elementwise_loss(outputs, torch.where(present, targets, 0.0), class_weights)
+        count = present.sum().to(losses.dtype)
+        return torch.where(present, losses, 0.0).sum() / count.clamp(min=1), count
+
     def elementwise_loss(
         self, outputs: Tensor, targets: Tensor, class_weights: Tensor | None = None
     ) -> Tensor:
@@ -123,7 +209,7 @@ class Task(Strict, ABC):
         ----------
         outputs : Tensor, float, (N, n_outputs)
         targets : Tensor, float, (N, width)
-            Without NaN (missing labels are 0 here; the caller masks them).
+            Without NaN (missing labels are 0 here; `loss` masks them).
         class_weights : Tensor, float, optional
             As `balanced_weights` gives them.
 
@@ -131,6 +217,7 @@ class Task(Strict, ABC):
         -------
         Tensor, float, (N, width)
         """
+        raise NotImplementedError(f"{type(self).__name__} has neither elementwise_loss nor loss")
 
     def balanced_weights(self, targets: FloatArray) -> FloatArray | None:
         """Class weights that give every class the same total weight.
@@ -176,9 +263,14 @@ class Task(Strict, ABC):
         """
         return self.metrics(predictions, targets)[name]
 
-    @abstractmethod
     def histogram(self, targets: FloatArray) -> dict[str, dict[str, int]]:
-        """Count every label: target column → label text → number of samples."""
+        """Count every label: target column → label text → number of samples.
+
+        By default only how many samples are labelled. The label texts must not depend on
+        `targets`: histograms of several sites are added.
+        """
+        counts = np.isfinite(targets).sum(axis=0).tolist()
+        return {c: {"labelled": n} for c, n in zip(self.columns, counts, strict=True)}
 
     def mirror_permutation(self) -> tuple[int, ...] | None:
         """Order of `labels` after a horizontal flip; None where the task does not say.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mdmt.tasks.base import FloatArray, Names, Task
+from mdmt.tasks.base import FloatArray, Names, Task, task_kinds
 from mdmt.tasks.statistics import auroc, mean_defined
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Classification"]
 
 
+@task_kinds.register("classification")
 class Classification(Task):
     """One of C exclusive classes, such as MILD and SEVERE.
 
@@ -31,6 +33,9 @@ class Classification(Task):
 
     primary: ClassVar[str] = "auroc"
     primary_is_better_when: ClassVar[str] = "higher"
+    secondary: ClassVar[Mapping[str, str]] = {"balanced_accuracy": "higher", "brier": "lower"}
+    exclusive: ClassVar[bool] = True
+    discrete: ClassVar[bool] = True
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -43,14 +48,29 @@ class Classification(Task):
         return ("",)
 
     @property
-    def n_outputs(self) -> int:
-        """A logit per class."""
-        return len(self.classes)
+    def bounds(self) -> tuple[float, float]:
+        """Predictions are probabilities."""
+        return 0.0, 1.0
 
     @property
-    def prediction_names(self) -> tuple[str, ...]:
-        """The classes, whose probabilities `decode` gives."""
-        return self.classes
+    def binary_outputs(self) -> Sequence[int]:
+        """The second of two classes; every class of more."""
+        return (1,) if len(self.classes) == 2 else range(len(self.classes))
+
+    def truth(self, targets: FloatArray) -> FloatArray:
+        """1 for the class of a sample, 0 for the others; see `Task.truth`."""
+        one_hot = (targets == np.arange(len(self.classes))).astype(np.float64)
+        return np.where(np.isnan(targets), np.nan, one_hot)
+
+    def from_table(
+        self, targets: FloatArray, predictions: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Class indices (N, 1), and the probability of the first of two classes too."""
+        if len(self.classes) == 2:
+            return targets[:, 1:], np.column_stack([1 - predictions[:, 1], predictions[:, 1]])
+        labelled = np.isfinite(targets).all(axis=1, keepdims=True)
+        classes = targets.argmax(axis=1)[:, None]
+        return np.where(labelled, classes, np.nan), predictions
 
     def encode(self, column: str, text: str) -> float:
         """Index of the class written as `text`; see `Task.encode`."""

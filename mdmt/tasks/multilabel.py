@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mdmt.tasks.base import FloatArray, Names, Task
+from mdmt.tasks.base import FloatArray, Names, Task, task_kinds
 from mdmt.tasks.statistics import auroc, mean_defined
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Multilabel"]
 
 
+@task_kinds.register("multilabel")
 class Multilabel(Task):
     """K findings, each absent (0), present (1) or not labelled.
 
@@ -28,21 +30,17 @@ class Multilabel(Task):
 
     primary: ClassVar[str] = "auroc"
     primary_is_better_when: ClassVar[str] = "higher"
+    discrete: ClassVar[bool] = True
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """A column per finding."""
-        return self.labels
+    def bounds(self) -> tuple[float, float]:
+        """Predictions are probabilities."""
+        return 0.0, 1.0
 
     @property
-    def n_outputs(self) -> int:
-        """A logit per finding."""
-        return len(self.labels)
-
-    @property
-    def prediction_names(self) -> tuple[str, ...]:
-        """The findings, whose probabilities `decode` gives."""
-        return self.labels
+    def binary_outputs(self) -> Sequence[int]:
+        """Every finding."""
+        return range(len(self.labels))
 
     def encode(self, column: str, text: str) -> float:
         """0 or 1 (or, as spreadsheets write it, 0.0 or 1.0); see `Task.encode`."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from mdmt.tasks.base import FloatArray, Names, Task
-from mdmt.tasks.statistics import error_metrics, mean_absolute_error, mean_defined
+from mdmt.tasks.base import FloatArray, task_kinds
+from mdmt.tasks.numbers import Numbers
+from mdmt.tasks.statistics import mean_defined
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Ordinal"]
 
 
-class Ordinal(Task):
+@task_kinds.register("ordinal")
+class Ordinal(Numbers):
     """K outputs with levels 0 … C-1 each, such as six lung zones scored 0 to 3.
 
     Every output has its own softmax over the levels (the paper's region heads); a prediction is
@@ -26,37 +27,20 @@ class Ordinal(Task):
     """
 
     kind: Literal["ordinal"] = "ordinal"
-    outputs: Names
     levels: Annotated[int, Field(ge=2)]
     """C: how many levels there are."""
 
-    primary: ClassVar[str] = "mae"
-    primary_is_better_when: ClassVar[str] = "lower"
+    discrete: ClassVar[bool] = True
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The outputs."""
-        return self.outputs
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """A column per output."""
-        return self.outputs
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest level."""
+        return 0.0, float(self.levels - 1)
 
     @property
     def n_outputs(self) -> int:
         """A logit per output and level, output by output."""
         return len(self.outputs) * self.levels
-
-    @property
-    def prediction_names(self) -> tuple[str, ...]:
-        """The outputs, whose expected levels `decode` gives."""
-        return self.outputs
-
-    @property
-    def summable(self) -> bool:
-        """Outputs share their levels, so their sum is a score when there are several."""
-        return len(self.outputs) > 1
 
     def encode(self, column: str, text: str) -> float:
         """Read the level written as `text` (``2`` or, as spreadsheets write it, ``2.0``)."""
@@ -85,12 +69,6 @@ class Ordinal(Task):
         logits = logits.reshape(len(logits), len(self.outputs), self.levels)
         return np.asarray(softmax(logits, axis=2) @ np.arange(self.levels, dtype=np.float64))
 
-    def constant(self, targets: FloatArray) -> FloatArray:
-        """Median of each output, which minimises its MAE; the middle where none is labelled."""
-        columns = (column[np.isfinite(column)] for column in targets.T)
-        middle = (self.levels - 1) / 2
-        return np.array([np.median(column) if len(column) else middle for column in columns])
-
     def metrics(self, predictions: FloatArray, targets: FloatArray) -> dict[str, float]:
         """`statistics.error_metrics` of expected levels, and agreement; see `Task.metrics`.
 
@@ -103,20 +81,11 @@ class Ordinal(Task):
                 zip(self.outputs, np.isfinite(targets).T, strict=True)
             )
         }
-        errors = error_metrics(predictions, targets, self.outputs)
-        return errors | {"kappa": mean_defined(kappas.values())} | kappas
-
-    def metric(
-        self,
-        name: str,
-        predictions: FloatArray,
-        targets: FloatArray,
-        strata: NDArray[Any] | None = None,
-    ) -> float:
-        """One entry of `metrics`; MAE without the others."""
-        if name == "mae":
-            return mean_absolute_error(predictions, targets)
-        return super().metric(name, predictions, targets, strata)
+        return (
+            super().metrics(predictions, targets)
+            | {"kappa": mean_defined(kappas.values())}
+            | kappas
+        )
 
     def _kappa(self, predictions: FloatArray, targets: FloatArray) -> float:
         from sklearn.metrics import cohen_kappa_score

@@ -80,7 +80,7 @@ def site_files(facts: SiteFacts, config: FederationConfig) -> dict[str, str]:
 def _task(name: str, entry: SiteTask | TaskConfig) -> dict[str, Any]:
     """What ``site.yaml`` says of a task; a mirror is the federation's alone."""
     space = entry.space
-    classes = space.labels if space.kind == "classification" else ()
+    classes = space.labels if space.exclusive else ()
     return {
         "name": name,
         "space": space.model_dump(mode="json", exclude_none=True, exclude={"mirror"}),

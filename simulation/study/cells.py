@@ -21,7 +21,7 @@ from mdmt.errors import MDMTError, StateError
 from mdmt.files import atomic_path, read_json, write_json
 from mdmt.metrics import evaluate_task
 from mdmt.results.predictions import PREDICTION_COLUMNS
-from mdmt.tasks import Classification, Task
+from mdmt.tasks import Task
 from mdmt.tasks.base import FloatArray
 from simulation.study.arms import ARMS, Bench, Outcome
 from simulation.study.config import StudyConfig
@@ -220,26 +220,19 @@ def _write(
 
 
 def _rows(cohort: Cohort, space: Task, task: str, predictions: FloatArray) -> list[dict[str, Any]]:
-    """One row per labelled test image and output.
-
-    Of two classes the second alone; of more, one row per class, the target being 0 or 1.
-    """
+    """One row per labelled test image and output; of two classes the second alone."""
     manifest = cohort.manifest
     test = manifest.indices("test")
-    targets = np.asarray(manifest.targets[task][test], dtype=np.float64)
-    if isinstance(space, Classification):
-        every = np.arange(len(space.classes))
-        targets = np.where(np.isnan(targets), np.nan, targets == every)
-    first = 1 if isinstance(space, Classification) and len(space.classes) == 2 else 0
+    truth = space.truth(np.asarray(manifest.targets[task][test], dtype=np.float64))
     return [
         {
             "image": manifest.rows[image],
             "patient": manifest.patients[image],
-            "output": name,
-            "target": f"{targets[index, output]:g}",
+            "output": space.prediction_names[output],
+            "target": f"{truth[index, output]:g}",
             "prediction": repr(float(predictions[index, output])),
         }
         for index, image in enumerate(test)
-        for output, name in enumerate(space.prediction_names)
-        if output >= first and np.isfinite(targets[index, output])
+        for output in space.tabled_outputs
+        if np.isfinite(truth[index, output])
     ]

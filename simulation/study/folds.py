@@ -17,7 +17,6 @@ from mdmt.data.manifest import CENTRE, Manifest
 from mdmt.data.split_files import image_id, read_split_files
 from mdmt.errors import DataError
 from mdmt.seeds import derive_seed
-from mdmt.tasks import Classification
 from simulation.study.kinds import SplitFiles
 
 __all__ = [
@@ -188,8 +187,7 @@ def _deal(sites: Sites, manifests: Manifests, k: int, seed: int) -> dict[str, ND
 def _strata(site: SiteConfig, manifest: Manifest, k: int) -> NDArray[np.str_]:
     """Site, class and centre of each image; without the centre where it has few of the class."""
     levels = [
-        _levels(manifest.targets[task], isinstance(entry.space, Classification))
-        for task, entry in site.tasks.items()
+        _levels(manifest.targets[task], entry.space.exclusive) for task, entry in site.tasks.items()
     ]
     classes = [" ".join([site.name, *of_image]) for of_image in zip(*levels, strict=True)]
     centres = manifest.columns.get(CENTRE, np.full(len(manifest), ""))

@@ -13,7 +13,6 @@ from mdmt.config import SiteConfig
 from mdmt.data.manifest import Manifest
 from mdmt.data.table import label_columns
 from mdmt.errors import DataError
-from mdmt.tasks import Classification, Multilabel, Ordinal, Regression, Task
 from mdmt.tasks.base import FloatArray
 
 __all__ = ["check_columns", "has_columns", "predict_from_columns"]
@@ -44,20 +43,20 @@ def predict_from_columns(
     train, test = manifest.indices("train"), manifest.indices("test")
     features = np.column_stack([manifest.columns[name] for name in columns]).astype(object)
     targets = manifest.targets[task]
-    if isinstance(space, Classification):
+    if space.exclusive:
         labelled = train[np.isfinite(targets[train, 0])]
         model = _fitted(features[labelled], targets[labelled, 0].astype(int), "classes")
-        return _probabilities(model, features[test], len(space.classes))
+        return _probabilities(model, features[test], len(space.labels))
     predictions = np.empty((len(test), len(space.prediction_names)))
     for output in range(space.width):
         labelled = train[np.isfinite(targets[train, output])]
         values = targets[labelled, output]
-        if isinstance(space, Multilabel):
+        if output in space.binary_outputs:
             model = _fitted(features[labelled], values.astype(int), "classes")
             predictions[:, output] = _probabilities(model, features[test], 2)[:, 1]
         else:
             model = _fitted(features[labelled], values, "scores")
-            predictions[:, output] = np.clip(model.predict(features[test]), *_range(space))
+            predictions[:, output] = np.clip(model.predict(features[test]), *space.bounds)
     return predictions
 
 
@@ -83,13 +82,6 @@ def check_columns(manifest: Manifest, site: SiteConfig, columns: Sequence[str]) 
         for task, entry in site.tasks.items():
             if name in label_columns(task, entry):
                 raise DataError(f"site {site.name}: the column {name} is the label of {task}")
-
-
-def _range(space: Task) -> tuple[float, float]:
-    if isinstance(space, Regression):
-        return space.range
-    assert isinstance(space, Ordinal), "the kinds that have classes are dealt with before"
-    return 0.0, float(space.levels - 1)
 
 
 def _fitted(features: NDArray[Any], values: NDArray[Any], what: str) -> Any:

@@ -136,7 +136,7 @@ def _delong(predictions: Sequence[Predictions]) -> Iterator[dict[str, Any]]:
     for one in predictions:
         groups[tuple(one.key.values())].append(one)
     for group in groups.values():
-        for column in group[0].binary_columns:
+        for column in group[0].space.binary_outputs:
             pairs = []
             for a, b in itertools.combinations(group, 2):
                 if a.images != b.images:  # an arm that did not test them all

@@ -96,7 +96,7 @@ def test_inline_sites_take_name_and_label_space_from_the_federation(write) -> No
         ("preprocessing.std=[0]", "preprocessing.std.0: Input should be greater than 0"),
         ("augmentation.elastic=[40, 20]", "elastic: expected [low, high]"),
         ("model.weights=ofline", "model.weights: expected none, timm, offline or a .safetensors"),
-        ("tasks.severity.kind=binary", "tasks.severity.kind: expected one of"),
+        ("tasks.severity.kind=binary", "tasks.severity.kind: unknown task kind binary; known:"),
         ("tasks.third={levels: 4}", "tasks.third.kind: this key is needed"),
         ("tasks.severity.head=mpl", "tasks.severity.head: expected linear, mlp or"),
         ("tasks.severity.weight=0", "tasks.severity.weight: Input should be greater than 0"),

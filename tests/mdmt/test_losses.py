@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mdmt.losses import combine, masked_mean
+from mdmt.losses import combine
 from mdmt.tasks import Classification, Multilabel, Ordinal, Regression, Task
 
 NAN = math.nan
@@ -53,7 +53,7 @@ class TwoTasks(nn.Module):
         """Gradient of Σ c_t ℓ_t over all parameters, as one vector."""
         features = self.backbone(inputs)
         losses = {
-            name: masked_mean(self.tasks[name], self.heads[name](features), target)[0]
+            name: self.tasks[name].loss(self.heads[name](features), target)[0]
             for name, target in targets.items()
         }
         parameters = list(self.parameters())
@@ -89,8 +89,8 @@ def test_p1_the_pooled_gradient_is_the_weighted_sum_of_each_tasks_own(
 def test_unlabelled_samples_change_neither_loss_nor_count(task: Task) -> None:
     outputs = torch.randn(12, task.n_outputs, dtype=torch.float64)
     targets = labels(task, 4)
-    alone, count = masked_mean(task, outputs[:4], targets)
-    mixed, mixed_count = masked_mean(task, outputs, torch.cat([targets, unlabelled(task, 8)]))
+    alone, count = task.loss(outputs[:4], targets)
+    mixed, mixed_count = task.loss(outputs, torch.cat([targets, unlabelled(task, 8)]))
     assert alone.item() == pytest.approx(mixed.item(), rel=1e-14)
     assert count.item() == mixed_count.item() == torch.isfinite(targets).sum().item()
 
@@ -99,7 +99,7 @@ def test_unlabelled_samples_change_neither_loss_nor_count(task: Task) -> None:
 @pytest.mark.parametrize("rows", [0, 3])
 def test_unlabelled_task_adds_exactly_zero_and_no_gradient(task: Task, rows: int) -> None:
     outputs = torch.randn(rows, task.n_outputs, requires_grad=True)
-    loss, count = masked_mean(task, outputs, unlabelled(task, rows).float())
+    loss, count = task.loss(outputs, unlabelled(task, rows).float())
     loss.backward()
     assert loss.item() == 0.0
     assert count.item() == 0.0
@@ -115,7 +115,7 @@ def test_missing_labels_never_poison_the_gradient(task: Task, scale: float) -> N
     targets = labels(task, 9).float()
     targets[::3] = NAN
     with torch.autograd.detect_anomaly(check_nan=True):
-        loss, _ = masked_mean(task, outputs, targets)
+        loss, _ = task.loss(outputs, targets)
         loss.backward()
     assert outputs.grad is not None
     assert torch.isfinite(outputs.grad).all()
@@ -127,7 +127,7 @@ def test_missing_labels_never_poison_the_gradient(task: Task, scale: float) -> N
 def test_float32_targets_serve_outputs_of_any_precision(task: Task) -> None:
     targets = labels(task, 5).float()
     for dtype in (torch.float32, torch.float64):
-        loss, count = masked_mean(task, torch.zeros(5, task.n_outputs, dtype=dtype), targets)
+        loss, count = task.loss(torch.zeros(5, task.n_outputs, dtype=dtype), targets)
         assert loss.dtype == count.dtype == dtype
 
 
@@ -135,7 +135,7 @@ def test_cross_entropy_by_hand() -> None:
     task = Classification(classes=("MILD", "SEVERE"))
     outputs = torch.tensor([[0.0, math.log(3)], [0.0, 0.0], [5.0, -5.0]])
     targets = torch.tensor([[1.0], [0.0], [NAN]])
-    loss, count = masked_mean(task, outputs, targets)
+    loss, count = task.loss(outputs, targets)
     assert loss.item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
     assert count.item() == 2
 
@@ -143,7 +143,7 @@ def test_cross_entropy_by_hand() -> None:
 def test_class_weights_multiply_terms_and_leave_the_count() -> None:
     task = Classification(classes=("MILD", "SEVERE"))
     outputs, targets = torch.zeros(2, 2), torch.tensor([[1.0], [0.0]])
-    loss, _ = masked_mean(task, outputs, targets, torch.tensor([0.5, 3.0]))
+    loss, _ = task.loss(outputs, targets, torch.tensor([0.5, 3.0]))
     # Divided by 2 labels, not by the weights' sum 3.5.
     assert loss.item() == pytest.approx(math.log(2) * (0.5 + 3.0) / 2)
 
@@ -152,7 +152,7 @@ def test_squared_error_is_in_units_of_half_the_range_and_per_present_label() -> 
     task = Regression(outputs=("A", "B"), range=(0, 4))
     # Targets 4 and 0 are +1 and -1; the errors are 1, missing, -1, 0.5.
     outputs = torch.tensor([[2.0, 9.0], [-2.0, 1.5]])
-    loss, count = masked_mean(task, outputs, torch.tensor([[4.0, NAN], [0.0, 4.0]]))
+    loss, count = task.loss(outputs, torch.tensor([[4.0, NAN], [0.0, 4.0]]))
     assert loss.item() == pytest.approx((1 + 1 + 0.25) / 3)
     assert count.item() == 3
 
@@ -160,10 +160,10 @@ def test_squared_error_is_in_units_of_half_the_range_and_per_present_label() -> 
 def test_ordinal_cross_entropy_reads_each_outputs_own_levels() -> None:
     task = Ordinal(outputs=("A", "B"), levels=3)
     outputs = torch.tensor([[0.0, 0.0, math.log(2), math.log(6), 0.0, 0.0]])
-    loss, count = masked_mean(task, outputs, torch.tensor([[2.0, 0.0]]))
+    loss, count = task.loss(outputs, torch.tensor([[2.0, 0.0]]))
     assert loss.item() == pytest.approx((math.log(4 / 2) + math.log(8 / 6)) / 2)
     assert count.item() == 2
-    only_a, _ = masked_mean(task, outputs, torch.tensor([[2.0, NAN]]))
+    only_a, _ = task.loss(outputs, torch.tensor([[2.0, NAN]]))
     assert only_a.item() == pytest.approx(math.log(2))
 
 
@@ -171,7 +171,7 @@ def test_binary_cross_entropy_weights_presence() -> None:
     task = Multilabel(labels=("x", "y"))
     outputs = torch.tensor([[0.0, math.log(3)], [0.0, 7.0]])
     targets = torch.tensor([[1.0, 0.0], [0.0, NAN]])
-    loss, count = masked_mean(task, outputs, targets, torch.tensor([5.0, 1.0]))
+    loss, count = task.loss(outputs, targets, torch.tensor([5.0, 1.0]))
     assert loss.item() == pytest.approx((5 * math.log(2) + math.log(4) + math.log(2)) / 3)
     assert count.item() == 3
 

@@ -54,7 +54,7 @@ def some_targets(task: Task, rows: int = 6) -> np.ndarray:
          "two partners"),
         ({"kind": "ordinal", "outputs": list("ABD"), "levels": 4, "mirror": {"A": "D", "D": "B"}},
          "two partners"),
-        ({"kind": "survival", "outputs": ["A"]}, "expected tags"),
+        ({"kind": "survival", "outputs": ["A"]}, "unknown task kind survival; known:"),
     ],
 )  # fmt: skip
 def test_a_label_space_that_makes_no_sense_is_refused(declared: dict, message: str) -> None:

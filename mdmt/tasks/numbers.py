@@ -1,0 +1,72 @@
+"""What kinds whose labels are numbers have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdmt.tasks.base import FloatArray, Names, Task
+from mdmt.tasks.statistics import error_metrics, mean_absolute_error
+
+__all__ = ["Numbers"]
+
+
+class Numbers(Task):
+    """K numbers per sample within the same `bounds`; a prediction is a number per output.
+
+    A subclass defines `elementwise_loss`, `decode` and usually `bounds`.
+    """
+
+    outputs: Names
+
+    primary: ClassVar[str] = "mae"
+    primary_is_better_when: ClassVar[str] = "lower"
+    secondary: ClassVar[Mapping[str, str]] = {"pearson": "higher", "sum_mae": "lower"}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The outputs."""
+        return self.outputs
+
+    @property
+    def summable(self) -> bool:
+        """Outputs share their bounds, so their sum is a score when there are several."""
+        return len(self.outputs) > 1
+
+    def encode(self, column: str, text: str) -> float:
+        """Read the number written as `text`; see `Task.encode`."""
+        low, high = self.bounds
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or math.isinf(value):
+            raise ValueError(f"expected a number from {low:g} to {high:g}")
+        return value
+
+    def constant(self, targets: FloatArray) -> FloatArray:
+        """Median of each output, which minimises its MAE; the middle where none is labelled."""
+        low, high = self.bounds
+        middle = (low + high) / 2 if math.isfinite(low + high) else min(max(0.0, low), high)
+        columns = (column[np.isfinite(column)] for column in targets.T)
+        return np.array([np.median(column) if len(column) else middle for column in columns])
+
+    def metrics(self, predictions: FloatArray, targets: FloatArray) -> dict[str, float]:
+        """`statistics.error_metrics` of (N, K) numbers; see `Task.metrics`."""
+        return error_metrics(predictions, targets, self.outputs)
+
+    def metric(
+        self,
+        name: str,
+        predictions: FloatArray,
+        targets: FloatArray,
+        strata: NDArray[Any] | None = None,
+    ) -> float:
+        """One entry of `metrics`; MAE without the others."""
+        if name == "mae":
+            return mean_absolute_error(predictions, targets)
+        return super().metric(name, predictions, targets, strata)
