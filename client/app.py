@@ -132,8 +132,10 @@ def open_site(context: Context) -> Site | None:
 
 @lru_cache(maxsize=1)
 def _site(path: Path, changed: int) -> SiteConfig:
-    """A site's file as it was when it last `changed`."""
-    return load_site(path)
+    """A deployed site's file as it was when it last `changed`; plug-ins have to be listed there."""
+    site = load_site(path)
+    policy = site.policy.model_copy(update={"plugins": site.policy.plugins or ()})
+    return site.model_copy(update={"policy": policy})
 
 
 @lru_cache(maxsize=1)

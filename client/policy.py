@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mdmt.config import FederationConfig
 from mdmt.config.policy import Policy
 from mdmt.errors import PolicyError
+from mdmt.registry import permit_plugins
 
 if TYPE_CHECKING:
     from flwr.app import RecordDict
@@ -23,6 +24,7 @@ __all__ = [
     "check_app",
     "check_data",
     "check_order",
+    "check_plugins",
     "check_upload",
     "content_bytes",
 ]
@@ -64,10 +66,28 @@ def check_order(
     _check_listed("backbones", policy.backbones, federation.model.backbone)
     for task in tasks:
         _check_listed("tasks", policy.tasks, task)
+    check_plugins(policy, federation)
     _check_at_most("max_rounds", policy.max_rounds, max(federation.training.rounds, round_number))
     if federation.training.local_steps is None:
         epochs = federation.training.local_epochs or 1
         _check_at_most("max_local_epochs", policy.max_local_epochs, epochs)
+
+
+def check_plugins(policy: Policy, federation: FederationConfig) -> None:
+    """Refuse a backbone of an installed package that is not listed, before its code is imported.
+
+    Task kinds are looked up while the recipe is parsed: parse it within `permit_plugins` too.
+
+    Raises
+    ------
+    PolicyError
+    """
+    if policy.plugins is None:
+        return
+    from mdmt.models.backbones import builder_of
+
+    with permit_plugins(policy.plugins):
+        builder_of(federation.model)
 
 
 def check_data(

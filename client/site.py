@@ -29,6 +29,7 @@ from mdmt.messages import (
     TrainReport,
 )
 from mdmt.models import get_arrays, staying
+from mdmt.registry import permit_plugins
 from mdmt.seeds import derive_seed
 from mdmt.training import resolve_device, train
 
@@ -178,8 +179,10 @@ class Site:
         self, recipe: str, round_number: int = 0, tasks: Iterable[str] = ()
     ) -> FederationConfig:
         """The federation of a recipe that the policy allows; data and torch are untouched yet."""
-        federation = parse_recipe(recipe)
-        check_order(self.config.policy, federation, round_number, tasks)
+        policy = self.config.policy
+        with permit_plugins(policy.plugins):
+            federation = parse_recipe(recipe)
+        check_order(policy, federation, round_number, tasks)
         return federation
 
     def _cohort(self, federation: FederationConfig, *, anew: bool = False) -> Cohort:

@@ -49,6 +49,8 @@ class Registry(Generic[T]):
         What an entry is, in error messages: ``task kind``.
     group : str
         Group of entry points. A built-in name cannot be replaced by a plug-in.
+    listing : str
+        Where a reader finds the names if they are too many for a message.
 
     Examples
     --------
@@ -59,9 +61,10 @@ class Registry(Generic[T]):
     'blue'
     """
 
-    def __init__(self, what: str, group: str) -> None:
+    def __init__(self, what: str, group: str, listing: str = "the documentation") -> None:
         self.what = what
         self.group = group
+        self._listing = listing
         self._entries: dict[str, T] = {}
         self._plugins: dict[str, str] = {}
 
@@ -131,8 +134,8 @@ class Registry(Generic[T]):
         known = self.names()
         near = get_close_matches(name, known, n=4)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
-        listed = f"; known: {', '.join(known)}" if len(known) <= MOST_LISTED else ""
-        return f"unknown {self.what} {name}{hint}{listed}"
+        listed = f"known: {', '.join(known)}" if len(known) <= MOST_LISTED else ""
+        return f"unknown {self.what} {name}{hint}; {listed or f'see {self._listing}'}"
 
 
 def _distribution(point: EntryPoint) -> str:

@@ -1,20 +1,42 @@
-"""The kinds of datasets a site can have, and how their files are laid out."""
+"""The kinds of datasets that a site can have, and the layout of their files."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from mdmt.strict import Strict
+from mdmt.registry import Registry
+from mdmt.strict import Strict, by_kind
 
-__all__ = ["AIforCOVID", "Brixia", "DatasetConfig", "Synthetic", "Table"]
+__all__ = [
+    "AIforCOVID",
+    "Brixia",
+    "Dataset",
+    "DatasetConfig",
+    "Synthetic",
+    "Table",
+    "dataset_kinds",
+]
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Fractions(Strict):
-    val_fraction: float
-    test_fraction: float
+class Dataset(Strict):
+    """The keys of one kind of dataset in a site's file; a subclass adds its own."""
+
+    kind: str
+    root: Path | None = None
+    """Folder that the dataset lies in."""
+    val_fraction: Fraction = 0.2
+    """Share of patients for validation where the dataset has no split of its own."""
+    test_fraction: Fraction = 0.2
+    """Share of patients for the test where the dataset has no split of its own."""
+    on_bad_image: Literal["error", "skip"] = "error"
+
+    reader: ClassVar[str]
+    """``package.module:function`` that reads it; see `mdmt.data.readers.Reader`."""
 
     @model_validator(mode="after")
     def _some_left_to_train_on(self) -> Self:
@@ -23,8 +45,15 @@ class _Fractions(Strict):
         return self
 
 
-class Table(_Fractions):
+dataset_kinds: Registry[type[Dataset]] = Registry("dataset kind", "mdmt.readers")
+"""Classes of datasets by the ``kind`` that a site's file names."""
+
+
+@dataset_kinds.register("table")
+class Table(Dataset):
     """A CSV or XLSX file with one row per image."""
+
+    reader: ClassVar[str] = "mdmt.data.table:read_table"
 
     kind: Literal["table"] = "table"
     root: Path
@@ -47,11 +76,6 @@ class Table(_Fractions):
     """Column of centres: folds are stratified by it, or leave one out."""
     metadata: tuple[str, ...] = ()
     """Columns that a study's `metadata` arm may use, such as ``[view, age, sex]``."""
-    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Share of patients carved for validation (from train) where the table has none."""
-    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Share of patients kept for the test where the table has no split column."""
-    on_bad_image: Literal["error", "skip"] = "error"
 
     @model_validator(mode="after")
     def _one_meaning_of_centre(self) -> Self:
@@ -60,7 +84,7 @@ class Table(_Fractions):
         return self
 
 
-class _Published(_Fractions):
+class _Published(Dataset):
     """What the paper's two datasets have in common."""
 
     root: Path
@@ -71,23 +95,24 @@ class _Published(_Fractions):
     """Folder of ``train.txt``, ``val.txt`` and ``test.txt``, relative to `root`."""
     metadata: tuple[str, ...] = ()
     """Columns that a study's `metadata` arm may use, such as ``[Age, Sex]``."""
-    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Share of patients for validation, without split files."""
-    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Share of patients for the test, without split files."""
-    on_bad_image: Literal["error", "skip"] = "error"
 
 
+@dataset_kinds.register("aiforcovid")
 class AIforCOVID(_Published):
     """AIforCOVID (Soda et al. 2021): outcomes at six hospitals, in up to three releases."""
+
+    reader: ClassVar[str] = "mdmt.data.aiforcovid:read_aiforcovid"
 
     kind: Literal["aiforcovid"]
     tables: dict[Path, Path] = {}
     """Folder of images by spreadsheet, relative to `root`; the releases that are there if empty."""
 
 
+@dataset_kinds.register("brixia")
 class Brixia(_Published):
     """BRIXIA (Signoroni et al. 2021): radiographs with six zone scores each."""
+
+    reader: ClassVar[str] = "mdmt.data.brixia:read_brixia"
 
     kind: Literal["brixia"]
     table: Path = Path("metadata_global_v2.csv")
@@ -112,8 +137,11 @@ class Brixia(_Published):
         return self
 
 
-class Synthetic(_Fractions):
+@dataset_kinds.register("synthetic")
+class Synthetic(Dataset):
     """Drawn chest radiographs, written once as DICOM files under `root`."""
+
+    reader: ClassVar[str] = "mdmt.data.synthetic:read_synthetic"
 
     kind: Literal["synthetic"]
     root: Path | None = None
@@ -127,9 +155,8 @@ class Synthetic(_Fractions):
     noise: Annotated[float, Field(ge=0)] = 0.05
     """Standard deviation of the pixel noise, as a fraction of full scale."""
     seed: Annotated[int, Field(ge=0)] = 0
-    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    on_bad_image: Literal["error", "skip"] = "error"
+    test_fraction: Fraction = 0.3
 
 
-DatasetConfig = Annotated[Table | AIforCOVID | Brixia | Synthetic, Field(discriminator="kind")]
+DatasetConfig = Annotated[SerializeAsAny[Dataset], BeforeValidator(by_kind(dataset_kinds))]
+"""A dataset as a site's file declares it; its ``kind`` names the class."""

@@ -198,8 +198,7 @@ def _explain(error: ValidationError) -> str:
     """Key, value and expectation of the first problem, and how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    kinds = {"table", "aiforcovid", "brixia", "synthetic"}
-    kinds |= {"constant", "metadata", "local", "finetune", "average_init", "pooled", "federated"}
+    kinds = {"constant", "metadata", "local", "finetune", "average_init", "pooled", "federated"}
     kinds |= {"own", "k_fold", "leave_centre_out", "files"}
     inner = {"space", *kinds}
     key = ".".join(str(part) for part in first["loc"] if part not in inner)

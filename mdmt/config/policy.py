@@ -27,6 +27,11 @@ class Policy(Strict):
     """Backbones this site trains; any unless given."""
     apps: tuple[Sha256, ...] = ()
     """SHA-256 of the app bundles that a deployed site runs; none unless given."""
+    plugins: tuple[str, ...] | None = None
+    """Installed packages whose task kinds, backbones and algorithms a federation may use.
+
+    If it is not given: none at a deployed site, any in a simulation.
+    """
     max_rounds: Limit | None = None
     """Longest federation, in rounds."""
     max_local_epochs: Positive | None = None

@@ -1,30 +1,24 @@
-"""From a site's configuration to its manifest; a new reader is a function, named here."""
+"""From a site's configuration to its manifest."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pkgutil import resolve_name
 
 from mdmt.config.site import SiteConfig
-from mdmt.data.aiforcovid import read_aiforcovid
-from mdmt.data.brixia import read_brixia
 from mdmt.data.manifest import SPLITS, Manifest
 from mdmt.data.site_folds import divide
-from mdmt.data.synthetic import read_synthetic
-from mdmt.data.table import read_table
 from mdmt.data.tabular import Issue
 from mdmt.errors import DataError
 
-__all__ = ["READERS", "inspect_manifest", "read_manifest"]
+__all__ = ["Reader", "inspect_manifest", "read_manifest"]
 
 Reader = Callable[[SiteConfig, int], tuple[Manifest, list[Issue]]]
+"""Takes a site and the federation's seed; gives what can be used, and what cannot.
 
-READERS: dict[str, Reader] = {
-    "table": read_table,
-    "aiforcovid": read_aiforcovid,
-    "brixia": read_brixia,
-    "synthetic": read_synthetic,
-}
+`mdmt.config.datasets` names the reader of each kind of dataset.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -66,4 +60,5 @@ def inspect_manifest(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]
     DataError
         Nothing can be read: no table, or columns missing.
     """
-    return READERS[site.dataset.kind](site, seed)
+    read: Reader = resolve_name(site.dataset.reader)
+    return read(site, seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any
 
 import timm
@@ -14,9 +13,12 @@ from torch import Tensor, nn
 from mdmt.config import ModelConfig
 from mdmt.config.federation import CHEST_XRAY
 from mdmt.errors import ConfigError
+from mdmt.registry import Registry
 
 __all__ = [
+    "backbones",
     "build_backbone",
+    "builder_of",
     "listed_modules",
     "feature_width",
     "fit_input_channels",
@@ -25,25 +27,16 @@ __all__ = [
 
 Builder = Callable[[ModelConfig, bool], nn.Module]
 
-_FAMILIES: dict[str, Builder] = {}
+backbones: Registry[Builder] = Registry("backbone", "mdmt.backbones", "timm.list_models()")
+"""Functions that build backbones, by name.
+
+A function takes the configuration and whether to fetch the hub's weights, and returns a module
+whose forward gives pooled features (N, F). As in timm, `pretrained_cfg` of the module, if it has
+one, names its ``first_conv`` and the ``classifier`` that was left out.
+"""
 
 
-def _family(*names: str) -> Callable[[Builder], Builder]:
-    """Register a function that builds the backbones called `names`.
-
-    The function takes the configuration and whether to fetch the hub's weights, and returns a
-    module whose forward gives pooled features (N, F). As in timm, `pretrained_cfg` of the module
-    names its ``first_conv`` and the ``classifier`` that was left out.
-    """
-
-    def register(build: Builder) -> Builder:
-        _FAMILIES.update(dict.fromkeys(names, build))
-        return build
-
-    return register
-
-
-@_family(*timm.list_models())
+@backbones.register(*timm.list_models())
 def _timm(config: ModelConfig, pretrained: bool) -> nn.Module:
     options: dict[str, Any] = {
         "pretrained": pretrained,
@@ -60,7 +53,7 @@ def _timm(config: ModelConfig, pretrained: bool) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-@_family(*CHEST_XRAY)
+@backbones.register(*CHEST_XRAY)
 def _chest_xray(config: ModelConfig, pretrained: bool) -> nn.Module:
     return _timm(config.model_copy(update={"backbone": CHEST_XRAY[config.backbone]}), pretrained)
 
@@ -74,7 +67,7 @@ _FIRST_AND_LAST = {
 """torchvision's first convolution and classifier."""
 
 
-@_family(*_FIRST_AND_LAST)
+@backbones.register(*_FIRST_AND_LAST)
 def _torchvision(config: ModelConfig, pretrained: bool) -> nn.Module:
     google = config.backbone == "googlenet"
     # GoogLeNet's own initialisation is slow, and its dropout belongs to the classifier.
@@ -115,11 +108,7 @@ def build_backbone(config: ModelConfig) -> nn.Module:
     ConfigError
         The name is unknown, or the backbone cannot take images of this size.
     """
-    build = _FAMILIES.get(config.backbone.partition(".")[0])
-    if build is None:
-        near = get_close_matches(config.backbone, _FAMILIES, n=4, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
-        raise ConfigError(f"model.backbone: unknown backbone {config.backbone}; {hint}")
+    build = builder_of(config)
     side = config.image_size
     try:
         backbone = build(config, False)
@@ -137,6 +126,22 @@ def build_backbone(config: ModelConfig) -> nn.Module:
     return backbone
 
 
+def builder_of(config: ModelConfig) -> Builder:
+    """Look up the function that builds a backbone; the tag of timm's weights plays no part.
+
+    Raises
+    ------
+    ConfigError
+        The name is unknown.
+    PolicyError
+        It is that of a plug-in which is not permitted.
+    """
+    try:
+        return backbones[config.backbone.partition(".")[0]]
+    except ConfigError as error:
+        raise ConfigError(f"model.backbone: {error}") from error
+
+
 def feature_width(backbone: nn.Module) -> int:
     """F, the number of features that a backbone of `build_backbone` gives per image."""
     width = backbone.feature_width
@@ -152,7 +157,7 @@ def pretrained_state(config: ModelConfig) -> dict[str, Tensor]:
     Exception
         Whatever the hub's client raises when there are no such weights or there is no network.
     """
-    build = _FAMILIES[config.backbone.partition(".")[0]]
+    build = builder_of(config)
     with torch.random.fork_rng(devices=[]):
         return build(config, True).state_dict()
 
@@ -188,7 +193,7 @@ def fit_input_channels(backbone: nn.Module, state: dict[str, Tensor]) -> dict[st
 
 def listed_modules(backbone: nn.Module, key: str) -> tuple[str, ...]:
     """Names of the modules that ``pretrained_cfg`` lists as `key`: first_conv or classifier."""
-    names = backbone.pretrained_cfg.get(key) or ()  # type: ignore[operator, union-attr]
+    names = getattr(backbone, "pretrained_cfg", {}).get(key) or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
 
