@@ -1,4 +1,4 @@
-"""Random changes of training images, and what they do to the targets."""
+"""Random changes of training images and of their targets."""
 
 from __future__ import annotations
 
@@ -18,32 +18,31 @@ __all__ = ["Augmentation"]
 
 
 class Augmentation:
-    """Flip, shift, zoom, rotate and deform images, each sample by itself.
+    """Flip, shift, zoom, rotate and deform images. Each sample gets its own changes.
 
-    Each change happens to a sample with probability `config.p`, independently of the others.
-    Shift, zoom, rotation and deformation are one map, so that a sample is resampled once, and
-    a batch in one go. What comes in from outside the image is black. A flip also exchanges the
-    targets that the task's `mirror` names. The elastic deformation is that of Simard et al.
-    (ICDAR 2003): uniform noise in [-1, 1] smoothed with a Gaussian of `config.elastic_sigma`
-    pixels, times α pixels.
+    A sample gets each change with probability `config.p`, independently of the other changes.
+    Shift, zoom, rotation and deformation form one map, so that a batch is resampled once. Pixels
+    from outside the image are black. A flip also exchanges the targets in the task's `mirror`. The
+    elastic deformation follows Simard et al. (ICDAR 2003): uniform noise in [-1, 1], smoothed with
+    a Gaussian of `config.elastic_sigma` pixels, times α pixels.
 
     Parameters
     ----------
     config : AugmentationConfig
     tasks : mapping of str to Task
-        Label spaces of the targets.
+        Label space of each target.
 
     Raises
     ------
     ConfigError
-        `config.flip` is set and a task of several outputs does not say what a flip does.
+        `config.flip` is set, and a task with several outputs has no `mirror`.
     """
 
     def __init__(self, config: AugmentationConfig, tasks: Mapping[str, Task]) -> None:
         for name, task in tasks.items():
             if config.flip and task.mirror_permutation() is None:
                 raise ConfigError(
-                    f"augmentation.flip: task {name} declares no mirror; add tasks.{name}.mirror"
+                    f"augmentation.flip: task {name} has no mirror; add tasks.{name}.mirror"
                 )
         self.config = config
         self.tasks = tasks
@@ -51,7 +50,7 @@ class Augmentation:
     def __call__(
         self, images: Tensor, targets: dict[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Change a batch; the arguments keep their values.
+        """Return a changed batch. The arguments keep their values.
 
         Parameters
         ----------
@@ -59,7 +58,7 @@ class Augmentation:
             In [0, 1], on any device.
         targets : dict of str to Tensor, float, (N, width of the task)
         generator : torch.Generator
-            On the CPU; the only source of randomness.
+            On the CPU. It is the only source of randomness.
 
         Returns
         -------
@@ -69,8 +68,8 @@ class Augmentation:
         config = self.config
         if not config.active:
             return images, targets
-        # Drawn for every change, configured or not: switching one off leaves the others as
-        # they were.
+        # Draw numbers for every change, configured or not: if one is switched off, the others
+        # stay the same.
         configured = [config.flip, config.shift, config.zoom, config.rotation, config.elastic]
         happens = torch.rand(len(images), 5, generator=generator) < config.p
         happens &= torch.tensor([bool(change) for change in configured])
@@ -101,10 +100,11 @@ class Augmentation:
     def _places(
         self, happens: Tensor, amounts: Tensor, images: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Where each of n samples takes its pixels from: x and y, (n, 2, side, side).
+        """Return where each of n samples takes its pixels from: x and y, (n, 2, side, side).
 
-        Units are half sides, from the middle. A pixel o shows the image at A(o + d(o)): d is the
-        deformation, and A undoes the shift, then the rotation, then the zoom.
+        Coordinates start in the middle of the image; their unit is half a side. The pixel at o
+        shows the image at A(o + d(o)): d is the deformation, and A inverts the shift, then the
+        rotation, then the zoom.
         """
         config, side, device = self.config, images.shape[-1], images.device
         shifted, zoomed, turned, deformed = happens[:, 1:].to(amounts.dtype).unbind(dim=1)
@@ -131,10 +131,10 @@ class Augmentation:
     def _displacements(
         self, alphas: Tensor, side: int, generator: torch.Generator, device: torch.device
     ) -> Tensor:
-        """Displacements along x and y, (n, 2, side, side), in half sides."""
+        """Return displacements along x and y, (n, 2, side, side), in half sides."""
         noise = 2 * torch.rand(len(alphas), 2, side, side, generator=generator) - 1
-        # A Gaussian is separable. Two matrix products are ten times as fast as convolutions,
-        # and a row that sums to 1 needs no padding at the borders.
+        # A Gaussian is separable. Two matrix products are ten times as fast as convolutions, and
+        # need no padding at the borders because each row of the matrix sums to 1.
         places = torch.arange(side) / self.config.elastic_sigma
         gaussian = torch.exp(-((places[:, None] - places) ** 2) / 2)
         gaussian = on_device(gaussian / gaussian.sum(dim=1, keepdim=True), device)

@@ -1,4 +1,4 @@
-"""From a cohort to the tensors a model sees."""
+"""Make batches of a cohort and convert them to the tensors that a model takes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def prefetch(items: Iterator[T]) -> Iterator[T]:
-    """Yield the same items, the next of which a thread makes while the caller works on this one."""
+    """Yield the same items. A thread makes the next item while the caller uses the current one."""
     with ThreadPoolExecutor(1, "batches") as thread:
         end = object()
         following = thread.submit(next, items, end)
@@ -40,9 +40,10 @@ def prefetch(items: Iterator[T]) -> Iterator[T]:
 def training_batches(
     indices: NDArray[np.intp], batch_size: int, steps: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.intp]]:
-    """Yield `steps` batches, reshuffling at every pass over `indices`.
+    """Yield `steps` batches. Shuffle `indices` before every pass.
 
-    A last batch of one image joins the batch before it: batch normalisation needs two.
+    If the last batch of a pass has one image, it joins the previous batch: batch normalisation
+    needs at least two.
     """
     while True:
         order = rng.permutation(indices)
@@ -61,13 +62,13 @@ def joint_batches(
     steps: int,
     rng: np.random.Generator,
 ) -> Iterator[NDArray[np.intp]]:
-    """Yield `steps` batches made of a batch from every stratum, each in an order of its own.
+    """Yield `steps` batches. Each one joins a batch of every stratum.
 
     Parameters
     ----------
     strata : sequence of (ndarray of int, int)
-        `Cohort.strata`: a stratum of n cohorts gives ``n * batch_size`` images, so that a step on
-        pooled data sees as many images of a task as one step at each of its sites would.
+        See `Cohort.strata`. A stratum of n cohorts gives ``n * batch_size`` images, so that a step
+        on pooled data uses as many images of a task as one step at each of its sites.
     batch_size, steps : int
     rng : numpy.random.Generator
     """
@@ -84,19 +85,19 @@ def joint_batches(
 
 
 def batches_per_epoch(n: int, batch_size: int) -> int:
-    """How many batches `training_batches` makes of `n` images."""
+    """Return the number of batches that `training_batches` makes of `n` images per pass."""
     return max(1, -(-n // batch_size) - (n % batch_size == 1 and n > 1))
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a CPU tensor to `device` without making the CPU wait for what runs there."""
+    """Copy a CPU tensor to `device`. The CPU does not wait for the GPU."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def load_images(cohort: Cohort, indices: NDArray[np.intp], device: torch.device) -> Tensor:
-    """Radiographs in [0, 1], torch's default dtype, shape (B, 1, S, S), on `device`."""
+    """Return radiographs in [0, 1], torch's default dtype, shape (B, 1, S, S), on `device`."""
     images = on_device(torch.from_numpy(np.ascontiguousarray(cohort.pixels[indices])), device)
     return images.unsqueeze(1).to(torch.get_default_dtype()).div_(255.0)
 
@@ -104,9 +105,9 @@ def load_images(cohort: Cohort, indices: NDArray[np.intp], device: torch.device)
 def load_targets(
     cohort: Cohort, indices: NDArray[np.intp], tasks: Sequence[str], device: torch.device
 ) -> dict[str, Tensor]:
-    """Targets (B, width) of those tasks that have a label in this batch.
+    """Return the targets (B, width) of the tasks that have a label in this batch.
 
-    A task without one is left out here, on the CPU, so that its head is neither run nor stepped.
+    A task without a label is dropped here, on the CPU. Its head is then neither run nor updated.
     """
     rows = {task: cohort.manifest.targets[task][indices] for task in tasks}
     return {
@@ -117,7 +118,7 @@ def load_targets(
 
 
 def normalise(images: Tensor, config: FederationConfig) -> Tensor:
-    """Subtract the mean, divide by the standard deviation, repeat grey to the model's channels.
+    """Subtract the mean, divide by the standard deviation, and repeat the grey channel.
 
     Parameters
     ----------
@@ -127,8 +128,8 @@ def normalise(images: Tensor, config: FederationConfig) -> Tensor:
     Returns
     -------
     Tensor, float, (B, in_channels, S, S)
-        Channels last in memory. A convolution takes this over from its input, so that weights
-        stay as they are; a step takes less time so.
+        In memory format channels last, which makes a training step faster. A convolution takes the
+        format from its input, so the weights keep theirs.
     """
     mean, std = (
         on_device(torch.tensor(values), images.device).expand(config.model.in_channels)

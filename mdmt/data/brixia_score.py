@@ -1,4 +1,4 @@
-"""The Brixia score, the labels that are made of it, and the centres of its radiographs."""
+"""The Brixia score, the labels made from it, and the centres of its radiographs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Mapping
 __all__ = ["LEVELS", "STRUCTURES", "ZONES", "centre_of", "labels_of", "padded", "parse_score"]
 
 ZONES = ("A", "B", "C", "D", "E", "F")
-"""Upper, middle, lower zone of the right lung, then of the left lung (Borghesi & Maroldi 2020); the
-patient's right is on the left of the picture."""
+"""Upper, middle and lower zone of the right lung, then of the left lung (Borghesi & Maroldi 2020).
+The right lung is on the left side of the picture."""
 LEVELS = 4
 """Number of scores of a zone: 0 to 3."""
 STRUCTURES = {"zones": ZONES, "lungs": ("right", "left"), "global": ("global",)}
 """Labels of each structure."""
 LUNG_EDGES = (1, 4, 7)
-"""Highest sums of a lung's three scores at its levels 0, 1 and 2; above is level 3."""
+"""Highest sums of the three scores of a lung for levels 0, 1 and 2; a higher sum is level 3."""
 GLOBAL_EDGES = (4, 9, 14)
-"""Highest sums of all six scores at the global levels 0, 1 and 2; above is level 3."""
+"""Highest sums of all six scores for the global levels 0, 1 and 2; a higher sum is level 3."""
 VENDORS = {
     "SIEMENS": "SIEMENS",
     "KODAK": "SIEMENS",
@@ -28,26 +28,26 @@ VENDORS = {
     "VILLA SISTEMI MEDICALI": "CARESTREAM",
     "DIGITEC": "CARESTREAM",
 }
-"""The paper's three centres, by how a manufacturer's name begins."""
+"""The three centres of the paper, by the beginning of the manufacturer's name."""
 
 
 def parse_score(text: str) -> tuple[int, ...]:
-    """Read a Brixia score: six digits, whose leading zeros a spreadsheet may have lost.
+    """Read a Brixia score: six digits. Leading zeros may be missing, as in spreadsheets.
 
     Parameters
     ----------
     text : str
-        ``013112``, or ``[13112]`` as the authors' split files have it.
+        ``013112``, or ``[13112]`` as in the split files of the authors.
 
     Returns
     -------
     tuple of int, length 6
-        Scores 0 to 3 of the zones A to F.
+        Scores from 0 to 3 of the zones A to F.
 
     Raises
     ------
     ValueError
-        It is no Brixia score.
+        The text is not a Brixia score.
 
     Examples
     --------
@@ -56,7 +56,7 @@ def parse_score(text: str) -> tuple[int, ...]:
     """
     digits = padded(text)
     if not re.fullmatch(r"[0-9]{6}", digits):
-        raise ValueError(f"{text!r} is no Brixia score: expected six digits, such as 013112")
+        raise ValueError(f"{text!r} is not a Brixia score; expected six digits, such as 013112")
     for zone, digit in zip(ZONES, digits, strict=True):
         if int(digit) >= LEVELS:
             raise ValueError(f"{text!r} has {digit} in zone {zone}: scores are 0 to {LEVELS - 1}")
@@ -64,12 +64,12 @@ def parse_score(text: str) -> tuple[int, ...]:
 
 
 def padded(text: str) -> str:
-    """A score without brackets and with the leading zeros it may have lost."""
+    """Remove the brackets of a score and add its missing leading zeros."""
     return text.removeprefix("[").removesuffix("]").zfill(len(ZONES))
 
 
 def labels_of(scores: tuple[int, ...], structure: str) -> dict[str, int]:
-    """The labels of a structure, by the names in `STRUCTURES`.
+    """Return the level of each label of a structure in `STRUCTURES`.
 
     Examples
     --------
@@ -88,22 +88,24 @@ def labels_of(scores: tuple[int, ...], structure: str) -> dict[str, int]:
 
 
 def centre_of(manufacturer: str, others: Mapping[str, str]) -> str:
-    """Group of a manufacturer, whatever its spelling: ``Agfa-Gevaert`` is of the centre AGFA.
+    """Return the centre of a manufacturer by the beginning of its name.
+
+    ``Agfa-Gevaert`` belongs to the centre AGFA. Upper and lower case do not matter.
 
     Parameters
     ----------
     manufacturer : str
     others : mapping of str to str
-        Centres of further manufacturers, by how their names begin.
+        Centre of other manufacturers by the beginning of their names.
 
     Raises
     ------
     ValueError
-        The manufacturer is not known.
+        The manufacturer is unknown.
     """
     for beginning, centre in {**others, **VENDORS}.items():
         if manufacturer.upper().startswith(beginning.upper()):
             return centre
     raise ValueError(
-        f"unknown manufacturer {manufacturer!r}: name its centre in dataset.manufacturers"
+        f"unknown manufacturer {manufacturer!r}; set its centre in dataset.manufacturers"
     )

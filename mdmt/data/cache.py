@@ -1,13 +1,12 @@
-"""Preprocessed images on disk: decoded once, then memory-mapped by every process.
+"""The cache of preprocessed images: images are decoded once, then every process memory-maps them.
 
-A cache file holds M images as M·size² bytes, then their M positions in the manifest as 64-bit
-little-endian integers; M follows from the file's length. One file, renamed into place, cannot
-disagree with itself however many processes build it at a time. Its name is the hash of
-everything its pixels depend on.
+A cache file contains M images as M·size² bytes, then their M positions in the manifest as 64-bit
+little-endian integers. M follows from the length of the file. The name of the file is the hash of
+everything that the pixels depend on. The file is renamed into place when it is complete, so several
+processes can build it at the same time.
 
-There are no shards: 5,000 images of 224² pixels are a quarter of a gigabyte, readers share its
-pages, and what several files would save, rebuilding a part when some images change, is a build
-that happens once. They would bring back the disagreement that one file cannot have.
+There is one file per cache, not several parts: 5,000 images of 224² pixels need a quarter of a
+gigabyte, all readers share the memory pages, and parts could be inconsistent with each other.
 """
 
 from __future__ import annotations
@@ -35,20 +34,20 @@ from mdmt.files import atomic_path
 if TYPE_CHECKING:
     from mdmt.config import PreprocessingConfig
 
-__all__ = ["open_pixels"]
+__all__ = ["default_cache_dir", "open_pixels"]
 
 FORMAT = 1
-"""Goes up whenever the same files would give other pixels."""
+"""Version of the pixels. Increase it if the same image files would give other pixels."""
 POSITION = np.dtype("<i8")
 ABANDONED = 3600.0
-"""Seconds without a write after which an unfinished file is taken for a killed builder's."""
+"""Seconds without a write after which an unfinished file is deleted: its process has died."""
 
 logger = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 Loaded = Pixels | ImageError
 Load = Callable[[int], Loaded]
-"""Position in the manifest → one preprocessed image, or why there is none."""
+"""Position in the manifest → one preprocessed image, or the error."""
 
 
 def open_pixels(
@@ -61,39 +60,39 @@ def open_pixels(
     on_bad_image: Literal["error", "skip"] = "error",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """Map the preprocessed images of a manifest, building their cache first if there is none.
+    """Memory-map the preprocessed images of a manifest. Build the cache if there is none.
 
-    A cache belongs to the manifest's files as they are now (path, length, time of change), to
-    `size`, and to those fields of `config` that change pixels: it is never stale. Images that
-    were skipped are tried again at each opening, since a decoder may have been installed.
+    The key of a cache contains the path, length and modification time of each file, `size`, and the
+    fields of `config` that change pixels, so a cache is never out of date. Each call tries skipped
+    images again, because a missing decoder may have been installed.
 
     Parameters
     ----------
     manifest : Manifest
     config : PreprocessingConfig
     size : int
-        Side of the images in pixels.
+        Side length of the images in pixels.
     cache_dir : Path
-        Sites may share it.
+        Several sites can share it.
     workers : int
-        Threads that decode while the cache is built; 0 decodes in the caller's.
+        Threads that decode images during a build; 0 decodes in the calling thread.
     on_bad_image : {"error", "skip"}
-        Raise for the first image that cannot be used, or leave it out with a warning.
+        Raise an error for the first unusable image, or skip unusable images with a warning.
     progress : callable, optional
-        Called with the images done and their total after each image of a build.
+        Called with (done, total) images after each image of a build.
 
     Returns
     -------
     pixels : memmap, uint8, (M, size, size), read-only
     positions : ndarray, intp, (M,)
-        Where the M images stand in the manifest, ascending.
+        Ascending positions of the M images in the manifest.
 
     Raises
     ------
     ImageError
-        An image cannot be used and `on_bad_image` is ``error``; names its row.
+        An image is unusable and `on_bad_image` is ``error``. The message names its row.
     DataError
-        No image can be used, or a file changed while it was read.
+        No image is usable, or a file changed during the build.
     """
     key = _key(manifest, config, size)
     path = cache_dir / f"{key}.pixels"
@@ -112,8 +111,13 @@ def open_pixels(
     with atomic_path(path) as temporary:
         _build(temporary, load, len(manifest), workers, on_bad_image, progress)
         if _key(manifest, config, size) != key:
-            raise DataError("image files changed while they were read; start again when they rest")
+            raise DataError("image files changed during the build; run the command again")
     return _mapped(path, size)
+
+
+def default_cache_dir() -> Path:
+    """Return the folder of the cache files of sites without a `cache_dir`."""
+    return Path("~/.cache/mdmt").expanduser()
 
 
 def _key(manifest: Manifest, config: PreprocessingConfig, size: int) -> str:
@@ -124,7 +128,7 @@ def _key(manifest: Manifest, config: PreprocessingConfig, size: int) -> str:
 
 
 def _state(path: Path | None) -> tuple[str, int, int] | None:
-    """Tell a file from its earlier contents; a missing one differs from any other."""
+    """Return what identifies the content of a file: path, length and modification time."""
     if path is None:
         return None
     absolute = os.path.abspath(path)  # noqa: PTH100 - Path.absolute keeps ".."; this is also faster
@@ -163,13 +167,13 @@ def _build(
             if progress:
                 progress(index + 1, total)
         if not positions:
-            raise DataError(f"none of {total} images can be used; mdmt validate lists why")
+            raise DataError(f"none of {total} images is usable; mdmt validate lists the reasons")
         file.write(np.array(positions, dtype=POSITION).tobytes())
     _warn_of(total - len(positions), total)
 
 
 def _in_order(load: Load, total: int, workers: int) -> Generator[Loaded]:
-    """Images by position; at most two per worker are in memory."""
+    """Yield the images in order. At most two images per worker are in memory."""
     if workers == 0:
         yield from map(load, range(total))
         return
@@ -207,12 +211,12 @@ def _refuse(error: ImageError, on_bad_image: Literal["error", "skip"]) -> None:
 
 def _warn_of(skipped: int, total: int) -> None:
     if skipped:
-        logger.warning("%d of %d images skipped", skipped, total)
+        logger.warning("skipped %d of %d images", skipped, total)
 
 
 def _sweep(cache_dir: Path) -> None:
-    """Remove what killed builders left behind."""
+    """Delete unfinished files of builds whose process has died."""
     for path in cache_dir.glob(".*.pixels.*"):
-        with suppress(FileNotFoundError):  # another builder sweeps too
+        with suppress(FileNotFoundError):  # another process deletes it too
             if time.time() - path.stat().st_mtime > ABANDONED:
                 path.unlink()

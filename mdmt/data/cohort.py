@@ -1,17 +1,16 @@
-"""A site's images and labels, ready for training."""
+"""The images and labels of a site, ready for training."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdmt.config import FederationConfig, SiteConfig
-from mdmt.data.cache import open_pixels
+from mdmt.data.cache import default_cache_dir, open_pixels
 from mdmt.data.manifest import Manifest
 from mdmt.data.readers import read_manifest
 
@@ -29,7 +28,7 @@ class Cohort:
     pixels : ndarray, uint8, (N, S, S)
         Read-only, usually mapped from the cache.
     origins : ndarray of int, (N,), optional
-        Which of the pooled cohorts each image comes from; None for a site's own.
+        Index of the cohort that each image comes from, after `pool`; None for one site.
     """
 
     manifest: Manifest
@@ -43,7 +42,7 @@ class Cohort:
         return train[np.logical_or.reduce(labelled)]
 
     def strata(self, indices: NDArray[np.intp]) -> list[tuple[NDArray[np.intp], int]]:
-        """Divide `indices` by the tasks of their cohort, each with how many cohorts have those."""
+        """Group `indices` by the tasks of their cohort: (indices, number of cohorts)."""
         if self.origins is None:
             return [(indices, 1)]
         by_tasks: dict[tuple[str, ...], list[NDArray[np.intp]]] = {}
@@ -55,9 +54,10 @@ class Cohort:
         return [(np.concatenate(parts), len(parts)) for _, parts in sorted(by_tasks.items())]
 
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of pixels, splits and targets: equal data, equal text.
+        """Return the first 16 hex digits of the SHA-256 of pixels, splits and targets.
 
-        Tells later whether two runs saw the same data; nothing about an image can be told from it.
+        Two runs with equal fingerprints used the same data. Images cannot be computed from a
+        fingerprint.
         """
         digest = hashlib.sha256(np.ascontiguousarray(self.pixels).data)
         digest.update("".join(self.manifest.splits.tolist()).encode())
@@ -66,31 +66,26 @@ class Cohort:
         return digest.hexdigest()[:16]
 
 
-def default_cache_dir() -> Path:
-    """Where preprocessed images go unless a site says otherwise."""
-    return Path("~/.cache/mdmt").expanduser()
-
-
 def open_cohort(
     site: SiteConfig,
     federation: FederationConfig,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Cohort:
-    """Read a site's manifest and open, or first fill, its image cache.
+    """Read the manifest of a site and open its image cache. Build the cache if there is none.
 
     Parameters
     ----------
     site : SiteConfig
     federation : FederationConfig
-        Its seed, preprocessing and image size are used.
+        Provides the seed, the preprocessing and the image size.
     progress : callable, optional
-        Called with (done, total) images while the cache is filled.
+        Called with (done, total) images while the cache is built.
 
     Raises
     ------
     DataError
-        The table, a label or an image cannot be used.
+        The table, a label or an image is unusable.
     """
     manifest = read_manifest(site, federation.seed)
     pixels, kept = open_pixels(
@@ -106,31 +101,32 @@ def open_cohort(
 
 
 def pool(cohorts: Sequence[Cohort]) -> Cohort:
-    """Join cohorts into one, as if their sites had pooled their data.
+    """Join the cohorts of several sites.
 
-    Tasks a cohort does not have are missing labels there, and its columns are empty text.
+    A task that a cohort does not have gets missing labels there. A column that it does not have
+    gets empty text.
     """
     manifests = [cohort.manifest for cohort in cohorts]
     widths = {task: v.shape[1] for manifest in manifests for task, v in manifest.targets.items()}
 
-    def column(manifest: Manifest, task: str) -> NDArray[np.float32]:
-        missing = np.full((len(manifest), widths[task]), np.nan, np.float32)
-        return manifest.targets.get(task, missing)
+    names = sorted({name for manifest in manifests for name in manifest.columns})
 
-    def text(manifest: Manifest, name: str) -> NDArray[np.str_]:
-        return manifest.columns.get(name, np.full(len(manifest), ""))
+    def targets(task: str) -> NDArray[np.float32]:
+        missing = [np.full((len(m), widths[task]), np.nan, np.float32) for m in manifests]
+        pairs = zip(manifests, missing, strict=True)
+        return np.concatenate([m.targets.get(task, absent) for m, absent in pairs])
+
+    def texts(name: str) -> NDArray[np.str_]:
+        return np.concatenate([m.columns.get(name, np.full(len(m), "")) for m in manifests])
 
     manifest = Manifest(
         images=tuple(image for m in manifests for image in m.images),
         rows=tuple(row for m in manifests for row in m.rows),
         patients=np.concatenate([m.patients for m in manifests]),
         splits=np.concatenate([m.splits for m in manifests]),
-        targets={task: np.concatenate([column(m, task) for m in manifests]) for task in widths},
+        targets={task: targets(task) for task in widths},
         masks=tuple(mask for m in manifests for mask in m.masks),
-        columns={
-            name: np.concatenate([text(m, name) for m in manifests])
-            for name in sorted({name for m in manifests for name in m.columns})
-        },
+        columns={name: texts(name) for name in names},
     )
     origins = np.repeat(np.arange(len(cohorts)), [len(m) for m in manifests])
     return Cohort(manifest, np.concatenate([cohort.pixels for cohort in cohorts]), origins)

@@ -1,4 +1,4 @@
-"""Image files → radiographs: float arrays in which larger is brighter."""
+"""Read image files as radiographs: float arrays in which a larger value is brighter."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ if TYPE_CHECKING:
 __all__ = ["SMALLEST_SIDE", "check_radiograph", "read_mask", "read_radiograph"]
 
 SMALLEST_SIDE = 16
-"""Pixels; anything smaller is an icon or a broken export."""
+"""Pixels. A smaller image is an icon or a broken export."""
 
 
 def read_radiograph(path: Path, *, voi: bool = False) -> NDArray[np.float32]:
-    """Read a DICOM, PNG, JPEG or TIFF file, recognised by its content and not by its name.
+    """Read a DICOM, PNG, JPEG or TIFF file. Its content decides the format, not its name.
 
-    DICOM: the modality LUT or rescale (PS3.3 C.11.1) is applied, MONOCHROME1 is inverted within
-    the range of the stored bits (C.7.6.3.1.2), so that it equals the same picture stored as
-    MONOCHROME2, and padding (C.7.5.1.1.2) becomes as dark as the darkest other pixel. Files with
-    several frames are refused. So is colour, unless its three channels agree within 1 % of full
-    scale (grey stored as colour): then they are averaged.
+    DICOM: the modality LUT or rescale (PS3.3 C.11.1) is applied. MONOCHROME1 is inverted within the
+    range of the stored bits (C.7.6.3.1.2), so that it equals the same picture stored as
+    MONOCHROME2. Padding (C.7.5.1.1.2) becomes as dark as the darkest other pixel. Files with
+    several frames are refused. Colour is refused too, unless its three channels agree within 1 % of
+    full scale (a grey picture stored as colour); then the result is their mean.
 
-    PNG, JPEG and TIFF: up to 16 bits of grey, or float; colour becomes luminance (ITU-R 601,
+    PNG, JPEG and TIFF: up to 16 bits of grey, or float. Colour becomes luminance (ITU-R 601,
     8 bits), transparent parts become black, and the EXIF orientation is applied.
 
     Parameters
     ----------
     path : Path
     voi : bool
-        Also apply the first VOI LUT, or else the first window, of a DICOM file (C.11.2). A file
-        without either, or of another format, is not changed by it.
+        Also apply the first VOI LUT of a DICOM file, or the first window if it has no LUT
+        (C.11.2). This has no effect on a file without a LUT or window, or of another format.
 
     Returns
     -------
     ndarray, float32, (H, W)
-        In the file's own units, not scaled.
+        In the units of the file, not scaled.
 
     Raises
     ------
     ImageError
-        The file is missing, unreadable, truncated, no image, or fails `check_radiograph`.
+        The file is missing, unreadable, truncated or not an image, or fails `check_radiograph`.
     """
     radiograph = _read(path, voi)
     check_radiograph(radiograph, path)
@@ -64,37 +64,37 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     Raises
     ------
     ImageError
-        The file cannot be read, or nothing in it is lung.
+        The file cannot be read, or the mask has no lung pixel.
     """
     mask = _read(path, voi=False) > 0
     if not mask.any():
-        raise ImageError(f"{path}: the mask is empty; redraw it or remove it from the table")
+        raise ImageError(f"{path}: the mask is empty; draw it again or remove it from the table")
     return mask
 
 
 def check_radiograph(radiograph: NDArray[np.float32], path: Path) -> None:
-    """Refuse what no one could read as a radiograph.
+    """Refuse an image that cannot be a radiograph.
 
     Parameters
     ----------
     radiograph : ndarray, float32, (H, W)
     path : Path
-        For the message.
+        Used in the message.
 
     Raises
     ------
     ImageError
-        It has a side below `SMALLEST_SIDE`, a pixel that is not finite, or one value throughout.
+        A side is below `SMALLEST_SIDE`, a pixel is not finite, or all pixels are equal.
     """
     height, width = radiograph.shape
     if min(height, width) < SMALLEST_SIDE:
         raise ImageError(
-            f"{path}: {width} x {height} pixels; expected {SMALLEST_SIDE} or more a side"
+            f"{path}: {width} x {height} pixels; expected at least {SMALLEST_SIDE} per side"
         )
     if not np.isfinite(radiograph).all():
         raise ImageError(f"{path}: some pixels are NaN or infinite; export the image again")
     if radiograph.min() == radiograph.max():
-        raise ImageError(f"{path}: blank, every pixel is {radiograph[0, 0]:g}; remove its row")
+        raise ImageError(f"{path}: blank: every pixel is {radiograph[0, 0]:g}; remove its row")
 
 
 def _read(path: Path, voi: bool) -> NDArray[np.float32]:
@@ -106,7 +106,7 @@ def _read(path: Path, voi: bool) -> NDArray[np.float32]:
         return _read_dicom(path, voi) if _is_dicom(head) else _read_picture(path)
     except (ImageError, MemoryError):
         raise
-    except Exception as error:  # decoders of damaged files raise whatever they stumble over
+    except Exception as error:  # decoders raise errors of any class for damaged files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(
             f"{path}: cannot be read ({' '.join(reason.split())}); replace it or remove its row"
@@ -114,7 +114,7 @@ def _read(path: Path, voi: bool) -> NDArray[np.float32]:
 
 
 def _is_dicom(head: bytes) -> bool:
-    """PS3.10 7.1; some archives drop the preamble: then group 0002 or 0008 stands first."""
+    """Check PS3.10 7.1. Some archives drop the preamble: then group 0002 or 0008 comes first."""
     return head[128:132] == b"DICM" or head[:2] in {b"\x02\x00", b"\x08\x00"}
 
 
@@ -144,7 +144,7 @@ def _require_one_picture(dataset: Dataset, path: Path) -> None:
         raise ImageError(f"{path}: DICOM without pixel data, or truncated; export it again")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
-        raise ImageError(f"{path}: {frames} frames; export the one radiograph as its own file")
+        raise ImageError(f"{path}: {frames} frames; export the radiograph as its own file")
     photometric = dataset.get("PhotometricInterpretation", "")
     if not photometric.startswith(("MONOCHROME", "RGB", "YBR")):
         raise ImageError(f"{path}: {photometric or 'unknown'} pixels; expected MONOCHROME1 or 2")
@@ -156,15 +156,15 @@ def _require_one_picture(dataset: Dataset, path: Path) -> None:
 def _grey_of_equal_channels(
     pixels: NDArray[Any], dataset: Dataset, path: Path
 ) -> NDArray[np.float32]:
-    tolerance = 0.01 * 2**dataset.BitsStored  # what YBR → RGB and JPEG leave of grey
+    tolerance = 0.01 * 2**dataset.BitsStored  # YBR → RGB and JPEG change grey a little
     if (pixels.max(axis=-1) - pixels.min(axis=-1)).max() > tolerance:
-        raise ImageError(f"{path}: a colour picture; expected the grey radiograph itself")
+        raise ImageError(f"{path}: a colour picture; expected a grey radiograph")
     grey: NDArray[np.float32] = pixels.mean(axis=-1, dtype=np.float32)
     return grey
 
 
 def _bright(pixels: NDArray[Any], dataset: Dataset, voi: bool) -> NDArray[np.float32]:
-    """Turn stored values into displayed ones, larger = brighter."""
+    """Convert stored values to displayed values, in which larger is brighter."""
     shown = _displayed(pixels, dataset, voi)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         bits, signed = dataset.BitsStored, dataset.PixelRepresentation
@@ -179,18 +179,18 @@ def _displayed(values: NDArray[Any], dataset: Dataset, voi: bool) -> NDArray[Any
 
     for name in ("ModalityLUTSequence", "VOILUTSequence"):
         for item in dataset.get(name) or ():
-            # pydicom sizes its index type by this depth: 8 overflows, 10 to 15 do not exist.
+            # pydicom chooses its index type by this depth: 8 overflows, and 10 to 15 bits fail.
             item.LUTDescriptor[2] = 16
     values = apply_modality_lut(values.astype(np.int64), dataset)
     if not voi:
         return values
     if dataset.get("VOILUTSequence"):
-        values = np.rint(values).astype(np.int64)  # a rescale makes floats; a LUT takes integers
+        values = np.rint(values).astype(np.int64)  # a rescale gives floats, a LUT takes integers
     return apply_voi_lut(values, dataset)
 
 
 def _padding(pixels: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_]:
-    """Mark the stored pixels that are declared to be no picture."""
+    """Return a mask of the pixels that the file declares to be padding."""
     value = dataset.get("PixelPaddingValue")
     if value is None:
         return np.zeros(pixels.shape, dtype=np.bool_)
@@ -207,14 +207,14 @@ def _read_picture(path: Path) -> NDArray[np.float32]:
         opened = Image.open(path, formats=("PNG", "JPEG", "TIFF"))
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{path}: not a DICOM, PNG, JPEG or TIFF image that can be read; remove its row"
+            f"{path}: not a readable DICOM, PNG, JPEG or TIFF image; remove its row"
         ) from error
     with opened as image:
         frames = getattr(image, "n_frames", 1)
         if frames > 1:
-            raise ImageError(f"{path}: {frames} pages; export the one radiograph as its own file")
+            raise ImageError(f"{path}: {frames} pages; export the radiograph as its own file")
         grey = _grey(ImageOps.exif_transpose(image))
-        # Pillow inverts TIFF's WhiteIsZero (tag 262 = 0) at 8 bits, but not at 16 or in floats.
+        # Pillow inverts TIFF's WhiteIsZero (tag 262 = 0) for 8 bits, but not for 16 bits or floats.
         if getattr(image, "tag_v2", {}).get(262) == 0 and image.mode[0] in "IF":
             grey = grey.min() + grey.max() - grey
         return grey

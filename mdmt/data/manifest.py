@@ -1,4 +1,4 @@
-"""The one tabular form of a dataset: what every reader returns and everything else takes."""
+"""The manifest: the common form of a dataset. Every reader returns one."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ __all__ = ["CENTRE", "SPLITS", "Manifest", "Split"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 CENTRE = "centre"
-"""The one of `Manifest.columns` that folds are made by."""
+"""The entry of `Manifest.columns` that folds are made from."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """N images with their patients, splits and targets. It never leaves the site.
+    """N images with their patients, splits and targets. A manifest never leaves the site.
 
     Parameters
     ----------
     images : tuple of Path, length N
     rows : tuple of str, length N
-        Where each image stands, for messages: ``labels.csv:17``.
+        File and row of each image, for messages: ``labels.csv:17``.
     patients : ndarray of str, (N,)
     splits : ndarray of str, (N,)
-        Each ``train``, ``val`` or ``test``; a fold may leave an image ``unused``.
+        ``train``, ``val`` or ``test``; a fold can also set ``unused``.
     targets : mapping of str to ndarray, float32, (N, width of the task)
-        By task; NaN where a label is missing.
+        By task; NaN is a missing label.
     masks : tuple of Path or None, length N
         Lung masks.
     columns : mapping of str to ndarray of str, (N,)
-        What else the dataset tells of an image and a study may ask for, by column: `CENTRE`, age,
-        view; empty text where it is not known.
+        Other columns of the dataset that a study can use: `CENTRE`, age, view. Empty text if
+        unknown.
     """
 
     images: tuple[Path, ...]
@@ -51,7 +51,7 @@ class Manifest:
         return len(self.images)
 
     def select(self, indices: NDArray[np.intp]) -> Manifest:
-        """The rows at `indices`, in that order."""
+        """Return the images at `indices`, in this order."""
         return Manifest(
             images=tuple(self.images[i] for i in indices),
             rows=tuple(self.rows[i] for i in indices),
@@ -63,13 +63,13 @@ class Manifest:
         )
 
     def indices(self, split: Split) -> NDArray[np.intp]:
-        """Positions of the images of `split`, ascending."""
+        """Return the ascending positions of the images of `split`."""
         return np.flatnonzero(self.splits == split)
 
     def labelled(self, task: str, split: Split) -> int:
-        """n_{s,t}: how many target values of `task` are present in `split`."""
+        """Count the present target values of `task` in `split`: n_{s,t} in docs/method.md."""
         return int(np.isfinite(self.targets[task][self.indices(split)]).sum())
 
     def labelled_images(self, task: str, split: Split) -> int:
-        """How many images of `split` have a label of `task`."""
+        """Count the images of `split` that have a label of `task`."""
         return int(np.isfinite(self.targets[task][self.indices(split)]).any(axis=1).sum())

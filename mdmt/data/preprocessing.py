@@ -1,4 +1,4 @@
-"""Radiograph → the square 8-bit image a backbone sees."""
+"""Convert a radiograph to the square 8-bit image that a backbone takes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["lung_box", "preprocess"]
 
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom, in pixels from the left upper corner of the left upper pixel."""
+"""Left, top, right, bottom, in pixels from the upper left corner of the upper left pixel."""
 MARGIN = 0.05
-"""What the lung box gains on every side, as a fraction of its width or height."""
+"""Margin that the lung box gets on every side, as a fraction of its width or height."""
 ENOUGH = 2**20
-"""Pixels from which percentiles are taken; of a larger image, every k-th row and column."""
+"""Pixels that percentiles need. In a larger image every k-th row and column is used."""
 
 
 def preprocess(
@@ -29,31 +29,32 @@ def preprocess(
     config: PreprocessingConfig,
     size: int,
 ) -> NDArray[np.uint8]:
-    """Clip at percentiles, crop to the lungs if asked, and resize to a square.
+    """Clip at percentiles, crop to the lungs if configured, and resize to a square.
 
     Parameters
     ----------
     image : ndarray, float32, (H, W)
-        As `read_radiograph` gives it.
+        From `read_radiograph`.
     mask : ndarray, bool, (h, w), optional
-        Lungs; needed for `config.lung_box`, ignored otherwise. A mask of another shape is taken
-        to cover the whole image.
+        Lungs; needed for `config.lung_box` only. A mask of another shape also covers the whole
+        image.
     config : PreprocessingConfig
-        Its percentiles are those of the whole image (beyond `ENOUGH` pixels, of a regular
-        sample of it); the lower becomes 0, the upper 255.
+        Its percentiles are taken over the whole image (over a regular sample if it has more than
+        `ENOUGH` pixels). The lower becomes 0, the upper 255.
     size : int
-        Side of the result in pixels.
+        Side length of the result in pixels.
 
     Returns
     -------
     ndarray, uint8, (size, size)
-        With `config.keep_aspect` the longer side fills the square and black pads the shorter.
+        With `config.keep_aspect` the longer side fills the square and the shorter one is padded
+        with black.
 
     Raises
     ------
     ImageError
-        The two percentiles are equal, or the lung box has no mask. The message does not name
-        the image: the caller does.
+        The two percentiles are equal, or the lung box has no mask. The caller adds the name of the
+        image to the message.
     """
     from PIL import Image
 
@@ -62,18 +63,18 @@ def preprocess(
     if not low < high:
         raise ImageError(
             f"percentiles {config.clip[0]:g} and {config.clip[1]:g} are both {low:g}:"
-            " nothing is left of it; widen preprocessing.clip or remove its row"
+            " no contrast is left; widen preprocessing.clip or remove its row"
         )
     height, width = image.shape
     box: Box = (0, 0, width, height)
     if config.lung_box:
         if mask is None:
-            raise ImageError("preprocessing.lung_box needs a lung mask, and there is none for it")
+            raise ImageError("preprocessing.lung_box needs a lung mask, but this image has none")
         box = lung_box(mask, width, height)
     columns, rows = _fitted(box, size) if config.keep_aspect else (size, size)
-    # Clipped first, so that a burnt-in letter does not bleed into its surroundings.
+    # Clip first, so that a burnt-in letter does not brighten the pixels around it.
     clipped = Image.fromarray(np.clip(image, np.float32(low), np.float32(high)))
-    # Pillow widens the bilinear kernel when it reduces: this is the antialiasing.
+    # When Pillow reduces an image, it widens the bilinear kernel: this is the antialiasing.
     resized = np.asarray(clipped.resize((columns, rows), Image.Resampling.BILINEAR, box=box))
     levels = np.rint(np.clip((resized - low) / (high - low), 0, 1) * 255)
     square = np.zeros((size, size), dtype=np.uint8)
@@ -83,17 +84,17 @@ def preprocess(
 
 
 def lung_box(mask: NDArray[np.bool_], width: int, height: int) -> Box:
-    """Box around the two largest 4-connected components of a mask.
+    """Return a square around the two largest 4-connected components of a mask.
 
-    It gains `MARGIN` on every side, then grows around its centre into a square, and is cut at
-    the borders of the image (where it is then no square any more).
+    The bounding box gets a `MARGIN` on every side and grows around its centre to a square. The
+    borders of the image cut this square.
 
     Parameters
     ----------
     mask : ndarray, bool, (H, W)
-        With at least one True, as `read_mask` makes sure.
+        With at least one True; `read_mask` checks this.
     width, height : int
-        Of the image, which the mask covers whatever its own shape is.
+        Size of the image. The mask covers it, whatever the shape of the mask is.
 
     Returns
     -------
@@ -115,7 +116,7 @@ def lung_box(mask: NDArray[np.bool_], width: int, height: int) -> Box:
 
 
 def _fitted(box: Box, size: int) -> tuple[int, int]:
-    """Columns and rows of the largest picture of the box's aspect in a square."""
+    """Return columns and rows of the largest picture with the box's aspect in a square."""
     width, height = box[2] - box[0], box[3] - box[1]
     scale = size / max(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale))

@@ -1,4 +1,4 @@
-"""The synthetic dataset: drawn radiographs as DICOM files, and their table of labels."""
+"""The synthetic dataset: drawn radiographs as DICOM files, and a table of their labels."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mdmt.config.datasets import Synthetic, Table
 from mdmt.config.site import SiteConfig
 from mdmt.data.brixia_score import LEVELS, ZONES
+from mdmt.data.cache import default_cache_dir
 from mdmt.data.manifest import Manifest
 from mdmt.data.splits import deal_patients
 from mdmt.data.synthetic_radiograph import draw_radiograph, write_dicom
@@ -28,9 +29,9 @@ from mdmt.seeds import derive_seed
 
 __all__ = ["Population", "draw_population", "read_synthetic", "write_synthetic"]
 
-_VERSION = 1  # of the drawing: a change of it makes new files
+_VERSION = 1  # version of the drawing: with a new version, the files are written again
 _MEAN_SCORE = len(ZONES) * (LEVELS - 1) / 2
-_SPREAD = 4.5  # standard deviation of patients' global scores
+_SPREAD = 4.5  # standard deviation of the global scores of patients
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Population:
     Parameters
     ----------
     scores : ndarray of int, (P, I, 6)
-        Zone scores 0 to 3.
+        Zone scores from 0 to 3.
     outcomes : ndarray of str, (P,)
         ``MILD`` or ``SEVERE``.
     splits : ndarray of str, (P,)
@@ -54,11 +55,11 @@ class Population:
 
 
 def draw_population(dataset: Synthetic, site: str) -> Population:
-    """Draw a site's patients; `dataset.seed` and the site's name decide everything.
+    """Draw the patients of a site. The result depends on `dataset` and the name of the site only.
 
-    Severity is spread evenly over patients; the scores of a patient's images and zones vary
-    around it. With g a patient's mean global score, P(SEVERE) = 1 / (1 + exp(-coupling·(g-9)/4.5)):
-    at coupling 0 half of the patients are SEVERE whatever their scores.
+    The severity of patients is uniform; the scores of a patient's images and zones vary around it.
+    With g the mean global score of a patient, P(SEVERE) = 1 / (1 + exp(-coupling·(g-9)/4.5)). With
+    coupling 0 half of the patients are SEVERE, independently of their scores.
     """
     rng = np.random.default_rng(derive_seed(dataset.seed, "synthetic", site))
     patients, images = dataset.patients, dataset.images_per_patient
@@ -75,15 +76,15 @@ def draw_population(dataset: Synthetic, site: str) -> Population:
 
 
 def _spread_evenly(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
-    """Uniform on [0, 1), one number from each of `count` equal parts, in random order."""
+    """Return uniform numbers in [0, 1): one from each of `count` equal parts, in random order."""
     return (rng.permutation(count) + rng.random(count)) / count
 
 
 def write_synthetic(dataset: Synthetic, site: str, folder: Path) -> None:
-    """Write images, ``labels.csv`` and ``synthetic.json`` (what they were made from) to `folder`.
+    """Write images, ``labels.csv`` and ``synthetic.json`` (the settings) to `folder`.
 
     ``labels.csv`` has the columns image, patient, split, A … F and prognosis. Half of the images
-    are MONOCHROME1, half have 12 and half 16 bits.
+    are MONOCHROME1 and half MONOCHROME2. Half of the images have 12 bits and half 16 bits.
     """
     population = draw_population(dataset, site)
     (folder / "images").mkdir()
@@ -110,15 +111,15 @@ def write_synthetic(dataset: Synthetic, site: str, folder: Path) -> None:
 
 
 def read_synthetic(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]:
-    """Read the synthetic dataset of a site through the table reader, writing it first if needed.
+    """Read the synthetic dataset of a site with the table reader. Write its files first if needed.
 
-    The files depend on the site's name and its `dataset`, not on the federation's `seed`: two
-    sites with equal settings differ, and a study over seeds sees the same data.
+    The files depend on the site's name and its `dataset`, not on the federation's `seed`. Two sites
+    with equal settings have different data, and a study over seeds uses the same data.
 
     Raises
     ------
     DataError
-        `dataset.root` holds something else, which is left as it is.
+        `dataset.root` contains other files. They are not changed.
     """
     dataset = site.dataset
     assert isinstance(dataset, Synthetic)
@@ -135,7 +136,7 @@ def read_synthetic(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]:
 
 
 def _ensure(dataset: Synthetic, site: str, folder: Path) -> None:
-    """Put the dataset at `folder` as a whole, unless it is there."""
+    """Write the dataset to `folder` and rename it into place, unless it exists."""
     if not folder.exists() or not any(folder.iterdir()):
         _log.info("%s: drawing %d patients into %s", site, dataset.patients, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +146,7 @@ def _ensure(dataset: Synthetic, site: str, folder: Path) -> None:
             temporary.chmod(0o755)
             temporary.rename(folder)
         except OSError:
-            # Another process may have put it there meanwhile.
+            # Another process may have written it at the same time.
             if not (folder / "synthetic.json").is_file():
                 raise
         finally:
@@ -153,12 +154,12 @@ def _ensure(dataset: Synthetic, site: str, folder: Path) -> None:
     origin = folder / "synthetic.json"
     if not origin.is_file() or read_json(origin) != json.loads(_origin(dataset, site)):
         raise DataError(
-            f"{folder}: holds other data than this site's: delete it, or name another dataset.root"
+            f"{folder}: contains data of another dataset; delete it or set another dataset.root"
         )
 
 
 def _cache_folder(site: SiteConfig, dataset: Synthetic) -> Path:
-    cache = site.cache_dir or Path("~/.cache/mdmt").expanduser()
+    cache = site.cache_dir or default_cache_dir()
     return cache / "synthetic" / f"{site.name}-{derive_seed(_origin(dataset, site.name)):016x}"
 
 

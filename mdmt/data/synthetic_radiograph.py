@@ -1,4 +1,4 @@
-"""Drawn frontal chest radiographs whose six lung zones carry a known severity."""
+"""Draw frontal chest radiographs with a known severity score for each of six lung zones."""
 
 from __future__ import annotations
 
@@ -13,36 +13,40 @@ __all__ = ["draw_radiograph", "write_dicom"]
 
 Picture = NDArray[np.float32]
 
-_LUNG_X = 0.42  # distance of a lung's centre from the spine; the picture spans [-1, 1] both ways
+_LUNG_X = 0.42  # from the spine to the centre of a lung; x and y are in [-1, 1]
 _LUNG_HALF_WIDTH = 0.30
 _LUNG_HALF_HEIGHT = 0.68
 _ZONE_X = np.repeat([-_LUNG_X, _LUNG_X], 3)
 _ZONE_Y = np.tile([-0.40, 0.0, 0.40], 2)
-# By score. Brightness: a clear lung is 0.55 darker than tissue. Extent: a standard deviation.
+# By score. Opacity: a clear lung is 0.55 darker than tissue. Extent: a standard deviation.
 _OPACITY = np.array([0.0, 0.13, 0.24, 0.34])
 _EXTENT = np.array([0.10, 0.12, 0.15, 0.18])
+_EMPTY_ATTRIBUTES = """
+AccessionNumber BodyPartExamined InstanceNumber Manufacturer PatientBirthDate PatientSex
+ReferringPhysicianName SeriesNumber StudyDate StudyID StudyTime ViewPosition
+"""  # type 2 attributes of PS3.3: present, but without a value
 
 
 def draw_radiograph(
     scores: NDArray[np.integer], rng: np.random.Generator, *, size: int, noise: float
 ) -> Picture:
-    """Draw one radiograph; position, size, exposure, ribs and texture vary with `rng`.
+    """Draw one radiograph. Position, size, exposure, ribs and texture depend on `rng`.
 
     Parameters
     ----------
     scores : ndarray of int, (6,)
-        Of the zones A to F, 0 to 3: the zone's opacity grows in brightness and extent.
+        Score of each zone A to F, 0 to 3: a higher score gives a brighter and larger opacity.
     rng : numpy.random.Generator
-        The number of draws from it does not depend on `scores`.
+        The number of draws does not depend on `scores`.
     size : int
-        Side in pixels.
+        Side length in pixels.
     noise : float
         Standard deviation of the pixel noise, in fractions of full scale.
 
     Returns
     -------
     ndarray, float32, (size, size)
-        In [0, 1]; larger is denser and brighter, as in MONOCHROME2.
+        In [0, 1]. A larger value is denser and brighter, as in MONOCHROME2.
     """
     shift_x, shift_y = rng.uniform(-0.06, 0.06, 2)
     scale_x, scale_y = rng.uniform(0.92, 1.08, 2)
@@ -53,7 +57,7 @@ def draw_radiograph(
     body = _inside(1 - (x / 0.95) ** 4 - ((y - 0.5) / 1.45) ** 4, 0.05)
     heart = _inside(1 - ((x - 0.14) / 0.30) ** 2 - ((y - 0.34) / 0.30) ** 2, 0.25)
     spine = np.exp(-((x / 0.11) ** 2))
-    # Ribs slope away from the spine and are seen through the lungs.
+    # Ribs slope down from the spine and are visible through the lungs.
     ribs = np.sin(2 * np.pi * (y * 2.4 - 0.7 * np.abs(x) + rng.uniform())) ** 2
 
     picture = 0.72 * body
@@ -69,7 +73,7 @@ def draw_radiograph(
 def _opacities(
     scores: NDArray[np.integer], x: Picture, y: Picture, rng: np.random.Generator
 ) -> Picture:
-    """One soft, jittered spot per zone; spots are separable, so their sum is a matrix product."""
+    """Draw one soft spot per zone. Spots are separable, so their sum is a matrix product."""
     at_x = _ZONE_X + rng.uniform(-0.05, 0.05, 6)
     at_y = _ZONE_Y + rng.uniform(-0.05, 0.05, 6)
     extent = _EXTENT[scores] * rng.uniform(0.9, 1.1, 6)
@@ -87,14 +91,14 @@ def _lung(x: Picture, y: Picture, at_x: float) -> Picture:
 
 
 def _inside(level: Picture, softness: float) -> Picture:
-    """1 where `level` is positive, 0 where negative, with a soft edge."""
+    """Return 1 where `level` is positive and 0 where it is negative, with a soft edge."""
     soft: Picture = 0.5 + 0.5 * np.tanh(level / (2 * softness))
     return soft
 
 
 @lru_cache(maxsize=4)
 def _axis(size: int) -> Picture:
-    """Pixel centres on [-1, 1]."""
+    """Return the coordinates of pixel centres in [-1, 1]."""
     return ((np.arange(size, dtype=np.float32) + 0.5) * 2 / size - 1).astype(np.float32)
 
 
@@ -106,9 +110,9 @@ def write_dicom(
     photometric: Literal["MONOCHROME1", "MONOCHROME2"],
     bits: int,
 ) -> None:
-    """Write a picture as a Computed Radiography image (PS3.3 A.2), explicit little endian.
+    """Write a picture as a Computed Radiography image (PS3.3 A.2) in explicit little endian.
 
-    The same arguments give the same bytes.
+    Equal arguments give equal bytes.
 
     Parameters
     ----------
@@ -116,18 +120,15 @@ def write_dicom(
     picture : ndarray, float32, (H, W)
         In [0, 1].
     patient : str
-        Patient ID; also names the instance, with the file's name.
+        Patient ID. The UIDs depend on it and on the name of the file.
     photometric : str
-        ``MONOCHROME1`` stores the inverse.
+        ``MONOCHROME1`` stores the inverted picture.
     bits : int
         Bits stored, 9 to 16, of 16 allocated.
     """
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import (
-        ComputedRadiographyImageStorage,
-        ExplicitVRLittleEndian,
-        generate_uid,
-    )
+    from pydicom.uid import ComputedRadiographyImageStorage as StorageClass
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
     full_scale = 2**bits - 1
     stored = np.rint(picture.astype(np.float64) * full_scale).astype("<u2")
@@ -137,26 +138,13 @@ def write_dicom(
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID = ComputedRadiographyImageStorage
+    dataset.SOPClassUID = StorageClass
     dataset.SOPInstanceUID = generate_uid(entropy_srcs=["instance", patient, path.name])
     dataset.SeriesInstanceUID = generate_uid(entropy_srcs=["series", patient, path.name])
     dataset.StudyInstanceUID = generate_uid(entropy_srcs=["study", patient])
     dataset.Modality = "CR"
     dataset.PatientID = dataset.PatientName = patient
-    for required in (
-        "AccessionNumber",
-        "BodyPartExamined",
-        "InstanceNumber",
-        "Manufacturer",
-        "PatientBirthDate",
-        "PatientSex",
-        "ReferringPhysicianName",
-        "SeriesNumber",
-        "StudyDate",
-        "StudyID",
-        "StudyTime",
-        "ViewPosition",
-    ):
+    for required in _EMPTY_ATTRIBUTES.split():
         setattr(dataset, required, None)
     dataset.Rows, dataset.Columns = picture.shape
     dataset.SamplesPerPixel = 1

@@ -45,7 +45,7 @@ def test_sound_datasets_are_valid(tmp_path: Path) -> None:
     ("rows", "header", "message"),
     [
         (BRIXIA_ROWS, BRIXIA_HEADER.replace("BrixiaScore", "Score"), "no column BrixiaScore"),
-        (score("0131121"), BRIXIA_HEADER, "csv:2 '0131121' is no Brixia score: expected six"),
+        (score("0131121"), BRIXIA_HEADER, "csv:2 '0131121' is not a Brixia score; expected six"),
         (score("013142"), BRIXIA_HEADER, "csv:2 '013142' has 4 in zone E: scores are 0 to 3"),
         ([*BRIXIA_ROWS, "99.dcm;AGFA;000000;0;s99;F"], BRIXIA_HEADER, "99.dcm is not a file"),
         ([*BRIXIA_ROWS, BRIXIA_ROWS[0]], BRIXIA_HEADER, "is already in metadata_global_v2.csv:2"),

@@ -57,7 +57,7 @@ def centre(image: Tensor) -> tuple[float, float]:
 
 def test_flip_without_a_mirror_map_is_refused() -> None:
     silent = ZONES.model_copy(update={"mirror": None})
-    with pytest.raises(ConfigError, match=r"task severity declares no mirror"):
+    with pytest.raises(ConfigError, match=r"task severity has no mirror"):
         Augmentation(AugmentationConfig(flip=True), {"severity": silent})
     Augmentation(AugmentationConfig(), {"severity": silent})
 

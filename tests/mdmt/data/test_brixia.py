@@ -67,7 +67,7 @@ def test_score_reads_as_six_digits_whatever_zeros_it_lost(text: str, scores: Any
 
 @pytest.mark.parametrize("text", ["0131121", "1.0", "-1", "１２０２３", "[1,2]", "x"])
 def test_what_is_no_score_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no Brixia score: expected six digits"):
+    with pytest.raises(ValueError, match="is not a Brixia score; expected six digits"):
         parse_score(text)
 
 
@@ -154,7 +154,7 @@ def test_unknown_manufacturer_needs_a_centre(tmp_path: Path) -> None:
     root = write_brixia(tmp_path / "bx", [*BRIXIA_ROWS[:-1], "11.dcm;Philips;220022;0;s10;M"])
     (problem,) = found(root)
     assert problem == (
-        "metadata_global_v2.csv:12: unknown manufacturer 'Philips': name its centre in"
+        "metadata_global_v2.csv:12: unknown manufacturer 'Philips'; set its centre in"
         " dataset.manufacturers"
     )
     manifest = read(root, manufacturers={"PHILIPS": "OTHER"})

@@ -106,7 +106,7 @@ def test_skipped_images_are_counted_and_named_each_time(
         assert "labels.csv:2" in text
         assert str(manifest.images[0]) in text
         assert "labels.csv:5" in text
-        assert "2 of 6 images skipped" in text
+        assert "skipped 2 of 6 images" in text
         assert all(record.levelno == logging.WARNING for record in caplog.records)
 
 
@@ -417,6 +417,6 @@ def test_an_image_that_changes_during_the_build_is_not_cached(
         if done == 4:
             draw(manifest.images[0], seed=50)
 
-    with pytest.raises(DataError, match="changed while they were read"):
+    with pytest.raises(DataError, match="changed during the build"):
         open_pixels(manifest, CONFIG, SIZE, cache_dir=cache_dir, progress=change)
     assert list(cache_dir.iterdir()) == []

@@ -86,7 +86,7 @@ def test_missing_empty_and_text_files_are_refused_in_one_line(tmp_path: Path) ->
     for name, said in [
         ("gone.png", "No such file"),
         ("empty.png", "is empty"),
-        ("text.png", "not a DICOM, PNG, JPEG or TIFF"),
+        ("text.png", "not a readable DICOM, PNG, JPEG or TIFF"),
         ("folder.png", "cannot be read"),
     ]:
         with pytest.raises(ImageError, match=said) as caught:
@@ -119,7 +119,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(
 @pytest.mark.parametrize(
     ("pixels", "said"),
     [
-        (np.full((32, 32), 7, np.float32), "blank, every pixel is 7"),
+        (np.full((32, 32), 7, np.float32), "blank: every pixel is 7"),
         (np.arange(15 * 40, dtype=np.float32).reshape(15, 40), "40 x 15 pixels"),
         (np.where(np.eye(32), np.nan, 1).astype(np.float32), "NaN or infinite"),
         (np.where(np.eye(32), np.inf, 1).astype(np.float32), "NaN or infinite"),
@@ -134,7 +134,7 @@ def test_blank_small_and_non_finite_pictures_are_refused(
 
 
 def test_blank_dicom_is_refused(write: Write) -> None:
-    with pytest.raises(ImageError, match="blank, every pixel is 5"):
+    with pytest.raises(ImageError, match="blank: every pixel is 5"):
         read_radiograph(write(np.full((32, 32), 5, np.uint16)))
 
 

@@ -165,7 +165,7 @@ def test_a_root_that_holds_other_data_is_refused_and_left_alone(
     else:
         read_manifest(site_of("a", tmp_path, root=root), 0)
     before = contents(root)
-    with pytest.raises(DataError, match=f"{root}: holds other data"):
+    with pytest.raises(DataError, match=f"{root}: contains data of another dataset"):
         read_manifest(site_of("a", tmp_path, root=root, coupling=0), 0)
     assert contents(root) == before
 
