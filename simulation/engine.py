@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import time
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterable, Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
 
-from flwr.app import Context, Message, RecordDict, UserConfig
+from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from client.deployment.worker import Worker
-from server.flower import NodeInfo, Run, task_identity
+from mdmt.errors import RunError
+from server.flower import ErrorCode, NodeInfo, Run, task_identity
 
-__all__ = ["InProcessGrid", "LocalGrid", "run_inprocess", "task_identity"]
+__all__ = ["InProcessGrid", "WorkerGrid", "run_inprocess", "task_identity"]
 
 _SERVER_NODE = 1
 _FIRST_SITE_NODE = 2
@@ -129,6 +133,76 @@ class InProcessGrid(LocalGrid):
         return []
 
 
+class WorkerGrid(LocalGrid):
+    """A grid in which worker processes answer for the nodes.
+
+    Site i belongs to worker i modulo their number, so that a worker keeps the images and the model
+    of its sites. A worker has one message at a time; the others wait here, and a message whose time
+    is over is dropped. If a worker dies, the site that it worked for gives no reply.
+
+    Parameters
+    ----------
+    workers : sequence of Worker
+    run_config : mapping
+        As `flwr run` would hand it to the apps.
+    n_sites : int
+    """
+
+    def __init__(self, workers: Sequence[Worker], run_config: UserConfig, n_sites: int) -> None:
+        super().__init__(run_config, n_sites)
+        self._workers = {
+            node: workers[number % len(workers)] for number, node in enumerate(self.contexts)
+        }
+        self._queues: dict[Worker, deque[Message]] = {worker: deque() for worker in workers}
+        self._working: dict[Worker, Message] = {}
+        self._replies: dict[str, Message] = {}
+
+    def queue(self, message: Message) -> None:
+        """Give a message to its worker, at once if that is free."""
+        worker = self._workers[message.metadata.dst_node_id]
+        self._queues[worker].append(message)
+        self._employ(worker)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Wait for replies, until one is there or none can come in time."""
+        wanted = set(message_ids)
+        while not (here := wanted & self._replies.keys()) and self._working:
+            patience = max(_left(message) for message in self._working.values())
+            by_connection = {worker.connection: worker for worker in self._working}
+            ready = wait(by_connection, max(0.0, patience))
+            if not ready:
+                break
+            for connection in ready:
+                self._collect(by_connection[connection])  # type: ignore[index]
+        return [self._replies.pop(message_id) for message_id in sorted(here)]
+
+    def _employ(self, worker: Worker) -> None:
+        """Give a free worker the next message that is still waited for."""
+        queue = self._queues[worker]
+        while queue and worker not in self._working:
+            message = queue.popleft()
+            if _left(message) > 0:
+                try:
+                    worker.send(message, self.contexts[message.metadata.dst_node_id])
+                    self._working[worker] = message
+                except RunError as error:
+                    self._note(message, _failure(message, error))
+
+    def _collect(self, worker: Worker) -> None:
+        """Take a worker's reply, or its death, and give it the next message."""
+        message = self._working.pop(worker)
+        try:
+            reply = worker.receive()
+        except RunError as error:
+            reply = _failure(message, error)
+        self._employ(worker)
+        self._note(message, reply)
+
+    def _note(self, message: Message, reply: Message) -> None:
+        if _left(message) > 0:
+            self._replies[message.metadata.message_id] = reply
+
+
 def run_inprocess(
     config_path: Path,
     out: Path,
@@ -157,7 +231,6 @@ def run_inprocess(
         What the server raised.
     """
     from server.app import app as server_app
-    from simulation.workers import WorkerGrid
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
     run_config: UserConfig = {"federation": str(config_path), "overrides": "", "out": str(out)}
@@ -174,3 +247,12 @@ def run_inprocess(
         grid = InProcessGrid(client_app, run_config, n_sites)
     with task_identity():
         server_app(grid, server)
+
+
+def _left(message: Message) -> float:
+    """Seconds for which a reply to a message is waited for."""
+    return message.metadata.created_at + message.metadata.ttl - time.time()
+
+
+def _failure(message: Message, error: RunError) -> Message:
+    return Message(Error(ErrorCode.CLIENT_APP_CRASHED, str(error)), reply_to=message)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mdmt.errors import StateError
+from mdmt.workers import TIED_TO_PARENT
 
 __all__ = [
     "Service",
@@ -31,8 +32,6 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_TIED = ("setpriv", "--pdeathsig", "TERM")
-"""Before a command: it ends when whoever started it does, however that came about (util-linux)."""
 _GRACE = 10.0
 """Seconds a process has to end before it is killed."""
 _STEADY = 60.0
@@ -158,7 +157,7 @@ class Service:
         with self._log_file.open("ab") as stream:
             self._log_begin = stream.tell()
             self._process = subprocess.Popen(
-                [*_TIED, *self._command()],
+                [*TIED_TO_PARENT, *self._command()],
                 env=dict(self._environment),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,

@@ -57,6 +57,9 @@ class Cell:
     seed: int
     identity: Mapping[str, Any]
 
+    def __str__(self) -> str:
+        return " ".join(map(str, self.key.values()))
+
     @property
     def path(self) -> Path:
         """Where its folder lies, below the study's ``cells``."""
@@ -128,7 +131,7 @@ def run_cell(study: StudyConfig, cell: Cell, out: Path) -> None:
         (work / "cell").replace(target)
     except MDMTError as error:
         where = _keep_logs(work / "arm" / "run" / "sites", kept)
-        raise type(error)(f"{' '.join(map(str, cell.key.values()))}: {error}{where}") from error
+        raise type(error)(f"{cell}: {error}{where}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

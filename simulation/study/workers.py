@@ -1,24 +1,19 @@
-"""Cells in processes of their own, which end with the one that started them."""
+"""Running the cells of a study, in this process or in several."""
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-from mdmt.errors import MDMTError, RunError
+from mdmt.errors import MDMTError
+from mdmt.workers import WorkerProcess, map_jobs, running
 from simulation.study.cells import Cell, run_cell
 from simulation.study.config import StudyConfig
-from simulation.workers import choose_gpu
+from simulation.workers import prepare_worker
 
 __all__ = ["run_cells"]
 
@@ -28,7 +23,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 def run_cells(
     study: StudyConfig, todo: Sequence[Cell], out: Path, workers: int
 ) -> Generator[tuple[Cell, MDMTError | None]]:
-    """Run cells and yield each when it ended, in any order, with the error if it failed.
+    """Run cells and yield each when it has ended, in any order, with the error if it failed.
 
     Parameters
     ----------
@@ -36,75 +31,46 @@ def run_cells(
     todo : sequence of Cell
     out : Path
     workers : int
-        Processes; 0 runs the cells in this one.
-
-    Raises
-    ------
-    RunError
-        A worker was killed.
+        Processes; 0 runs the cells in this one. A process that dies costs its cell.
     """
     if workers == 0:
         for cell in todo:
-            try:
-                run_cell(study, cell, out)
-            except MDMTError as error:
-                yield cell, error
-            else:
-                yield cell, None
+            yield cell, _try_cell(study, out, cell)
         return
-    with _pool(min(workers, len(todo)) or 1, study.federation.training.threads) as pool:
-        running = {pool.submit(run_cell, study, cell, out): cell for cell in todo}
-        while running:
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                cell = running.pop(future)
-                try:
-                    future.result()
-                except BrokenProcessPool as error:
-                    raise RunError(
-                        "a worker process was killed, perhaps for want of memory; fewer --workers"
-                        " may help, and the same command goes on from here"
-                    ) from error
-                except MDMTError as error:
-                    yield cell, error
-                else:
-                    yield cell, None
+    serve = partial(_serve_cell, study, out)
+    processes = [
+        WorkerProcess(serve, partial(prepare_worker, number))
+        for number in range(min(workers, len(todo)))
+    ]
+    with (
+        _thread_limit(study.federation.training.threads),
+        running(processes),
+    ):
+        yield from map_jobs(processes, todo)
+
+
+def _try_cell(study: StudyConfig, out: Path, cell: Cell) -> MDMTError | None:
+    try:
+        run_cell(study, cell, out)
+    except MDMTError as error:
+        return error
+    return None
+
+
+def _serve_cell(study: StudyConfig, out: Path, connection: Connection) -> None:
+    connection.send(_try_cell(study, out, connection.recv()))
 
 
 @contextmanager
-def _pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that end at once when this one stops or is killed."""
-    context = multiprocessing.get_context("spawn")
-    alive, our_end = context.Pipe(duplex=False)
+def _thread_limit(threads: int) -> Iterator[None]:
+    """Let processes that are started in the block use so many threads for NumPy and SciPy.
+
+    Their libraries read the environment as they are imported.
+    """
     before = dict(os.environ)
-    # Read by each worker as it starts, before torch and numpy are there to be told.
     os.environ |= dict.fromkeys(_THREADS, str(threads))
-    pool = ProcessPoolExecutor(
-        workers, context, initializer=_start, initargs=(alive, context.Value("i", 0))
-    )
     try:
-        yield pool
-    except BaseException:
-        our_end.close()
-        raise
+        yield
     finally:
-        pool.shutdown(cancel_futures=True)
-        our_end.close()
         os.environ.clear()
         os.environ |= before
-
-
-def _start(alive: Connection, counter: Any) -> None:
-    """Prepare a worker process: a GPU of its own where there are several, and how it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to handle
-    logging.getLogger("mdmt").setLevel(logging.ERROR)  # the parent warned of the data already
-    with counter.get_lock():
-        number = counter.value
-        counter.value += 1
-    choose_gpu(number)
-
-    def end_with_parent() -> None:
-        with suppress(EOFError):
-            alive.recv()  # nothing is ever sent: the other end was closed
-        os._exit(1)  # a cell's folder is renamed into place, so nothing half-written is left
-
-    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -139,16 +139,21 @@ def alive(group):
 
 
 @pytest.mark.e2e
-def test_workers_give_the_bits_of_one_process_and_a_killed_one_is_told(undisturbed, tmp_path):
+def test_workers_give_the_bits_of_one_process_and_a_killed_one_costs_a_cell(undisturbed, tmp_path):
     file, expected = undisturbed
     study, out = load_study(file), tmp_path / "out"
 
-    def kill_the_worker(finished):
-        for process in children():
-            os.kill(process, signal.SIGKILL)
+    killed = []
 
-    with pytest.raises(RunError, match="a worker process was killed"):
-        run_study(study, out, workers=1, on_cell=kill_the_worker)
+    def kill_the_worker(finished):
+        while not killed:
+            for process in children():
+                os.kill(process, signal.SIGKILL)
+                killed.append(process)
+
+    with pytest.raises(RunError, match="1 of 3 cells failed; the same command") as caught:
+        run_study(study, out, workers=1, on_cell=kill_the_worker, on_fail=lambda *_: None)
+    assert "the training process ended (signal SIGKILL)" in str(caught.value)
     run_study(study, out, workers=1)
     assert tables_of(out) == expected
     assert not children()
@@ -198,7 +203,7 @@ def test_a_study_whose_grid_shrank_is_reported_without_what_left_it(load, tables
     run_study(load(sites=tables, arms=["constant"]), out, workers=0)
     shutil.copytree(out / "cells" / "constant", out / "cells" / ".work-x" / "cell")
     study = read_study(out)
-    assert [(arm, name.seed) for arm, name in study.cells] == [("constant", "0")]
+    assert [(arm, name.seed) for arm, name in study.cells] == [("constant", 0)]
     assert "What each arm cost" in write_report(out).read_text()
 
 

@@ -20,9 +20,9 @@ from safetensors.numpy import load_file
 from client.site import Site
 from mdmt.deployment.processes import is_running
 from server.run import RunDirectory
-from simulation.engine import task_identity
+from simulation.engine import WorkerGrid, task_identity
 from simulation.simulate import simulate
-from simulation.workers import WorkerGrid, count_workers, start_workers
+from simulation.workers import count_workers, start_workers
 
 TRAINING = {"rounds": 3, "local_steps": 1, "batch_size": 4}
 

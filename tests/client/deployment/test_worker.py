@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from client.deployment import worker as worker_module
 from client.deployment.worker import Worker
+from mdmt import workers
 from mdmt.errors import ConfigError
 
 
@@ -68,8 +68,8 @@ def ready():
 
 
 def test_one_that_waits_gives_back_the_memory_that_it_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker_module, "_IDLE", 0.05)
-    monkeypatch.setattr(worker_module, "return_memory", (tmp_path / "returned").touch)
+    monkeypatch.setattr(workers, "_IDLE", 0.05)
+    monkeypatch.setattr(workers, "return_memory", (tmp_path / "returned").touch)
     idle = Worker(ready, "fork")  # it has what is patched here
     idle.start()
     try:
