@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+from plugin_packages import install_package
 
 from mdmt.errors import ConfigError, PolicyError
 from mdmt.registry import Registry, permit_plugins
@@ -21,16 +22,12 @@ def colours():
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Install a package whose module has `code`, as pip leaves it on the disk."""
+    """Install a package whose module has `code`."""
 
     def install(distribution, module, code, name, value):
-        folder = tmp_path / distribution
-        info = folder / f"{distribution.replace('-', '_')}-1.0.dist-info"
-        info.mkdir(parents=True)
-        (folder / f"{module}.py").write_text(code)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1\n")
-        (info / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {module}:{value}\n")
-        monkeypatch.syspath_prepend(folder)
+        points = {GROUP: {name: f"{module}:{value}"}}
+        package = tmp_path / distribution, distribution, {f"{module}.py": code}, points
+        monkeypatch.syspath_prepend(install_package(*package))
 
     before = set(sys.modules)
     yield install

@@ -1,0 +1,114 @@
+"""A coordinator cannot make a site run code: plug-ins run if the site installed and lists them."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import yaml
+from builders import PROGNOSIS
+from flwr.app import Context, RecordDict
+from plugin_packages import install_package
+
+from client.app import app
+from client.site import Site
+from mdmt.config import load_site
+from mdmt.errors import PolicyError
+from mdmt.messages import Query
+from mdmt.models.backbones import backbones
+from mdmt.registry import Registry
+from mdmt.tasks import task_kinds
+
+CODE = """
+from typing import Literal
+from mdmt.tasks import Regression
+
+class Score(Regression):
+    kind: Literal["score"] = "score"
+
+def build_it(config, pretrained):
+    raise ValueError("not here")
+"""
+SCORE = {"kind": "score", "outputs": ["A"], "range": [0, 3]}
+
+
+@pytest.fixture(autouse=True)
+def plugin(tmp_path, monkeypatch):
+    points = {
+        "mdmt.tasks": {"score": "score_pack:Score"},
+        "mdmt.backbones": {"score_net": "score_pack:build_it"},
+    }
+    package = tmp_path / "lib", "mdmt-score", {"score_pack.py": CODE}, points
+    monkeypatch.syspath_prepend(install_package(*package))
+    yield
+    sys.modules.pop("score_pack", None)
+    registry: Registry
+    for registry, name in ((task_kinds, "score"), (backbones, "score_net")):
+        registry._entries.pop(name, None)
+        registry._plugins.pop(name, None)
+
+
+@pytest.fixture
+def site_file(tmp_path):
+    """The file of a site; what it names itself is no plug-in."""
+
+    def write(**policy):
+        site = {
+            "name": "ward",
+            "dataset": {"kind": "table", "root": "/nowhere"},
+            "tasks": {"prognosis": PROGNOSIS},
+            "state_dir": str(tmp_path / "state"),
+            "device": "cpu",
+            "policy": policy,
+        }
+        (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
+        return tmp_path / "site.yaml"
+
+    return write
+
+
+@pytest.fixture
+def recipes(make_config):
+    """Recipes that need the plug-in's task kind, or its backbone."""
+
+    def changed(change):
+        recipe = json.loads(make_config().recipe)
+        change(recipe)
+        return json.dumps(recipe)
+
+    return {
+        "task kind score": changed(lambda r: r["tasks"].update(scores={"space": SCORE})),
+        "backbone score_net": changed(lambda r: r["model"].update(backbone="score_net")),
+    }
+
+
+@pytest.mark.parametrize("need", ["task kind score", "backbone score_net"])
+def test_a_deployed_site_refuses_a_plugin_it_does_not_list(site_file, recipes, need, ask):
+    """It is installed, but the policy does not name it: the server is told, and nothing ran."""
+    context = Context(1, 2, {"site": str(site_file())}, RecordDict(), {})
+    answer = app(ask("query", Query(recipe=recipes[need]).model_dump_json()), context)
+    assert answer.error.reason == (
+        f"site ward: policy: plugins does not list mdmt-score, whose {need} is needed"
+    )
+    assert "score_pack" not in sys.modules
+
+
+@pytest.mark.parametrize("need", ["task kind score", "backbone score_net"])
+def test_a_site_that_lists_another_package_refuses_too(site_file, recipes, need):
+    site = Site(load_site(site_file(plugins=["mdmt-other"])))
+    with pytest.raises(PolicyError, match="does not list mdmt-score"):
+        site._admit(recipes[need])
+    assert "score_pack" not in sys.modules
+
+
+@pytest.mark.parametrize("need", ["task kind score", "backbone score_net"])
+def test_a_site_that_lists_it_admits_it(site_file, recipes, need):
+    federation = Site(load_site(site_file(plugins=["mdmt-score"])))._admit(recipes[need])
+    assert federation.name == "test"
+    assert "score_pack" in sys.modules
+
+
+def test_a_simulation_on_ones_own_machine_refuses_nothing(site_file, recipes):
+    Site(load_site(site_file()))._admit(recipes["task kind score"])
+    assert "score_pack" in sys.modules
