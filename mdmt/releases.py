@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mdmt.config import FederationConfig
+from mdmt.config.renamed import upgrade
 from mdmt.errors import BadInput, StateError
 from mdmt.models import MDMTModel, build_model, head_task, load_staying, set_arrays
 
@@ -40,6 +41,8 @@ class Release:
     folder : Path
     run : str
         Id of the run it comes from.
+    hash : str
+        Of the federation, by the version that wrote the release.
     config : FederationConfig
         Without sites.
     rounds : dict of str to int
@@ -48,6 +51,7 @@ class Release:
 
     folder: Path
     run: str
+    hash: str
     config: FederationConfig
     rounds: dict[str, int]
 
@@ -87,8 +91,8 @@ def open_release(folder: Path) -> Release:
         facts = json.loads((folder / "release.json").read_text(encoding="utf-8"))
         if facts["format"] != RELEASE_FORMAT:
             raise BadInput(f"{folder}: release format {facts['format']}, this version reads 1")
-        config = FederationConfig.model_validate(facts["recipe"])
-        return Release(folder, facts["run"], config, facts["rounds"])
+        config = FederationConfig.model_validate(upgrade(facts["recipe"]))
+        return Release(folder, facts["run"], facts["hash"], config, facts["rounds"])
     except (OSError, KeyError, ValueError) as error:
         raise BadInput(f"{folder}: not a release; give the release/ folder of a run") from error
 

@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mdmt.errors import ConfigError
 from mdmt.registry import Registry
 
-__all__ = ["Strict", "by_kind"]
+__all__ = ["Strict", "by_kind", "check_keys"]
 
 
 class Strict(BaseModel):
     """A model that refuses unknown keys and does not change once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            check_keys(value, cls.model_fields)
+        return value
+
+
+def check_keys(value: dict[Any, Any], known: Iterable[str]) -> None:
+    """Refuse keys that are not known; the error names the nearest known one.
+
+    Raises
+    ------
+    ValidationError
+        One problem for each unknown key.
+    """
+    known = list(known)
+    problems: list[InitErrorDetails] = []
+    for key in value:
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1)
+            text = "no such key" + (f"; did you mean {near[0]}?" if near else "")
+            kind = PydanticCustomError("unknown_key", text)
+            problems.append({"type": kind, "loc": (str(key),), "input": value[key]})
+    if problems:
+        raise ValidationError.from_exception_data("keys", problems)
 
 
 def by_kind(registry: Registry[Any]) -> Callable[[Any], Any]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from mdmt import __version__
 from mdmt.checkpoints import RoundFiles
-from mdmt.config import FederationConfig, load_federation, save_config
+from mdmt.config import FederationConfig, load_saved_federation, save_config, saved_by
 from mdmt.errors import BadInput, RunError
 from mdmt.files import read_json, write_json, write_text
 from mdmt.messages import SiteCard
@@ -74,7 +75,7 @@ def find_run(out: Path | None, config: FederationConfig, root: Path = Path("runs
     Raises
     ------
     BadInput
-        There is none, it is done, or it was started with another configuration.
+        There is none, it is done, or another version or configuration started it.
     """
     folder = out
     if folder is None:
@@ -91,7 +92,13 @@ def find_run(out: Path | None, config: FederationConfig, root: Path = Path("runs
         raise BadInput(f"{folder}: no run to resume; start one without --resume")
     if (folder / "metrics.json").is_file():
         raise BadInput(f"{folder}: this run is done; start a new one without --resume")
-    if load_federation(folder / "federation.yaml").hash != config.hash:
+    wrote = saved_by(folder / "federation.yaml")
+    if wrote.split(".")[:2] != __version__.split(".")[:2]:
+        raise BadInput(
+            f"{folder}: mdmt {wrote} wrote this run and mdmt {__version__} cannot resume it: resume"
+            f" it with mdmt {wrote}, or start a new run without --resume"
+        )
+    if load_saved_federation(folder / "federation.yaml").hash != config.hash:
         raise BadInput(
             f"{folder}: was started with another configuration, which is its federation.yaml;"
             " resume with that one, or start a new run"

@@ -111,7 +111,7 @@ def _site_models(release: Release, file: Path) -> Iterator[tuple[str, str, MDMTM
     from mdmt.models import build_model, head_task, load_staying, set_arrays
     from mdmt.releases import backbone_file
 
-    expected = {"run": release.run, "federation": release.config.hash, "arm": "federated"}
+    expected = {"run": release.run, "federation": release.hash, "arm": "federated"}
     state, number = RoundFiles(file.parent, expected), round_of(file)
     if number is None:
         raise BadInput(f"{file}: not a saved state of a site (round-NNNNN.safetensors)")

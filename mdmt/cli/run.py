@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -126,22 +125,28 @@ def _run(
     console = progress_console()
     with console.status("reading") as status:
         prepare(config, lambda site, done, n: status.update(f"{site}: image {done} of {n}"))
+    # Only what this command makes is removed again if the federation cannot start.
+    made = not resume and (out is None or not out.exists())
     folder = out if resume and out else new_run_folder(out, config.name)
     console.print(f"running in {folder}")
     try:
         with watching(folder, config):
             run(config, folder, engine.value, workers, resume=resume)
     except BadInput:
-        _discard(folder)
+        if not resume and not (folder / "history.jsonl").exists():
+            _discard(folder, itself=made)
         raise
     for table in result_tables(read_run(folder)):
         result_console().print(table)
     return folder
 
 
-def _discard(folder: Path) -> None:
-    """Remove the run directory of a federation that could not start."""
-    if not (folder / "history.jsonl").exists():
-        shutil.rmtree(folder)
-        with suppress(OSError):  # other runs are in it
-            Path("runs").rmdir()
+def _discard(folder: Path, *, itself: bool) -> None:
+    """Remove what was written for a federation that could not start; the folder too if `itself`."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if itself:
+        folder.rmdir()

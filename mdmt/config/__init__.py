@@ -14,10 +14,12 @@ from mdmt.config.loading import (
     build_config,
     find_config,
     load_federation,
+    load_saved_federation,
     load_site,
     parse_recipe,
     read_yaml,
     save_config,
+    saved_by,
 )
 from mdmt.config.policy import Policy
 from mdmt.config.site import SiteConfig, SiteTask
@@ -45,8 +47,10 @@ __all__ = [
     "build_config",
     "find_config",
     "load_federation",
+    "load_saved_federation",
     "load_site",
     "parse_recipe",
     "read_yaml",
     "save_config",
+    "saved_by",
 ]

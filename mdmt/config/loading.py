@@ -10,8 +10,11 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, from_json
 
+from mdmt import __version__
 from mdmt.config.federation import FederationConfig
+from mdmt.config.renamed import new_name, upgrade
 from mdmt.config.site import SiteConfig
 from mdmt.config.types import named
 from mdmt.errors import ConfigError
@@ -21,13 +24,16 @@ __all__ = [
     "build_config",
     "find_config",
     "load_federation",
+    "load_saved_federation",
     "load_site",
     "parse_recipe",
     "read_yaml",
     "save_config",
+    "saved_by",
 ]
 
 M = TypeVar("M", bound=BaseModel)
+_WRITTEN_BY = "# Written by mdmt "
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -113,12 +119,33 @@ def parse_recipe(recipe: str) -> FederationConfig:
     try:
         return FederationConfig.model_validate_json(recipe)
     except ValidationError as error:
-        raise ConfigError(f"the server's recipe: {_explain(error)}") from error
+        broken = error.errors()[0]["type"] == "json_invalid"
+        explained = _explain(error, None if broken else from_json(recipe))
+        raise ConfigError(f"the server's recipe: {explained}") from error
 
 
 def save_config(config: BaseModel, path: Path) -> None:
-    """Write a resolved configuration as YAML, atomically; reading it gives an equal one."""
-    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    """Write a resolved configuration as YAML, atomically; its first line tells our version."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_text(path, f"{_WRITTEN_BY}{__version__}\n{text}")
+
+
+def saved_by(path: Path) -> str:
+    """The version of mdmt that wrote a file by `save_config`."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    # 0.1.0 wrote no such line.
+    return first.removeprefix(_WRITTEN_BY) if first.startswith(_WRITTEN_BY) else "0.1.0"
+
+
+def load_saved_federation(path: Path) -> FederationConfig:
+    """Read the ``federation.yaml`` of a run directory, of whichever version.
+
+    Raises
+    ------
+    ConfigError
+        See `load_federation`.
+    """
+    return build_config(FederationConfig, upgrade(read_yaml(path)), path)
 
 
 def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -191,22 +218,18 @@ def build_config(model: type[M], data: dict[str, Any], path: Path) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error)}") from error
+        raise ConfigError(f"{path}: {_explain(error, data)}") from error
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, data: Any) -> str:
     """Key, value and expectation of the first problem, and how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    kinds = {"constant", "metadata", "local", "finetune", "average_init", "pooled", "federated"}
-    kinds |= {"own", "k_fold", "leave_centre_out", "files"}
-    inner = {"space", *kinds}
-    key = ".".join(str(part) for part in first["loc"] if part not in inner)
-    value, context = first["input"], first.get("ctx", {})
+    key, value, context = _key(first, data), first["input"], first.get("ctx", {})
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "unknown_key" and (now := new_name(key)):
+        return f"{key} is now {now}"
     match first["type"]:
-        case "extra_forbidden":
-            message = "no such key"
         case "missing":
             message = "this key is needed"
         case "string_type" if isinstance(value, bool | int | float):
@@ -219,6 +242,28 @@ def _explain(error: ValidationError) -> str:
     shown = f" (it is {value!r})" if isinstance(value, str | int | float | bool) else ""
     more = f" [and {len(problems) - 1} more]" if len(problems) > 1 else ""
     return f"{key}: {message}{shown}{more}" if key else f"{message}{more}"
+
+
+def _key(problem: ErrorDetails, data: Any) -> str:
+    """The key of a problem, as it stands in the file.
+
+    Pydantic's `loc` also names members of unions and keys that a validator added, none of which is
+    in the file. Of all ways to leave parts of `loc` out, take the one that leads to the value that
+    was refused; else the one that uses most parts.
+    """
+    loc, missing = problem["loc"], problem["type"] == "missing"
+    parts = loc[:-1] if missing else loc
+    ways: list[tuple[tuple[int | str, ...], Any]] = [((), data)]
+    for part in parts:
+        ways += [((*keys, part), at[part]) for keys, at in ways if _has(at, part)]
+    best, _ = max(ways, key=lambda way: (way[1] == problem["input"], len(way[0])))
+    return ".".join(map(str, (*best, loc[-1]) if missing else best))
+
+
+def _has(value: Any, part: int | str) -> bool:
+    if isinstance(value, dict):
+        return part in value
+    return isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
 
 
 def _under(key: str, context: dict[str, Any]) -> str:

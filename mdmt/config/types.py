@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from mdmt.strict import Strict
-from mdmt.tasks import AnyTask
+from mdmt.errors import ConfigError
+from mdmt.strict import Strict, check_keys
+from mdmt.tasks import AnyTask, task_kinds
 
 __all__ = ["BesideSpace", "Name", "NonNegative", "Positive", "Probability", "named"]
 
@@ -34,5 +36,8 @@ class BesideSpace(Strict):
         """Tell our own keys from the label space's."""
         if not isinstance(value, dict) or "space" in value:
             return value
+        with suppress(ConfigError):  # an unknown kind is reported by the field `space`
+            known = task_kinds[str(value.get("kind"))].model_fields
+            check_keys(value, (*cls.model_fields, *known))
         own = {key: value[key] for key in value if key in cls.model_fields}
         return own | {"space": {key: value[key] for key in value if key not in own}}

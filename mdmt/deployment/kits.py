@@ -1,6 +1,6 @@
 """Kits: the folders that `mdmt provision` writes, one for the server and one for each site.
 
-The files of a kit have fixed names, so that commands need nothing but its folder.
+The files of a kit have fixed names. A command needs only the kit's folder.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from mdmt import __version__
 from mdmt.config.types import Name
 from mdmt.errors import BadInput
 from mdmt.strict import Strict
@@ -36,39 +37,51 @@ F = TypeVar("F", "SiteFacts", "ServerFacts")
 Port = Annotated[int, Field(ge=1, le=65535)]
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DNS_NAME = re.compile(rf"({_LABEL}\.)*[A-Za-z]([A-Za-z0-9-]{{0,61}}[A-Za-z0-9])?")
-"""RFC 1123; the last label starts with a letter, so that 10.0.0.300 is no name."""
+"""RFC 1123. The last label starts with a letter: 10.0.0.300 is not a name."""
 
 
-class SiteFacts(Strict):
+class _Facts(Strict):
+    """What ``kit.json`` says of either kit."""
+
+    format: Literal[2] = 2
+    mdmt: str = __version__
+    """The version that wrote the kit."""
+    federation: Name
+    server: str
+    """``HOST:PORT`` that sites connect to: the proxy's address."""
+    app: str
+    """SHA-256 of the bundle that the coordinator's version submits."""
+
+
+class SiteFacts(_Facts):
     """``kit.json`` of a site."""
 
-    format: Literal[1] = 1
     role: Literal["site"] = "site"
     name: Name
-    """As the server registers it; the site's file must say the same."""
-    federation: Name
-    server: str
-    """``HOST:PORT`` that the site connects to."""
-    app: str
-    """SHA-256 of the bundle the coordinator's version submits."""
+    """The name that the server registers; the site's file must give the same."""
     versions: dict[str, str]
-    """The coordinator's, of what decides a result."""
+    """The coordinator's versions of the packages that decide a result."""
 
 
-class ServerFacts(Strict):
+class ServerFacts(_Facts):
     """``kit.json`` of the server."""
 
-    format: Literal[1] = 1
     role: Literal["server"] = "server"
-    federation: Name
-    server: str
-    """``HOST:PORT`` that sites connect to: the proxy's."""
     superlink_port: Port
     """Of Flower's SuperLink, on 127.0.0.1 only: its Control and Runtime APIs have no login."""
     health_port: Port
     """Of its gRPC health service, on 127.0.0.1 only."""
     sites: tuple[Name, ...]
-    app: str
+
+
+class _File:
+    """A file or folder of a kit, by its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, kit: SiteKit | ServerKit, owner: object) -> Path:
+        return kit.folder / self.name
 
 
 @dataclass(frozen=True)
@@ -78,25 +91,14 @@ class SiteKit:
     folder: Path
     facts: SiteFacts
 
-    @property
-    def site_file(self) -> Path:
-        """The hospital's configuration."""
-        return self.folder / "site.yaml"
-
-    @property
-    def ca_certificate(self) -> Path:
-        """PEM; what the server's certificate must descend from."""
-        return self.folder / "ca.crt"
-
-    @property
-    def private_key(self) -> Path:
-        """The site's own, ECDSA P-384, in OpenSSH format."""
-        return self.folder / "site.key"
-
-    @property
-    def audit_head(self) -> Path:
-        """Where the site's audit log has to end; apart from the log in its state folder."""
-        return self.folder / "audit-head.json"
+    site_file = _File("site.yaml")
+    """The hospital's configuration."""
+    ca_certificate = _File("ca.crt")
+    """PEM; the CA that signed the server's certificate."""
+    private_key = _File("site.key")
+    """The site's own key, ECDSA P-384, in OpenSSH format."""
+    audit_head = _File("audit-head.json")
+    """Where the site's audit log must end; not in the state folder, where the log is."""
 
 
 @dataclass(frozen=True)
@@ -106,68 +108,39 @@ class ServerKit:
     folder: Path
     facts: ServerFacts
 
-    @property
-    def federation_file(self) -> Path:
-        """The coordinator's configuration as it was provisioned."""
-        return self.folder / "federation.yaml"
-
-    @property
-    def ca_certificate(self) -> Path:
-        """PEM."""
-        return self.folder / "ca.crt"
-
-    @property
-    def certificate(self) -> Path:
-        """PEM, with the names sites connect to and those of the loopback."""
-        return self.folder / "server.crt"
-
-    @property
-    def private_key(self) -> Path:
-        """PEM."""
-        return self.folder / "server.key"
-
-    @property
-    def proxy_file(self) -> Path:
-        """What nginx reads."""
-        return self.folder / "nginx.conf"
-
-    @property
-    def flwr_home(self) -> Path:
-        """Flower's own folder: ``config.toml`` names the SuperLink ``mdmt``."""
-        return self.folder / "flwr"
-
-    @property
-    def database(self) -> Path:
-        """The SuperLink's: registered sites and runs survive its restart."""
-        return self.folder / "superlink.db"
-
-    @property
-    def submissions(self) -> Path:
-        """Which run directory belongs to which of Flower's runs."""
-        return self.folder / "runs.json"
-
-    @property
-    def runs(self) -> Path:
-        """Where run directories go: the server may have nowhere else to write to."""
-        return self.folder / "runs"
-
-    @property
-    def run_folder(self) -> Path:
-        """What the running proxy writes: its pid, what it refused, temporary files."""
-        return self.folder / "run"
+    federation_file = _File("federation.yaml")
+    """The coordinator's configuration as it was provisioned."""
+    ca_certificate = _File("ca.crt")
+    """PEM."""
+    certificate = _File("server.crt")
+    """PEM, for the name that sites connect to and those of the loopback."""
+    private_key = _File("server.key")
+    """PEM."""
+    proxy_file = _File("nginx.conf")
+    """The configuration of nginx."""
+    flwr_home = _File("flwr")
+    """Flower's own folder: its ``config.toml`` names the SuperLink ``mdmt``."""
+    database = _File("superlink.db")
+    """The SuperLink's database: registered sites and runs survive a restart."""
+    submissions = _File("runs.json")
+    """Which run directory belongs to which of Flower's runs."""
+    runs = _File("runs")
+    """Run directories: the server may not be able to write anywhere else."""
+    run_folder = _File("run")
+    """What the running proxy and SuperLink write: logs, pid, temporary files."""
 
     def public_key(self, site: str) -> Path:
-        """What `site` proves itself with, in OpenSSH format."""
+        """The public key of `site`, in OpenSSH format."""
         return self.folder / "sites" / f"{site}.pub"
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Split ``HOST:PORT``; an IPv6 address stands in brackets, which the host given back has not.
+    """Split ``HOST:PORT``. An IPv6 address needs brackets; the returned host has none.
 
     Raises
     ------
     BadInput
-        It is not one.
+        It is not an address of this form.
     """
     host, colon, port = address.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -207,7 +180,7 @@ def open_server_kit(folder: Path) -> ServerKit:
 
 
 def check_user(kit: ServerKit) -> None:
-    """Refuse to write as one user what the server has to read or go on with as another.
+    """Refuse to write files as another user than the one that the server runs as.
 
     Raises
     ------
@@ -216,7 +189,7 @@ def check_user(kit: ServerKit) -> None:
     if kit.database.exists() and kit.database.stat().st_uid != os.geteuid():
         try:
             user = kit.database.owner()
-        except KeyError:  # a container does not know the users of its host
+        except KeyError:  # a container does not know its host's users
             user = f"user {kit.database.stat().st_uid}"
         raise BadInput(
             f"{kit.folder}: the server runs as {user}: run this command as {user} too, such as by"
@@ -229,13 +202,19 @@ def _read(folder: Path, kind: type[F]) -> F:
     try:
         found = json.loads((folder / KIT_FILE).read_text(encoding="utf-8"))
     except PermissionError as error:
-        raise BadInput(f"{folder}: only the user that it belongs to may use this kit") from error
+        raise BadInput(f"{folder}: only the owner of this kit may use it") from error
     except (OSError, ValueError) as error:
         raise BadInput(
             f"{folder}: not a {role}'s kit: give the folder that mdmt provision wrote"
         ) from error
     if isinstance(found, dict) and found.get("role") not in (None, role):
         raise BadInput(f"{folder}: this is a {found['role']}'s kit, not a {role}'s")
+    if isinstance(found, dict) and found.get("format") != kind.model_fields["format"].default:
+        wrote = found.get("mdmt", "0.1.0")  # which did not write its version
+        raise BadInput(
+            f"{folder}: mdmt {wrote} wrote this kit and mdmt {__version__} cannot use it: make new"
+            " kits in another folder with mdmt provision, and give each site its own"
+        )
     try:
         return kind.model_validate(found)
     except ValidationError as error:

@@ -88,7 +88,7 @@ def read_run(folder: Path) -> Run:
     BadInput
         There is no run, or one of its files is damaged.
     """
-    from mdmt.config import load_federation
+    from mdmt.config import load_saved_federation
     from mdmt.files import read_json
 
     if not (folder / "federation.yaml").is_file():
@@ -102,7 +102,7 @@ def read_run(folder: Path) -> Run:
             raise BadInput(f"{file}: damaged: {error}") from error
     return Run(
         folder=folder,
-        config=load_federation(folder / "federation.yaml"),
+        config=load_saved_federation(folder / "federation.yaml"),
         sites=read["sites.json"],
         metrics=read["metrics.json"],
         history=read_lines(folder / "history.jsonl"),

@@ -10,6 +10,8 @@ import yaml
 
 from mdmt.config import (
     FederationConfig,
+    SiteConfig,
+    build_config,
     find_config,
     load_federation,
     load_site,
@@ -78,11 +80,15 @@ def test_inline_sites_take_name_and_label_space_from_the_federation(write) -> No
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
-        ("training.round=3", "training.round: no such key (it is 3)"),
+        ("training.round=3", "training.round: no such key; did you mean rounds? (it is 3)"),
         ("modell={}", "modell: no such key"),
         ("tasks.prognosis.levels=4", "tasks.prognosis.levels: no such key"),
         ("training.optimizer.momentum=0.5", "momentum: no such key (it is 0.5)"),
-        ("sites.ward.dataset.patient=id", "sites.ward.dataset.patient: no such key (it is 'id')"),
+        ("sites.ward.dataset.patient=id", "patient: no such key; did you mean patients?"),
+        ("tasks.prognosis.wieght=2", "wieght: no such key; did you mean weight?"),
+        ("tasks.prognosis.clases=[a]", "clases: no such key; did you mean classes?"),
+        ("preprocessing.colour=red", "preprocessing.colour: no such key (it is 'red')"),
+        ("sites.ward.policy.tell_counts=false", "is now sites.ward.policy.report_counts"),
         ("training.rounds=0", "training.rounds: Input should be greater than 0 (it is 0)"),
         ("training.rounds=.inf", "training.rounds: Input should be a finite number"),
         ("training.rounds=", "training.rounds: Input should be a valid integer"),
@@ -123,6 +129,27 @@ def test_a_wrong_key_or_value_is_one_line_naming_file_and_key(
     assert message.startswith(f"{path}: ")
     assert complaint in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ({"kind": "table", "table": "labels.csv"}, "site.yaml: dataset.root: this key is needed"),
+        ({"kind": "table", "table": "labels.csv", "root": 1}, "site.yaml: dataset.root: Input"),
+        ({"kind": "table", "table": 5, "root": "."}, "site.yaml: dataset.table: Input"),
+        (
+            {"kind": "table", "table": "t", "root": ".", "val_fraction": 0.9, "test_fraction": 0.9},
+            "site.yaml: dataset: val_fraction + test_fraction must be below 1",
+        ),
+    ],
+)
+def test_a_key_with_the_name_of_a_dataset_kind_is_told_from_the_kind(
+    data: dict[str, object], complaint: str
+) -> None:
+    site = {"name": "ward", "tasks": {"t": {"kind": "multilabel", "labels": ["x"]}}}
+    with pytest.raises(ConfigError) as caught:
+        build_config(SiteConfig, site | {"dataset": data}, Path("site.yaml"))
+    assert str(caught.value).startswith(complaint)
 
 
 def test_a_missing_key_is_named(write) -> None:

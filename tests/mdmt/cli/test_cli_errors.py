@@ -15,6 +15,8 @@ from builders import PROGNOSIS
 from cli_builders import errors, patients, run_cli, table_site, write_rows
 from safetensors.numpy import save_file
 
+from mdmt.config import load_federation, save_config
+
 WriteFederation = Callable[..., Path]
 
 
@@ -123,16 +125,39 @@ def test_two_sites_under_one_key(write_federation: WriteFederation, tmp_path: Pa
     assert "the key a stands twice" in refused("simulate", file, "--out", tmp_path / "out")
 
 
-def test_weights_that_do_not_fit(write_federation: WriteFederation, tmp_path: Path) -> None:
+@pytest.fixture
+def unfit(write_federation: WriteFederation, tmp_path: Path) -> Path:
+    """A federation whose weights do not fit, which shows only after its run directory is made."""
     write_rows(tmp_path / "a", patients())
     weights = tmp_path / "other.safetensors"
     save_file({"conv1.0.weight": np.zeros((1, 1, 3, 3), np.float32)}, weights)
-    file = write_federation(
+    return write_federation(
         sites={"a": table_site(tmp_path / "a", "prognosis", "severity")},
         model={"backbone": "test_resnet", "image_size": 32, "weights": str(weights)},
     )
-    assert "other.safetensors" in refused("simulate", file, "--out", tmp_path / "out")
+
+
+def test_weights_that_do_not_fit(unfit: Path, tmp_path: Path) -> None:
+    assert "other.safetensors" in refused("simulate", unfit, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_of_the_user_is_kept_and_left_empty(unfit: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    assert "other.safetensors" in refused("simulate", unfit, "--out", out)
+    assert out.is_dir()
+    assert not list(out.iterdir())
+
+
+def test_a_run_that_cannot_be_resumed_is_kept(unfit: Path, tmp_path: Path) -> None:
+    """It was stopped before its first line of history."""
+    out = tmp_path / "out"
+    save_config(load_federation(unfit), out / "federation.yaml")
+    (out / "sites").mkdir()
+    assert "other.safetensors" in refused("simulate", unfit, "--resume", "--out", out)
+    assert (out / "federation.yaml").is_file()
+    assert (out / "sites").is_dir()
 
 
 def test_nothing_is_written_over(write_federation: WriteFederation, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from mdmt.deployment.kits import open_server_kit, open_site_kit, split_address
 from mdmt.errors import BadInput
 
 SITE = {
+    "format": 2,
     "role": "site",
     "name": "a",
     "federation": "test",
@@ -98,5 +99,5 @@ def test_a_kit_that_belongs_to_another_user_is_not_called_something_else(tmp_pat
         raise PermissionError
 
     monkeypatch.setattr("pathlib.Path.read_text", refuse)
-    with pytest.raises(BadInput, match="only the user that it belongs to"):
+    with pytest.raises(BadInput, match="only the owner of this kit"):
         open_site_kit(tmp_path)
