@@ -48,7 +48,7 @@ def some_targets(task: Task, rows: int = 6) -> np.ndarray:
         ({"kind": "regression", "outputs": ["A"], "range": [0, math.inf]}, "finite"),
         ({"kind": "ordinal", "outputs": ["A"], "levels": 1}, "greater than or equal to 2"),
         ({"kind": "ordinal", "outputs": ["A", "A"], "levels": 4}, "A stands twice"),
-        ({"kind": "multilabel", "labels": ["x"], "levels": 4}, "not permitted"),
+        ({"kind": "multilabel", "labels": ["x"], "levels": 4}, "no such key"),
         ({"kind": "multilabel", "labels": ["x", "y"], "mirror": {"x": "z"}}, "z is none of x, y"),
         ({"kind": "ordinal", "outputs": list("ABD"), "levels": 4, "mirror": {"A": "D", "B": "D"}},
          "two partners"),

@@ -30,7 +30,14 @@ def kit(tmp_path: Path) -> Path:
     """A site's kit whose log holds a training report and an error."""
     folder = tmp_path / "kit"
     folder.mkdir()
-    facts = {"name": "ward", "federation": "covid", "server": "h:1", "app": "0", "versions": {}}
+    facts = {
+        "format": 2,
+        "name": "ward",
+        "federation": "covid",
+        "server": "h:1",
+        "app": "0",
+        "versions": {},
+    }
     (folder / "kit.json").write_text(json.dumps({"role": "site"} | facts))
     task = {"kind": "classification", "classes": ["MILD", "SEVERE"]}
     site = {"name": "ward", "dataset": {"kind": "synthetic"}, "tasks": {"outcome": task}}
