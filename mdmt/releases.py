@@ -1,9 +1,9 @@
-"""Reading a release: each task's backbone, and the heads that sites gave with it."""
+"""Read a release: the backbone of each task, and the heads that sites published with it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mdmt.checkpoints import RoundFiles, round_of
 from mdmt.config import FederationConfig
 from mdmt.config.renamed import upgrade
 from mdmt.errors import BadInput, StateError
@@ -23,12 +24,12 @@ RELEASE_FORMAT = 1
 
 
 def backbone_file(number: int) -> str:
-    """Name of the backbone of a round within a release."""
+    """Return the name of the backbone of a round within a release."""
     return f"backbone-{number:05d}.safetensors"
 
 
 def site_file(site: str, number: int) -> str:
-    """Name of a site's own part (heads, local norms) after a round within a release."""
+    """Return the name of a site's heads and local norms after a round within a release."""
     return f"sites/{site}-{number:05d}.safetensors"
 
 
@@ -55,28 +56,61 @@ class Release:
     config: FederationConfig
     rounds: dict[str, int]
 
-    def sites(self, task: str) -> list[str]:
-        """Sites whose head of `task` is in the release; ``""`` stands for the shared head."""
-        if self.config.aggregation.heads == "shared":
-            return [""]
-        end = f"-{self.rounds[task]:05d}.safetensors"
-        return [
-            file.name.removesuffix(end)
-            for file in sorted((self.folder / "sites").glob(f"*{end}"))
-            if any(head_task(name) == task for name in load_file(file))
-        ]
-
     def models(self, task: str) -> Iterator[tuple[str, MDMTModel]]:
-        """Yield (site, model in evaluation mode) for every head of `task` in the release."""
+        """Yield (site, model in evaluation mode) for every head of `task` in the release.
+
+        The site of a shared head is ``""``.
+        """
         number = self.rounds[task]
+        if self.config.aggregation.heads == "shared":
+            yield "", self._model(number, {})
+            return
+        end = f"-{number:05d}.safetensors"
+        for file in sorted((self.folder / "sites").glob(f"*{end}")):
+            own = _read(file)
+            if task in _tasks(own):
+                yield file.name.removesuffix(end), self._model(number, own)
+
+    def site_models(self, file: Path) -> Iterator[tuple[str, str, MDMTModel]]:
+        """Yield (task, site, model) for the heads in a site's own saved state.
+
+        Parameters
+        ----------
+        file : Path
+            ``round-NNNNN.safetensors`` in the state folder of a site.
+
+        Raises
+        ------
+        BadInput
+            The file is no saved state of this run, or not of a released round.
+        """
+        identity = {"run": self.run, "federation": self.hash, "arm": "federated"}
+        state, number = RoundFiles(file.parent, identity), round_of(file)
+        if number is None:
+            raise BadInput(f"{file}: not a saved state of a site (round-NNNNN.safetensors)")
+        try:
+            saved = state.load(number)
+        except StateError as error:
+            raise BadInput(f"{file}: not a saved state of this release: {error}") from error
+        own = {n: value for n, value in saved.tensors.items() if not n.startswith("moments.")}
+        tasks = _tasks(own)
+        # If a site missed a round, its heads are those of the last round it took part in.
+        fitting = [task for task in tasks if state.latest(self.rounds[task]) == number]
+        if not fitting:
+            rounds = ", ".join(f"{self.rounds[task]} ({task})" for task in tasks)
+            raise BadInput(
+                f"{file}: not the heads of a released round; those are {rounds or 'none'}"
+            )
+        for task in fitting:
+            yield task, saved.identity.get("site", ""), self._model(self.rounds[task], own)
+
+    def _model(self, number: int, own: dict[str, Tensor]) -> MDMTModel:
+        """Build the model of a round: the released backbone and a site's own tensors."""
         backbone = _read(self.folder / backbone_file(number))
-        for site in self.sites(task):
-            own = _read(self.folder / site_file(site, number)) if site else {}
-            tasks = sorted({t for n in (*own, *backbone) if (t := head_task(n)) is not None})
-            model = build_model(self.config, tasks, weights=False)
-            set_arrays(model, {name: value.numpy() for name, value in backbone.items()})
-            load_staying(model, own)
-            yield site, model.eval()
+        model = build_model(self.config, _tasks(own | backbone), weights=False)
+        set_arrays(model, {name: value.numpy() for name, value in backbone.items()})
+        load_staying(model, own)
+        return model.eval()
 
 
 def open_release(folder: Path) -> Release:
@@ -95,6 +129,11 @@ def open_release(folder: Path) -> Release:
         return Release(folder, facts["run"], facts["hash"], config, facts["rounds"])
     except (OSError, KeyError, ValueError) as error:
         raise BadInput(f"{folder}: not a release; give the release/ folder of a run") from error
+
+
+def _tasks(tensors: Iterable[str]) -> list[str]:
+    """Return the tasks whose heads are among the named tensors."""
+    return sorted({task for name in tensors if (task := head_task(name)) is not None})
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""``mdmt predict``: what a release says of images."""
+"""``mdmt predict``: the predictions of a release for images."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mdmt.config import FederationConfig
     from mdmt.models import MDMTModel
-    from mdmt.releases import Release
-    from mdmt.tasks.base import Task
 
-    Heads = list[tuple[str, str, MDMTModel]]
-    """Task, site (empty for a shared head) and model, in order of columns."""
+    Models = list[tuple[str, str, MDMTModel]]
+    """Task, site (empty for a shared head) and model, in the order of the columns."""
 
 __all__ = ["predict"]
 
@@ -56,13 +55,16 @@ def predict(
             f"{opened.folder}: its images were cropped with lung masks (preprocessing.lung_box),"
             " and predict takes images only"
         )
-    models = list(_released_models(opened) if heads is None else _site_models(opened, heads))
+    if heads is None:
+        models = [(t, site, m) for t in opened.config.tasks for site, m in opened.models(t)]
+    else:
+        models = list(opened.site_models(heads))
     if not models:
         raise BadInput(
             f"{opened.folder}: holds no head for any task: heads stayed with the sites; a site adds"
             " its own with --heads <state_dir>/.../round-NNNNN.safetensors"
         )
-    written = _write(out, opened, models, paths, skip=on_bad_image is _OnBadImage.skip)
+    written = _write(out, opened.config, models, paths, skip=on_bad_image is _OnBadImage.skip)
     skipped = f", {len(paths) - written} skipped" if written < len(paths) else ""
     typer.echo(f"{out}: {written} images{skipped}")
 
@@ -90,62 +92,19 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
     return paths
 
 
-def _released_models(release: Release) -> Iterator[tuple[str, str, MDMTModel]]:
-    for task in release.config.tasks:
-        for site, model in release.models(task):
-            yield task, site, model
-
-
-def _site_models(release: Release, file: Path) -> Iterator[tuple[str, str, MDMTModel]]:
-    """Yield the tasks of a site's own heads, on the backbone of the round they belong to.
-
-    Raises
-    ------
-    BadInput
-        The file is no saved state of this run, or of another round than the released ones.
-    """
-    from safetensors.torch import load_file
-
-    from mdmt.checkpoints import RoundFiles, round_of
-    from mdmt.errors import BadInput, StateError
-    from mdmt.models import build_model, head_task, load_staying, set_arrays
-    from mdmt.releases import backbone_file
-
-    expected = {"run": release.run, "federation": release.hash, "arm": "federated"}
-    state, number = RoundFiles(file.parent, expected), round_of(file)
-    if number is None:
-        raise BadInput(f"{file}: not a saved state of a site (round-NNNNN.safetensors)")
-    try:
-        saved = state.load(number)
-    except StateError as error:
-        raise BadInput(f"{file}: not a saved state of this release: {error}") from error
-    tensors = {n: value for n, value in saved.tensors.items() if not n.startswith("moments.")}
-    tasks = sorted({task for name in tensors if (task := head_task(name)) is not None})
-    # After a round it missed, a site's heads are those of the last one it took part in.
-    saved_rounds = {task: state.latest(release.rounds[task]) for task in tasks}
-    fitting = [task for task, n in saved_rounds.items() if n and state.path(n).name == file.name]
-    if not fitting:
-        rounds = ", ".join(f"{release.rounds[task]} ({task})" for task in tasks)
-        raise BadInput(f"{file}: not the heads of a released round; those are {rounds or 'none'}")
-    for task in fitting:
-        model = build_model(release.config, tasks, weights=False)
-        backbone = load_file(release.folder / backbone_file(release.rounds[task]))
-        set_arrays(model, {name: tensor.numpy() for name, tensor in backbone.items()})
-        load_staying(model, tensors)
-        yield task, saved.identity.get("site", ""), model.eval()
-
-
-def _write(out: Path, release: Release, heads: Heads, paths: Sequence[Path], *, skip: bool) -> int:
-    """Write the CSV in one go; return the number of images in it."""
+def _write(
+    out: Path, config: FederationConfig, models: Models, paths: Sequence[Path], *, skip: bool
+) -> int:
+    """Write the CSV file atomically; return the number of images in it."""
     from mdmt.errors import BadInput
     from mdmt.files import atomic_path
 
     written = 0
     with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["image", *_columns(release, heads)])
-        for batch, pixels in _batches(release, paths, skip):
-            for path, row in zip(batch, _predictions(release, heads, pixels), strict=True):
+        table.writerow(["image", *_columns(config, models)])
+        for batch, pixels in _batches(config, paths, skip):
+            for path, row in zip(batch, _predict(config, models, pixels), strict=True):
                 table.writerow([path, *(f"{value:.6g}" for value in row)])
             written += len(batch)
         if not written:
@@ -153,22 +112,17 @@ def _write(out: Path, release: Release, heads: Heads, paths: Sequence[Path], *, 
     return written
 
 
-def _columns(release: Release, heads: Heads) -> Iterator[str]:
-    tasks = [task for task, _, _ in heads]
-    for task, site, _ in heads:
+def _columns(config: FederationConfig, models: Models) -> Iterator[str]:
+    tasks = [task for task, *_ in models]
+    for task, site, _ in models:
         prefix = f"{task}@{site}" if tasks.count(task) > 1 else task
-        space = release.config.space(task)
-        yield from (f"{prefix}.{name}" for name in space.prediction_names)
-        if _has_sum(space):
-            yield f"{prefix}.sum"
-
-
-def _has_sum(space: Task) -> bool:
-    return space.summable and len(space.prediction_names) > 1
+        space = config.space(task)
+        names = [*space.prediction_names, *(["sum"] if space.summable else [])]
+        yield from (f"{prefix}.{name}" for name in names)
 
 
 def _batches(
-    release: Release, paths: Sequence[Path], skip: bool
+    config: FederationConfig, paths: Sequence[Path], skip: bool
 ) -> Iterator[tuple[list[Path], NDArray[np.uint8]]]:
     """Yield images with their pixels, uint8 (B, S, S), preprocessed as they were for training."""
     import numpy as np
@@ -177,13 +131,11 @@ def _batches(
     from mdmt.data.preprocessing import preprocess
     from mdmt.errors import ImageError
 
-    config, batch, pixels = release.config, [], []
+    how, side = config.preprocessing, config.model.image_size
+    batch, pixels = [], []
     for index, path in enumerate(paths):
         try:
-            radiograph = read_radiograph(path, voi=config.preprocessing.voi)
-            pixels.append(
-                preprocess(radiograph, None, config.preprocessing, config.model.image_size)
-            )
+            pixels.append(preprocess(read_radiograph(path, voi=how.voi), None, how, side))
             batch.append(path)
         except ImageError as error:
             message = str(error) if str(path) in str(error) else f"{path}: {error}"
@@ -195,20 +147,22 @@ def _batches(
             batch, pixels = [], []
 
 
-def _predictions(release: Release, heads: Heads, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Predictions of a batch, float64 (B, columns)."""
+def _predict(
+    config: FederationConfig, models: Models, pixels: NDArray[np.uint8]
+) -> NDArray[np.float64]:
+    """Compute the predictions of a batch, float64 (B, columns)."""
     import numpy as np
     import torch
 
     from mdmt.data.batches import normalise
 
-    images = normalise(torch.from_numpy(pixels).unsqueeze(1).float() / 255, release.config)
+    images = normalise(torch.from_numpy(pixels).unsqueeze(1).float() / 255, config)
     columns = []
-    for task, _, model in heads:
-        space = release.config.space(task)
+    for task, _, model in models:
+        space = config.space(task)
         with torch.inference_mode():
             predictions = space.decode(model(images, [task])[task].float().numpy())
         columns.append(predictions)
-        if _has_sum(space):
+        if space.summable:
             columns.append(predictions.sum(axis=1, keepdims=True))
     return np.concatenate(columns, axis=1)

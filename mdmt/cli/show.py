@@ -1,4 +1,4 @@
-"""``mdmt show``: a run directory as tables."""
+"""``mdmt show``: tables of a run directory."""
 
 from __future__ import annotations
 

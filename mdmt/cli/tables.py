@@ -1,4 +1,4 @@
-"""What a run directory tells, as tables; a run that is under way or failed, as far as it went."""
+"""Tables of a run directory. A run that is not finished, or failed, is shown as far as it went."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["result_tables", "site_table"]
 
 
 def site_table(run: Run) -> Table | None:
-    """Sites with their tasks, images and labels; None before the roll call."""
+    """Tabulate the sites with their tasks, images and labels; None before the registration."""
     from mdmt.cli.console import new_table
 
     if run.sites is None:
         return None
     table = new_table(
-        f"{run.config.name}: sites (images and labels: train/val/test; -: not told)",
+        f"{run.config.name}: sites (images and labels: train/val/test; -: withheld)",
         *("site", "task", "images", "labels", "training labels"),
     )
     splits = ("train", "val", "test")
@@ -44,7 +44,7 @@ def _count(number: int | None) -> str:
 
 
 def result_tables(run: Run) -> Iterator[RenderableType]:
-    """Yield what a run gave (or its last validation, if it has no result yet), and what it cost."""
+    """Yield the results of a run (or its last validation if it has none yet), and its cost."""
     if run.metrics is not None:
         for task in run.config.tasks:
             for site, tests in run.tests(task):
@@ -71,7 +71,7 @@ def _test_table(
     )
     for name, test in tests.items():
         table.add_row(name, *(format_metric(test or {}, f"{task}/{metric}") for metric in metrics))
-    # The local-only model is that of its own last round: like is compared with like.
+    # The local-only model is that of its last round, so it is compared with the last round.
     if local := tests.get("local only"):
         gains = (
             describe_gain(final.get(f"{task}/{name}"), local.get(f"{task}/{name}"), better)
@@ -103,7 +103,7 @@ def _validation_table(run: Run) -> Table:
 
 
 def _cost(run: Run) -> str:
-    """Say in a line how many rounds, seconds, bytes and refusals there were."""
+    """Return a line with the number of rounds, seconds, bytes and refusals."""
     sites = [facts for line in run.history for facts in line["sites"].values()]
     down, up = (sum(facts.get(key, 0) for facts in sites) for key in ("bytes_down", "bytes_up"))
     rounds = run.history[-1]["round"] if run.history else 0

@@ -21,7 +21,8 @@ def test_a_relative_run_directory_releases_the_sites_heads(
     Path("run").mkdir()
     simulate(make_config(sites=two_sites), Path("run"), "inprocess")
     release = open_release(tmp_path / "run" / "release")
-    assert (release.sites("prognosis"), release.sites("severity")) == (["hospital"], ["clinic"])
+    assert [site for site, _ in release.models("prognosis")] == ["hospital"]
+    assert [site for site, _ in release.models("severity")] == ["clinic"]
 
 
 def test_a_site_that_trained_and_kept_no_head_is_an_error(
@@ -46,4 +47,4 @@ def test_a_site_that_was_never_drawn_has_no_head_in_the_release(
     config = make_config(sites=two_sites, training=training, aggregation=aggregation)
     simulate(config, tmp_path, "inprocess")
     release = open_release(tmp_path / "release")
-    assert len(release.sites("prognosis") + release.sites("severity")) == 1
+    assert len([*release.models("prognosis"), *release.models("severity")]) == 1
