@@ -12,6 +12,7 @@ from mdmt.tasks.classification import Classification
 from mdmt.tasks.multilabel import Multilabel
 from mdmt.tasks.numbers import Numbers
 from mdmt.tasks.ordinal import Ordinal
+from mdmt.tasks.probabilities import Probabilities
 from mdmt.tasks.regression import Regression
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Names",
     "Numbers",
     "Ordinal",
+    "Probabilities",
     "Regression",
     "Task",
     "task_kinds",

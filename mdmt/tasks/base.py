@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator
 
 from mdmt.registry import Registry
-from mdmt.strict import Strict
+from mdmt.tasks.mirror import Mirrored
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ Names = Annotated[tuple[str, ...], AfterValidator(_distinct)]
 """Names of labels: at least one, none empty, none twice."""
 
 
-class Task(Strict, ABC):
+class Task(Mirrored):
     """The label space of one task, and everything that follows from its kind.
 
     A target is a float row of `width` numbers, NaN where a label is missing. A head gives
@@ -50,8 +50,6 @@ class Task(Strict, ABC):
     """
 
     kind: str
-    mirror: dict[str, str] | None = None
-    """Labels that a horizontal flip exchanges, such as ``{A: D}``; ``{}`` if it changes none."""
 
     primary: ClassVar[str]
     """The metric that chooses a task's best round."""
@@ -63,25 +61,6 @@ class Task(Strict, ABC):
     """Whether a sample has exactly one of the labels, and its target is the label's index."""
     discrete: ClassVar[bool] = False
     """Whether `histogram` counts labels that each should occur in training data."""
-
-    if TYPE_CHECKING:  # a property where the kind's own field has another name, else that field
-
-        @property
-        @abstractmethod
-        def labels(self) -> tuple[str, ...]:
-            """Names of the labels: the classes, outputs or findings."""
-
-    @model_validator(mode="after")
-    def _mirror_pairs_labels(self) -> Self:
-        for label, partner in (self.mirror or {}).items():
-            for name in (label, partner):
-                if name not in self.labels:
-                    raise ValueError(f"mirror: {name} is none of {', '.join(self.labels)}")
-            if any((a == partner) != (b == label) for a, b in _both_ways(self.mirror or {})):
-                raise ValueError(
-                    f"mirror: {label} or {partner} has two partners; pair each label once"
-                )
-        return self
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -272,23 +251,6 @@ class Task(Strict, ABC):
         counts = np.isfinite(targets).sum(axis=0).tolist()
         return {c: {"labelled": n} for c, n in zip(self.columns, counts, strict=True)}
 
-    def mirror_permutation(self) -> tuple[int, ...] | None:
-        """Order of `labels` after a horizontal flip; None where the task does not say.
-
-        A single-label task that declares no mirror is taken not to depend on laterality.
-        """
-        if self.mirror is None:
-            return None if self.width > 1 else tuple(range(len(self.labels)))
-        partner = dict(_both_ways(self.mirror))
-        order = {label: index for index, label in enumerate(self.labels)}
-        return tuple(order[partner.get(label, label)] for label in self.labels)
-
-    def mirrored(self, targets: Tensor) -> Tensor:
-        """Targets (N, width) of the same samples after a horizontal flip."""
-        permutation = self.mirror_permutation()
-        assert permutation is not None, "the augmentation refuses such a task when it is configured"
-        return targets[:, list(permutation)]
-
     def disagreement(self, other: Task) -> str | None:
         """Say in one phrase how `other` differs as a label space, or None."""
         mine, theirs = (task.model_dump(exclude={"mirror"}) for task in (self, other))
@@ -298,11 +260,6 @@ class Task(Strict, ABC):
                     f"{key} is {_plain(theirs.get(key))} where {_plain(mine.get(key))} is expected"
                 )
         return None
-
-
-def _both_ways(mirror: Mapping[str, str]) -> set[tuple[str, str]]:
-    """Turn ``{A: D}`` into the pairs (A, D) and (D, A)."""
-    return {pair for a, b in mirror.items() for pair in ((a, b), (b, a))}
 
 
 def _plain(value: object) -> str:

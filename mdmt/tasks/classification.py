@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from mdmt.tasks.base import FloatArray, Names, Task, task_kinds
-from mdmt.tasks.statistics import auroc, mean_defined
+from mdmt.tasks.base import FloatArray, Names, task_kinds
+from mdmt.tasks.probabilities import Probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +19,7 @@ __all__ = ["Classification"]
 
 
 @task_kinds.register("classification")
-class Classification(Task):
+class Classification(Probabilities):
     """One of C exclusive classes, such as MILD and SEVERE.
 
     The target is the class index, the loss is cross-entropy, and a prediction is the probability
@@ -31,11 +30,8 @@ class Classification(Task):
     classes: Annotated[Names, Field(min_length=2)]
     """With two classes, the second is the positive one."""
 
-    primary: ClassVar[str] = "auroc"
-    primary_is_better_when: ClassVar[str] = "higher"
     secondary: ClassVar[Mapping[str, str]] = {"balanced_accuracy": "higher", "brier": "lower"}
     exclusive: ClassVar[bool] = True
-    discrete: ClassVar[bool] = True
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -46,11 +42,6 @@ class Classification(Task):
     def columns(self) -> tuple[str, ...]:
         """One column holds the class."""
         return ("",)
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Predictions are probabilities."""
-        return 0.0, 1.0
 
     @property
     def binary_outputs(self) -> Sequence[int]:
@@ -142,28 +133,6 @@ class Classification(Task):
             "auroc": self._auroc(predictions, targets),
             "brier": float(distance) / (2 if len(self.classes) == 2 else 1),
         }
-
-    def metric(
-        self,
-        name: str,
-        predictions: FloatArray,
-        targets: FloatArray,
-        strata: NDArray[Any] | None = None,
-    ) -> float:
-        """One entry of `metrics`; AUROC without the others."""
-        if name == "auroc":
-            return self._auroc(predictions, targets, strata)
-        return super().metric(name, predictions, targets, strata)
-
-    def _auroc(
-        self, predictions: FloatArray, targets: FloatArray, strata: NDArray[Any] | None = None
-    ) -> float:
-        labelled = np.isfinite(targets[:, 0])
-        probabilities, truth = predictions[labelled], targets[labelled, 0]
-        within = None if strata is None else strata[labelled]
-        if len(self.classes) == 2:
-            return auroc(truth == 1, probabilities[:, 1], within)
-        return mean_defined(auroc(truth == c, p, within) for c, p in enumerate(probabilities.T))
 
     def histogram(self, targets: FloatArray) -> dict[str, dict[str, int]]:
         """Count samples per class, under the column ``""``."""

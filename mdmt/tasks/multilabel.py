@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mdmt.tasks.base import FloatArray, Names, Task, task_kinds
+from mdmt.tasks.base import FloatArray, Names, task_kinds
+from mdmt.tasks.probabilities import Probabilities
 from mdmt.tasks.statistics import auroc, mean_defined
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ __all__ = ["Multilabel"]
 
 
 @task_kinds.register("multilabel")
-class Multilabel(Task):
+class Multilabel(Probabilities):
     """K findings, each absent (0), present (1) or not labelled.
 
     The loss is binary cross-entropy and a prediction is the probability of every finding.
@@ -27,15 +28,6 @@ class Multilabel(Task):
 
     kind: Literal["multilabel"] = "multilabel"
     labels: Names
-
-    primary: ClassVar[str] = "auroc"
-    primary_is_better_when: ClassVar[str] = "higher"
-    discrete: ClassVar[bool] = True
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Predictions are probabilities."""
-        return 0.0, 1.0
 
     @property
     def binary_outputs(self) -> Sequence[int]:
@@ -92,25 +84,6 @@ class Multilabel(Task):
         result = {key: mean_defined(finding[key] for finding in findings) for key in keys}
         each = zip(self.labels, findings, strict=True)
         return result | {f"auroc_{label}": finding["auroc"] for label, finding in each}
-
-    def metric(
-        self,
-        name: str,
-        predictions: FloatArray,
-        targets: FloatArray,
-        strata: NDArray[Any] | None = None,
-    ) -> float:
-        """One entry of `metrics`; AUROC without the others."""
-        if name != "auroc":
-            return super().metric(name, predictions, targets, strata)
-        return mean_defined(
-            auroc(
-                targets[rows, k] == 1,
-                predictions[rows, k],
-                None if strata is None else strata[rows],
-            )
-            for k, rows in enumerate(np.isfinite(targets).T)
-        )
 
     def histogram(self, targets: FloatArray) -> dict[str, dict[str, int]]:
         """Count samples without (``0``) and with (``1``) each finding."""
