@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mdmt.tasks import Task
 from mdmt.tasks.base import FloatArray
 
-__all__ = ["bootstrap_interval", "evaluate_task", "weighted_mean_metrics"]
+__all__ = ["bootstrap", "bootstrap_interval", "evaluate_task", "weighted_mean_metrics"]
 
 
 def evaluate_task(
@@ -43,6 +43,50 @@ def evaluate_task(
     return result
 
 
+def bootstrap(
+    statistic: Callable[[NDArray[np.intp]], ArrayLike],
+    patients: NDArray[np.str_],
+    *,
+    seed: int,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> tuple[FloatArray, FloatArray]:
+    """Percentile bootstrap interval of a statistic, drawing patients with all their images.
+
+    Parameters
+    ----------
+    statistic : callable
+        Takes the positions of the drawn images, some of them more than once; gives a number or an
+        array of shape (K,), NaN where it is undefined.
+    patients : ndarray of str, (N,)
+        Images of one patient are not independent: they are drawn together or not at all.
+    seed : int
+    resamples : int
+    level : float
+        Coverage, in (0, 1).
+
+    Returns
+    -------
+    low, high : ndarray, float64, shape of the statistic
+        NaN where the statistic is undefined in most resamples. Resamples in which it is undefined
+        do not count.
+    """
+    images = _images_of_patients(patients)
+    generator = np.random.default_rng(seed)
+    values = []
+    for _ in range(resamples):
+        drawn = generator.integers(len(images), size=len(images))
+        values.append(statistic(np.concatenate([images[patient] for patient in drawn])))
+    table = np.asarray(values, dtype=np.float64)
+    table[~np.isfinite(table)] = np.nan
+    enough = 2 * np.isfinite(table).sum(axis=0) >= resamples
+    ends = np.full((2, *table.shape[1:]), np.nan)
+    if enough.any():
+        quantiles = (1 - level) / 2, (1 + level) / 2
+        ends[:, enough] = np.nanquantile(table[:, enough], quantiles, axis=0)
+    return ends[0], ends[1]
+
+
 def bootstrap_interval(
     task: Task,
     predictions: FloatArray,
@@ -55,7 +99,7 @@ def bootstrap_interval(
     level: float = 0.95,
     strata: NDArray[Any] | None = None,
 ) -> tuple[float | None, float | None]:
-    """Percentile bootstrap interval of one metric, drawing patients with all their images.
+    """`bootstrap` interval of one metric.
 
     Parameters
     ----------
@@ -64,13 +108,10 @@ def bootstrap_interval(
     targets : ndarray, float, (N, task.width)
         NaN where a label is missing; samples without any label are left out.
     patients : ndarray of str, (N,)
-        Images of one patient are not independent: they are drawn together or not at all.
     metric : str
         A key of `Task.metrics`.
-    seed : int
-    resamples : int
-    level : float
-        Coverage, in (0, 1).
+    seed, resamples, level
+        As `bootstrap` takes them.
     strata : ndarray, (N,), optional
         As `Task.metric` takes them; patients are drawn from all strata together.
 
@@ -78,25 +119,19 @@ def bootstrap_interval(
     -------
     low, high : float or None
         None with fewer than two labelled patients, or where the metric is undefined in most
-        resamples. Resamples in which it is undefined do not count.
+        resamples.
     """
     rows = _labelled_rows(targets)
-    predictions, targets = predictions[rows], targets[rows]
+    predictions, targets, patients = predictions[rows], targets[rows], patients[rows]
     within = np.zeros(len(targets)) if strata is None else strata[rows]
-    images = _images_of_patients(patients[rows])
-    if len(images) < 2 or not np.isfinite(predictions).all():
+    if len(np.unique(patients)) < 2 or not np.isfinite(predictions).all():
         return None, None
-    generator = np.random.default_rng(seed)
-    values = np.empty(resamples)
-    for resample in range(resamples):
-        drawn = generator.integers(len(images), size=len(images))
-        index = np.concatenate([images[patient] for patient in drawn])
-        values[resample] = task.metric(metric, predictions[index], targets[index], within[index])
-    defined = values[np.isfinite(values)]
-    if 2 * len(defined) < resamples:
-        return None, None
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+
+    def measure(index: NDArray[np.intp]) -> float:
+        return task.metric(metric, predictions[index], targets[index], within[index])
+
+    low, high = bootstrap(measure, patients, seed=seed, resamples=resamples, level=level)
+    return (float(low), float(high)) if np.isfinite(low) else (None, None)
 
 
 def weighted_mean_metrics(

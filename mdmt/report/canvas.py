@@ -1,17 +1,20 @@
-"""How every plot looks: its size, type and colours; and the SVG it becomes."""
+"""How every plot looks (size, fonts, colours), and the SVG that it becomes."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mdmt.report.page import Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["BLACK", "GUIDE", "arm_colours", "draw_svg"]
+__all__ = ["BLACK", "GUIDE", "Estimate", "arm_colours", "name_rows", "panel"]
 
 _WIDTH, _HEIGHT = 340, 250
 """Size of a panel in CSS pixels."""
@@ -21,8 +24,8 @@ _BLUE, _ORANGE, _GREEN, _VERMILION = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 _SKY, _PURPLE, _GREY = "#56b4e9", "#cc79a7", "#6e7781"
 
 BLACK = "#1b1f24"
-GUIDE = "#8c959f"
-"""Of lines that are no data: the diagonal, a reference."""
+GUIDE: dict[str, Any] = {"color": "#8c959f", "linewidth": 1, "linestyle": ":"}
+"""Style of lines that are not data: the diagonal, a reference."""
 
 _ARMS = {
     "constant": _GREY,
@@ -56,28 +59,77 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+class Estimate(NamedTuple):
+    """A named value with its interval, which may be unknown."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    colour: str
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends, if they are known."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    def __str__(self) -> str:
+        ends = self.interval
+        text = f"{self.name} {self.value:.3f}"
+        return text if ends is None else f"{text} ({ends[0]:.3f} to {ends[1]:.3f})"
+
+
 def arm_colours(arms: Iterable[str]) -> dict[str, str]:
     """Give every arm a colour that is its own in all plots of all reports."""
     others = iter(_OTHERS * 4)
     return {arm: _ARMS.get(arm) or next(others) for arm in arms}
 
 
-def draw_svg(
-    draw: Callable[[Axes], None], x_label: str, y_label: str, height: float = _HEIGHT
-) -> str:
-    """SVG element of what `draw` draws; its ids are no other plot's."""
+@contextmanager
+def panel(
+    panels: list[Panel],
+    title: str,
+    x_label: str,
+    y_label: str,
+    *,
+    alt: str,
+    height: float = _HEIGHT,
+) -> Iterator[Axes]:
+    """Yield axes to draw on, and append the plot to `panels` when the block ends.
+
+    Parameters
+    ----------
+    panels : list of Panel
+    title, x_label, y_label : str
+    alt : str
+        What the plot shows, in words.
+    height : float
+        In CSS pixels.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
         axes = figure.subplots()
-        draw(axes)
+        yield axes
         axes.set(xlabel=x_label, ylabel=y_label)
         written = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(written, format="svg", metadata=nothing)
-    svg = written.getvalue()
+    panels.append(Panel(title, _inline(written.getvalue()), alt))
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows 0, 1, ... of a plot, the first one at the top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+
+
+def _inline(svg: str) -> str:
+    """Make an SVG file an element of a page; its ids differ from those of other plots."""
     svg = svg[svg.index("<svg") :]
     prefix = hashlib.sha256(svg.encode()).hexdigest()[:8]
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>p{prefix}-", svg)

@@ -1,4 +1,4 @@
-"""What a reader should know before believing a result, found in the files themselves."""
+"""What a reader should know before relying on a result, found in the files themselves."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from mdmt.results.runs import Run, count_labels
 from mdmt.results.studies import Study
 from mdmt.tasks import task_kinds
 
-__all__ = [
-    "FEW_TO_CHOOSE",
-    "FEW_TO_TEST",
-    "FEW_TO_TRAIN",
-    "run_caveats",
-    "site_caveats",
-    "study_caveats",
-]
+__all__ = ["run_caveats", "study_caveats"]
 
 FEW_TO_TEST = 100
 """With as many images, half of each class, the 95 % interval of an AUROC of 0.8 is 0.17 wide."""
@@ -34,19 +27,15 @@ def run_caveats(run: Run) -> list[str]:
         found.append("The run failed; events.jsonl in its folder says why.")
     elif run.outcome != "done":
         found.append(f"The run is {run.outcome}.")
-    missing = [
-        name
-        for name, content in (
-            ("sites.json (no roll call yet)", run.sites),
-            ("history.jsonl (no round yet)", run.history),
-            ("metrics.json (no test results yet)", run.metrics),
-        )
-        if not content
-    ]
-    if missing:
+    files = {
+        "sites.json (no registration yet)": run.sites,
+        "history.jsonl (no round yet)": run.history,
+        "metrics.json (no test results yet)": run.metrics,
+    }
+    if missing := [name for name, content in files.items() if not content]:
         found.append(f"Missing: {', '.join(missing)}.")
     if run.sites:
-        found += site_caveats(run.sites["sites"])
+        found += _site_caveats(run.sites["sites"])
     found += _result_caveats(run)
     refused = sum(len(line["refusals"]) for line in run.history)
     if refused:
@@ -57,14 +46,14 @@ def run_caveats(run: Run) -> list[str]:
     return found
 
 
-def site_caveats(sites: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def _site_caveats(sites: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Yield what is too small at each site, from the sites' cards."""
     for name, card in sorted(sites.items()):
         for task, space in card["tasks"].items():
             where = f"{task} at {name}"
             numbers = [card["images"], card["counts"][task]]
             if any(number.get(split, 0) is None for number in numbers for split in ("test", "val")):
-                yield f"{where} does not tell how many images it has: judge its numbers with care."
+                yield f"{where} withholds how many images it has: judge its numbers with care."
                 continue
             # An image has at least one label: no more images are labelled than this.
             test, val = (
@@ -79,15 +68,10 @@ def site_caveats(sites: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
                     f"{where} has {count(val, 'validation image')}: too few to choose a round by;"
                     " prefer the last round to the best."
                 )
-            exclusive = task_kinds[space["kind"]].exclusive
-            few = {
-                label: number
-                for label, number in (count_labels(card["histogram"].get(task, {})) or {}).items()
-                if exclusive and number < FEW_TO_TRAIN
-            }
-            if few:
-                listed = ", ".join(f"{label} ({number})" for label, number in few.items())
-                yield f"{where} has few training images of {listed}."
+            labels = count_labels(card["histogram"].get(task, {})) or {}
+            few = [f"{label} ({n})" for label, n in labels.items() if n < FEW_TO_TRAIN]
+            if few and task_kinds[space["kind"]].exclusive:
+                yield f"{where} has few training images of {', '.join(few)}."
 
 
 def _result_caveats(run: Run) -> Iterator[str]:
@@ -95,12 +79,10 @@ def _result_caveats(run: Run) -> Iterator[str]:
         space = run.config.space(task)
         for site, tests in run.tests(task):
             for metric in space.shown_metrics:
-                undefined = [
-                    name
-                    for name, test in tests.items()
-                    if test and test.get(f"{task}/{metric}", 0) is None
-                ]
-                if undefined:
+                key = f"{task}/{metric}"
+                if undefined := [
+                    n for n, test in tests.items() if test and test.get(key, 0) is None
+                ]:
                     yield (
                         f"{metric_name(metric)} of {task} at {site} is undefined for"
                         f" {', '.join(undefined)}: there, predictions or labels do not vary."
@@ -122,10 +104,8 @@ def study_caveats(study: Study) -> list[str]:
             *_missing_cells(study),
         ]
     found = [_sentence(without_paths(str(caveat))) for caveat in study.facts["caveats"]]
-    for name, content in (
-        ("predictions.csv", study.predictions),
-        ("statistics.json", study.statistics),
-    ):
+    files = {"predictions.csv": study.predictions, "statistics.json": study.statistics}
+    for name, content in files.items():
         if not content:
             found.append(f"{name} is missing or empty: start `mdmt study` again to write it.")
     return [*found, *_missing_cells(study)]

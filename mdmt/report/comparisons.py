@@ -1,23 +1,22 @@
-"""Arms against the arm that learns alone: over matched cells, and over patients; never mixed."""
+"""Arms against the arm that trains alone: over matched cells, and over patients; never mixed."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mdmt.report.page import Table
-from mdmt.report.tables import mean_of
 from mdmt.report.words import at, metric_name, probability, signed
+from mdmt.results.statistics import mean_of
 from mdmt.results.studies import Study
 from mdmt.results.test_sets import ALL, CellName
 
 __all__ = ["delong_table", "difference_table", "paired_differences", "paired_test"]
 
-Pairs = dict[str, dict[CellName, float]]
-"""Arm → cell → difference to the reference in that cell."""
 
-
-def paired_differences(study: Study, task: str, site: str, backbone: str = ALL) -> Pairs:
-    """Primary metric of every other arm minus that of the reference, in the cells both have."""
+def paired_differences(
+    study: Study, task: str, site: str, backbone: str = ALL
+) -> dict[str, dict[CellName, float]]:
+    """By arm and cell: its primary metric minus the reference's, in the cells that both have."""
     if study.reference is None:
         return {}
     primary = study.spaces[task].primary
@@ -36,13 +35,13 @@ def paired_differences(study: Study, task: str, site: str, backbone: str = ALL) 
 
 def paired_test(
     study: Study, task: str, site: str, arm: str, backbone: str = ALL
-) -> dict[str, Any] | None:
-    """Row of ``statistics.json`` that compares `arm` with the reference; None if there is none."""
+) -> dict[str, Any]:
+    """Row of ``statistics.json`` that compares `arm` with the reference; empty without one."""
     family = backbone if len(study.backbones) > 1 else study.backbones[0]
     for row in study.statistic("paired", task=task, site=site, backbone=family):
         if {row["arm_a"], row["arm_b"]} == {arm, study.reference}:
             return row
-    return None
+    return {}
 
 
 def difference_table(study: Study, task: str, site: str, backbone: str = ALL) -> Table:
@@ -55,28 +54,22 @@ def difference_table(study: Study, task: str, site: str, backbone: str = ALL) ->
     rows = []
     for arm, cells in paired_differences(study, task, site, backbone).items():
         values = study.tests.means(task, site, cells)
-        mean = mean_of(values)
-        assert mean is not None, "arms without a matched cell are left out"
-        better = sum(sign * value > 0 for value in values)
-        test = paired_test(study, task, site, arm, backbone) or {}
+        mean, test = mean_of(values), paired_test(study, task, site, arm, backbone)
         effect = test.get("d_z")
         if effect is not None and test["arm_a"] == study.reference:
             effect = -effect
         rows.append(
             [
-                arm,
-                signed(mean.value),
-                mean.interval,
-                f"{better} of {mean.n}",
+                *(arm, signed(mean.value), mean.interval),
+                f"{sum(sign * value > 0 for value in values)} of {mean.n}",
                 "-" if effect is None else signed(effect, 2),
                 *(probability(test.get(name)) for name in ("p_t_holm", "p_w_holm")),
             ]
         )
-    better_is = "above" if sign > 0 else "below"
     where = at(task, site) + ("" if backbone == ALL else f", {backbone}")
     return Table(
         f"{where}: difference in {metric_name(space.primary)} to {study.reference}"
-        f" ({better_is} 0 is better)",
+        f" ({'above' if sign > 0 else 'below'} 0 is better)",
         [
             *("arm", "mean\ndifference", "95 % interval", "better in\ntest sets"),
             *("effect\nd_z", "p, paired t\n(Holm)", "p, Wilcoxon\n(Holm)"),
@@ -90,7 +83,7 @@ def difference_table(study: Study, task: str, site: str, backbone: str = ALL) ->
 def delong_table(study: Study, task: str, site: str, backbone: str) -> Table | None:
     """A row per arm, output and seed: difference in AUROC to the reference, over patients."""
     rows = []
-    several = len(study.spaces[task].labels) > 2
+    several = len(study.spaces[task].binary_outputs) > 1
     for row in study.statistic("delong", task=task, site=site, backbone=backbone):
         if study.reference not in (row["arm_a"], row["arm_b"]):
             continue
@@ -98,10 +91,10 @@ def delong_table(study: Study, task: str, site: str, backbone: str) -> Table | N
         arm, sign = (row["arm_b"], -1) if first else (row["arm_a"], 1)
         ends = [None if row[end] is None else sign * row[end] for end in ("low", "high")][::sign]
         low, high = ("-" if end is None else signed(end) for end in ends)
-        name = f"{arm}, {row['output']}" if several else arm
         rows.append(
             [
-                *(name, str(row["seed"]), signed(sign * row["difference"]), f"[{low}, {high}]"),
+                *(f"{arm}, {row['output']}" if several else arm, str(row["seed"])),
+                *(signed(sign * row["difference"]), f"[{low}, {high}]"),
                 *(probability(row["p"]), probability(row["p_holm"])),
             ]
         )

@@ -1,15 +1,15 @@
-"""Learning curves: the validation of every round, the best round marked."""
+"""Learning curves: the validation of every round, with the best round marked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from mdmt.report.canvas import BLACK, arm_colours
-from mdmt.report.page import Block, Figure, Panel, Paragraph
-from mdmt.report.plots import Line, plot_lines
+from mdmt.report.canvas import arm_colours, panel
+from mdmt.report.page import Figure, Panel
 from mdmt.report.words import metric_name
 from mdmt.results.runs import Run
 from mdmt.results.studies import Study
@@ -18,21 +18,21 @@ from mdmt.tasks import Task
 __all__ = ["run_learning", "study_learning"]
 
 History = Sequence[Mapping[str, Any]]
-Points = list[tuple[int, float]]
+Curve = dict[int, list[float]]
+"""Round → the metric of every cell in it."""
 
-_COLOUR = arm_colours(["federated"])["federated"]
 
-
-def run_learning(run: Run) -> list[Block]:
+def run_learning(run: Run) -> list[Figure | str]:
     """Draw the validation curve of each task and site of a run."""
-    panels = [
-        _run_panel(task, site, run.config.space(task), points, best)
-        for task in run.config.tasks
-        for best in (_best_round(run, task),)
-        for site, points in _curves(run.history, task, run.config.space(task))
-    ]
+    colours, panels = arm_colours(["federated"]), list[Panel]()
+    for task in run.config.tasks:
+        space = run.config.space(task)
+        best = run.metrics["checkpoints"].get(f"best:{task}") if run.metrics else None
+        for site, curve in _curves([run.history], task, space).items():
+            kept = {"federated": best["round"] if best else None}
+            _draw(panels, f"{task} at {site}", space, {"federated": curve}, colours, kept)
     if not panels:
-        return [Paragraph("No round has been booked yet.")]
+        return ["No round is finished yet."]
     caption = (
         "Validation of the federated backbone after each round; round 0 is before training. The"
         " circle marks the round kept as best for the task, chosen by the mean over its sites"
@@ -41,22 +41,21 @@ def run_learning(run: Run) -> list[Block]:
     return [Figure(caption, panels)]
 
 
-def study_learning(study: Study) -> list[Block]:
+def study_learning(study: Study) -> list[Figure | str]:
     """Draw the validation curves of every arm that learns in rounds: a panel per task and site."""
-    colours = arm_colours(study.arms)
+    colours, panels, drawn = arm_colours(study.arms), list[Panel](), set[str]()
     histories: dict[str, list[History]] = {arm: [] for arm in study.arms}
     for (arm, _), cell in study.cells.items():
         histories[arm].append(cell["history"])
-    panels, drawn = [], set()
     for task, space in study.spaces.items():
-        together: dict[str, dict[str, list[Points]]] = {}
+        by_site: dict[str, dict[str, Curve]] = defaultdict(dict)
         for arm, cells in histories.items():
-            for history in cells:
-                for site, points in _curves(history, task, space):
-                    together.setdefault(site, {}).setdefault(arm, []).append(points)
-        for site, arms in sorted(together.items()):
-            panels.append(_study_panel(task, site, space, arms, colours))
-            drawn |= set(arms)
+            for site, curve in _curves(cells, task, space).items():
+                by_site[site][arm] = curve
+        for site, arms in sorted(by_site.items()):
+            kept = {arm: _best(curve, space) for arm, curve in arms.items()}
+            _draw(panels, f"{task} at {site}", space, arms, colours, kept)
+            drawn |= arms.keys()
     if not panels:
         return []
     caption = (
@@ -66,70 +65,55 @@ def study_learning(study: Study) -> list[Block]:
     return [Figure(caption, panels, [(arm, colours[arm]) for arm in study.arms if arm in drawn])]
 
 
-def _study_panel(
-    task: str,
-    site: str,
-    space: Task,
-    arms: Mapping[str, Sequence[Points]],
-    colours: Mapping[str, str],
-) -> Panel:
-    lines, marks, words = [], [], []
-    for arm, curves in arms.items():
-        by_round: dict[int, list[float]] = {}
-        for points in curves:
-            for number, value in points:
-                by_round.setdefault(number, []).append(value)
-        rounds = sorted(by_round)
-        means = [float(np.mean(by_round[number])) for number in rounds]
-        low, high = (np.array([end(by_round[n]) for n in rounds]) for end in (min, max))
-        lines.append(Line(rounds, means, colours[arm], low=low, high=high))
-        best = _best([(n, mean) for n, mean in zip(rounds, means, strict=True) if n > 0], space)
-        if best is not None:
-            marks.append((best, means[rounds.index(best)], "", colours[arm]))
-        words.append(f"{arm} from {means[0]:.3f} to {means[-1]:.3f}, best in round {best}")
-    name = metric_name(space.primary)
-    svg = plot_lines(lines, "round", f"{name}, validation", marks=marks, whole_x=True)
-    title = f"{task} at {site} ({space.primary_is_better_when} is better)"
-    return Panel(title, svg, f"{name}: {'; '.join(words)}")
+def _curves(histories: Sequence[History], task: str, space: Task) -> dict[str, Curve]:
+    """Primary metric of `task` by site and round."""
+    found: dict[str, Curve] = defaultdict(lambda: defaultdict(list))
+    for history in histories:
+        for line in history:
+            for site, facts in line["sites"].items():
+                value = facts.get("validation", {}).get(f"{task}/{space.primary}")
+                if value is not None:
+                    found[site][line["round"]].append(value)
+    return dict(sorted(found.items()))
 
 
-def _curves(history: History, task: str, space: Task) -> Iterator[tuple[str, Points]]:
-    """Yield the sites that validate `task`, with the primary metric by round."""
-    key = f"{task}/{space.primary}"
-    for site in sorted({site for line in history for site in line["sites"]}):
-        points = [
-            (line["round"], value)
-            for line in history
-            if (value := line["sites"].get(site, {}).get("validation", {}).get(key)) is not None
-        ]
-        if points:
-            yield site, points
-
-
-def _best_round(run: Run, task: str) -> int | None:
-    best = run.metrics["checkpoints"].get(f"best:{task}") if run.metrics else None
-    return best["round"] if best else _best_booked(run.history, task, run.config.space(task))
-
-
-def _best_booked(history: History, task: str, space: Task) -> int | None:
-    key = f"{task}/{space.primary}"
-    points = [(line["round"], line["tasks"].get(key)) for line in history if line["round"] > 0]
-    return _best([(number, value) for number, value in points if value is not None], space)
-
-
-def _best(points: Points, space: Task) -> int | None:
-    """The first of the best rounds, as `server.selection` keeps it."""
+def _best(curve: Curve, space: Task) -> int | None:
+    """The first of the best rounds, by the mean over cells."""
     sign = 1 if space.primary_is_better_when == "higher" else -1
-    return max(points, key=lambda point: (sign * point[1], -point[0]))[0] if points else None
+    rounds = [number for number in sorted(curve) if number > 0]
+    return max(rounds, key=lambda number: sign * float(np.mean(curve[number])), default=None)
 
 
-def _run_panel(task: str, site: str, space: Task, points: Points, best: int | None) -> Panel:
-    name = metric_name(space.primary)
-    marks = [(x, y, f"best: {x}", BLACK) for x, y in points if x == best]
-    (first, start), (last, end) = points[0], points[-1]
-    alt = f"{name} from {start:.3f} in round {first} to {end:.3f} in round {last}" + (
-        f"; best round {best}" if marks else ""
-    )
-    lines = [Line([x for x, _ in points], [y for _, y in points], _COLOUR)]
-    svg = plot_lines(lines, "round", f"{name}, validation", marks=marks, whole_x=True)
-    return Panel(f"{task} at {site} ({space.primary_is_better_when} is better)", svg, alt)
+def _draw(
+    panels: list[Panel],
+    where: str,
+    space: Task,
+    curves: Mapping[str, Curve],
+    colours: Mapping[str, str],
+    kept: Mapping[str, int | None],
+) -> None:
+    name, words = metric_name(space.primary), []
+    means = {
+        arm: {number: float(np.mean(curve[number])) for number in sorted(curve)}
+        for arm, curve in curves.items()
+    }
+    for arm, mean in means.items():
+        first, *_, last = [*mean.values()] * 2
+        best = "" if kept[arm] is None else f", best in round {kept[arm]}"
+        words.append(f"{arm} from {first:.3f} to {last:.3f}{best}")
+    title = f"{where} ({space.primary_is_better_when} is better)"
+    alt = f"{name}: {'; '.join(words)}"
+    with panel(panels, title, "round", f"{name}, validation", alt=alt) as axes:
+        for arm, mean in means.items():
+            values, colour = [curves[arm][number] for number in mean], colours[arm]
+            axes.plot(list(mean), list(mean.values()), color=colour, linewidth=2)
+            low, high = list(map(min, values)), list(map(max, values))
+            axes.fill_between(list(mean), low, high, color=colour, alpha=0.18, lw=0)
+            chosen = kept[arm]
+            if chosen is not None and chosen in mean:
+                axes.plot(chosen, mean[chosen], "o", color=colour, mfc="none", ms=9, mew=1.5)
+                if len(means) == 1:
+                    point, style = (chosen, mean[chosen]), "offset points"
+                    axes.annotate(f"best: {chosen}", point, (0, 9), textcoords=style, ha="center")
+        axes.margins(y=0.2)
+        axes.locator_params(axis="x", integer=True)

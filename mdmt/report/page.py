@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+
+from mdmt import __version__
 
 __all__ = [
     "Block",
     "Details",
     "Figure",
     "Legend",
-    "Listing",
     "Page",
     "Panel",
-    "Paragraph",
-    "Points",
     "Section",
     "Table",
     "render_page",
@@ -23,31 +21,6 @@ __all__ = [
 
 Legend = Sequence[tuple[str, str]]
 """Names with their colours."""
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    """Running text."""
-
-    kind: ClassVar[str] = "paragraph"
-    text: str
-
-
-@dataclass(frozen=True)
-class Points:
-    """A list of sentences."""
-
-    kind: ClassVar[str] = "points"
-    items: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Text whose lines stay as they are, such as a configuration."""
-
-    kind: ClassVar[str] = "listing"
-    title: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -67,7 +40,6 @@ class Table:
         Numbers of the rows that sum up the others.
     """
 
-    kind: ClassVar[str] = "table"
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -78,7 +50,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: ``svg`` as `plots` draws it, and the same in words for who cannot see it."""
+    """One plot: an SVG element, and the same in words for readers who cannot see it."""
 
     title: str
     svg: str
@@ -89,7 +61,6 @@ class Panel:
 class Figure:
     """Plots that share a caption and a legend."""
 
-    kind: ClassVar[str] = "figure"
     caption: str
     panels: Sequence[Panel]
     legend: Legend = ()
@@ -97,19 +68,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that a reader opens when needed."""
+    """Blocks, or text whose lines stay as they are, which a reader opens if needed."""
 
-    kind: ClassVar[str] = "details"
     title: str
-    blocks: Sequence[Block]
+    blocks: Sequence[Block] = ()
+    text: str = ""
 
 
-Block = Paragraph | Points | Listing | Table | Figure | Details
+Block = str | list[str] | Table | Figure | Details
+"""A paragraph, a list of sentences, or one of the classes above."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it; `anchor` is unique in the page."""
+    """A heading and the blocks below it; `anchor` is unique in the page."""
 
     anchor: str
     title: str
@@ -129,16 +101,15 @@ class Page:
         The result in a few sentences.
     caveats : sequence of str
         What to keep in mind when reading it.
-    sections : list of Section
-    footer : str
+    sections : sequence of Section
+        Those without blocks are left out.
     """
 
     title: str
     kind: str
     summary: Sequence[str]
     caveats: Sequence[str]
-    sections: Sequence[Section] = field(default_factory=list)
-    footer: str = ""
+    sections: Sequence[Section]
 
 
 def render_page(page: Page) -> str:
@@ -155,4 +126,4 @@ def render_page(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(page=page)
+    return environment.get_template("report.html.j2").render(page=page, version=__version__)

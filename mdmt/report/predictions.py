@@ -12,7 +12,7 @@ from mdmt.report.figures import (
     roc_figure,
     score_figure,
 )
-from mdmt.report.page import Block, Details, Paragraph
+from mdmt.report.page import Block, Details
 from mdmt.report.words import at
 from mdmt.results.predictions import Predictions
 from mdmt.results.studies import Study
@@ -21,41 +21,36 @@ __all__ = ["prediction_blocks"]
 
 
 def prediction_blocks(study: Study) -> Iterator[Block]:
-    """Figures of the first backbone and seed, then those of the other backbones, folded."""
+    """Figures of the first backbone and seed; those of the other backbones are folded."""
     seed = next((row.cell.seed for row in study.results), 0)
     for number, backbone in enumerate(study.backbones):
-        blocks = [
-            block
-            for task, site in study.tested()
-            if (arms := _tested(study, task, site, backbone, seed))
-            for block in _figures(
-                study, task, site, arms, _intervals(study, task, site, backbone, seed)
-            )
-        ]
-        if not blocks:
-            continue
-        if number == 0:
-            yield Paragraph(
+        blocks: list[Block] = []
+        for task, site in study.tested():
+            key: dict[str, str | int] = {
+                "backbone": backbone,
+                "seed": seed,
+                "site": site,
+                "task": task,
+            }
+            found = {one.arm: one for one in study.predictions if one.key == key}
+            if found:
+                arms = {arm: found[arm] for arm in study.arms if arm in found}
+                blocks += _figures(study, task, site, arms, _intervals(study, key))
+        if blocks and number == 0:
+            yield (
                 "Unit of analysis: the patient. Test predictions of all folds, backbone"
                 f" {backbone}, seed {seed}; intervals draw patients with all their images."
             )
             yield from blocks
-        else:
+        elif blocks:
             yield Details(f"Backbone {backbone}", blocks)
 
 
-def _tested(study: Study, task: str, site: str, backbone: str, seed: int) -> dict[str, Predictions]:
-    wanted = {"backbone": backbone, "seed": seed, "site": site, "task": task}
-    found = {one.arm: one for one in study.predictions if one.key == wanted}
-    return {arm: found[arm] for arm in study.arms if arm in found}
-
-
 def _intervals(
-    study: Study, task: str, site: str, backbone: str, seed: int
+    study: Study, key: Mapping[str, str | int]
 ) -> dict[str, tuple[float | None, float | None]]:
     """The patient table's intervals of the primary metric, by arm."""
-    rows = study.statistic("intervals", task=task, site=site, backbone=backbone, seed=seed)
-    return {row["arm"]: (row["low"], row["high"]) for row in rows}
+    return {row["arm"]: (row["low"], row["high"]) for row in study.statistic("intervals", **key)}
 
 
 def _figures(
@@ -65,8 +60,7 @@ def _figures(
     arms: Mapping[str, Predictions],
     intervals: Mapping[str, tuple[float | None, float | None]],
 ) -> Iterator[Block]:
-    space, colours = study.spaces[task], arm_colours(study.arms)
-    where = at(task, site)
+    space, colours, where = study.spaces[task], arm_colours(study.arms), at(task, site)
     for output in space.binary_outputs:
         name = space.labels[output]
         dashed = f" Dashed: {study.reference}." if study.reference in arms else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mdmt import __version__
 from mdmt.report.canvas import arm_colours
 from mdmt.report.caveats import study_caveats
 from mdmt.report.comparisons import (
@@ -15,35 +14,31 @@ from mdmt.report.comparisons import (
 )
 from mdmt.report.figures import difference_figure
 from mdmt.report.learning import study_learning
-from mdmt.report.page import Block, Details, Page, Paragraph, Section
+from mdmt.report.page import Block, Details, Page, Section
 from mdmt.report.predictions import prediction_blocks
 from mdmt.report.setup import config_blocks, fold_blocks, versions_paragraph
-from mdmt.report.tables import arm_table, backbone_table, cost_table, mean_of, patient_table
+from mdmt.report.tables import arm_table, backbone_table, cost_table, patient_table
 from mdmt.report.words import at, count, metric_name, probability, signed
+from mdmt.results.statistics import mean_of
 from mdmt.results.studies import Study
 
 __all__ = ["study_page"]
 
-_TEST = "Holm-corrected paired t test p"
-
 
 def study_page(study: Study) -> Page:
     """Lay out the report of a study, as far as it went."""
-    sections = [
-        Section("results", "Results on the test sets", list(_results(study))),
-        Section("differences", "Paired differences", list(_differences(study))),
-        Section("predictions", "Predictions", list(prediction_blocks(study))),
-        Section("learning", "Learning curves", study_learning(study)),
-        Section("setup", "What was run", list(_setup(study))),
-    ]
     return Page(
         title=study.config["name"],
         kind="study",
         summary=list(_summary(study)),
         caveats=study_caveats(study),
-        sections=[section for section in sections if section.blocks],
-        footer=f"Written by mdmt {__version__} from the files of the study. Research use only: not"
-        " a medical device.",
+        sections=[
+            Section("results", "Results on the test sets", list(_results(study))),
+            Section("differences", "Paired differences", list(_differences(study))),
+            Section("predictions", "Predictions", list(prediction_blocks(study))),
+            Section("learning", "Learning curves", study_learning(study)),
+            Section("setup", "What was run", list(_setup(study))),
+        ],
     )
 
 
@@ -65,46 +60,39 @@ def _finding(study: Study, task: str, site: str) -> str:
     """Say what the reference reached and how the arms that share tasks differ from it."""
     pairs = paired_differences(study, task, site)
     if study.reference is None or not pairs:
-        return f"{at(task, site)}: no arm can be compared with one that learns alone yet."
+        return f"{at(task, site)}: no arm can be compared with one that trains alone yet."
     space = study.spaces[task]
     values = study.values(study.reference, site, task, space.primary)
     base = mean_of(study.tests.means(task, site, values))
-    said = [
+    differences = [
         _difference(study, task, site, arm, study.tests.means(task, site, pairs[arm]))
         for arm in study.arms_of("federated", "pooled")
         if arm in pairs
     ]
     name = metric_name(space.primary)
-    return f"{at(task, site)}: {study.reference} reaches {name} {base}; {', '.join(said)}."
+    return f"{at(task, site)}: {study.reference} reaches {name} {base}; {', '.join(differences)}."
 
 
 def _difference(study: Study, task: str, site: str, arm: str, values: list[float]) -> str:
-    """Say how an arm differs; that it is better or worse only if the corrected test says so."""
-    mean = mean_of(values)
-    assert mean is not None, "arms without a matched cell are left out"
-    test = paired_test(study, task, site, arm)
-    p = test["p_t_holm"] if test else None
+    """Say how an arm differs; it is called better or worse only if the corrected test says so."""
+    value = mean_of(values).value
+    p = paired_test(study, task, site, arm).get("p_t_holm")
     if p is None:
         verdict = "not tested"
-    elif p < 0.05:
-        higher = study.spaces[task].primary_is_better_when == "higher"
-        verdict = f"{'better' if (mean.value > 0) == higher else 'worse'}, {_TEST} {probability(p)}"
     else:
-        verdict = f"no difference shown, {_TEST} {probability(p)}"
-    return f"{arm} differs by {signed(mean.value)} ({verdict})"
+        higher = study.spaces[task].primary_is_better_when == "higher"
+        better = "better" if (value > 0) == higher else "worse"
+        verdict = better if p < 0.05 else "no difference shown"
+        verdict += f", Holm-corrected paired t test p {probability(p)}"
+    return f"{arm} differs by {signed(value)} ({verdict})"
 
 
 def _results(study: Study) -> Iterator[Block]:
     for task, site in study.tested():
-        tables = [
-            table
-            for backbone in study.backbones
-            for table in (
-                arm_table(study, task, site, backbone),
-                patient_table(study, task, site, backbone),
-            )
-            if table is not None
-        ]
+        tables: list[Block] = []
+        for backbone in study.backbones:
+            tables.append(arm_table(study, task, site, backbone))
+            tables += filter(None, [patient_table(study, task, site, backbone)])
         if len(study.backbones) > 1:
             yield backbone_table(study, task, site)
             yield Details(f"{at(task, site)}: every metric of every backbone", tables)
@@ -121,13 +109,16 @@ def _differences(study: Study) -> Iterator[Block]:
         if not pairs:
             continue
         yield difference_table(study, task, site)
-        seeing = {arm: cells for arm, cells in pairs.items() if arm not in blind}
-        if seeing:
+        rows = {
+            arm: study.tests.means(task, site, cells)
+            for arm, cells in pairs.items()
+            if arm not in blind
+        }
+        if rows:
             caption = f"{at(task, site)}: each arm minus {study.reference} in the same cells."
             name = metric_name(study.spaces[task].primary)
-            rows = {arm: study.tests.means(task, site, cells) for arm, cells in seeing.items()}
             yield difference_figure(caption, rows, colours, f"difference in {name}")
-        tests = [delong_table(study, task, site, backbone) for backbone in study.backbones]
+        tests = (delong_table(study, task, site, backbone) for backbone in study.backbones)
         patients = [table for table in tests if table is not None]
         if len(study.backbones) > 1:
             cells = [difference_table(study, task, site, b) for b in study.backbones]
@@ -138,12 +129,12 @@ def _differences(study: Study) -> Iterator[Block]:
 
 def _setup(study: Study) -> Iterator[Block]:
     data = study.facts.get("data", [])
-    if data:
-        yield from fold_blocks(data[0])
-    if len(data) > 1:
-        yield Paragraph("Other seeds have data of their own:")
-        for other in data[1:]:
-            yield Details(f"Seeds {', '.join(map(str, other['seeds']))}", fold_blocks(other))
+    for number, one in enumerate(data):
+        if number == 0:
+            yield from fold_blocks(one)
+        else:
+            seeds = ", ".join(map(str, one["seeds"]))
+            yield Details(f"Other seeds have their own data: seeds {seeds}", fold_blocks(one))
     yield from versions_paragraph(study.facts.get("versions", {}))
     if study.cells:
         yield cost_table(study)

@@ -1,4 +1,4 @@
-"""Numbers and names as a reader wants them, and nothing that tells where files lie."""
+"""How a report writes numbers and names; paths are cut to their last part."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ from typing import Any
 from mdmt.results.test_sets import ALL
 
 __all__ = [
-    "UNTOLD",
     "at",
     "count",
     "metric_name",
     "probability",
+    "reported",
     "signed",
     "size",
-    "told",
     "without_paths",
 ]
-
-UNTOLD = "-"
-"""What stands for a number that a site's policy does not tell."""
 
 _NAMES = {
     "auroc": "AUROC",
@@ -84,13 +80,13 @@ def probability(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def told(number: int | None) -> str:
-    """Write a number, if it is told."""
-    return UNTOLD if number is None else f"{number:,}"
+def reported(number: int | None) -> str:
+    """Write a number, or ``-`` if the site's policy withholds it."""
+    return "-" if number is None else f"{number:,}"
 
 
 def count(number: int | None, one: str, several: str = "") -> str:
-    """Write a number, if it is told, with its noun.
+    """Write a number with its noun; the site's policy may withhold the number.
 
     Examples
     --------
@@ -98,7 +94,7 @@ def count(number: int | None, one: str, several: str = "") -> str:
     ('1 site', '2 sites', '0 studies')
     """
     if number is None:
-        return f"an untold number of {several or one + 's'}"
+        return f"an unreported number of {several or one + 's'}"
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 

@@ -148,4 +148,5 @@ def describe_gain(federated: float | None, local: float | None, better: str) -> 
     difference = federated - local
     if round(difference, 3) == 0:
         return "equal"
-    return f"{difference:+.3f} {'better' if (difference > 0) == (better == 'higher') else 'worse'}"
+    verdict = "better" if (difference > 0) == (better == "higher") else "worse"
+    return f"{difference:+.3f} {verdict}".replace("-", "−")

@@ -10,29 +10,59 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 __all__ = [
+    "Mean",
     "PairedComparison",
     "compare_pairs",
     "holm",
-    "mean_and_error",
+    "mean_of",
 ]
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and its standard error s/√n; no error from a single value.
+class Mean(NamedTuple):
+    """Mean of n values, its standard error s/√n and Student's 95 % interval, which need n > 1."""
+
+    value: float
+    error: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def __str__(self) -> str:
+        if self.n == 0:
+            return "undefined"
+        text = f"{self.value:.3f}" + ("" if self.error is None else f" ± {self.error:.3f}")
+        return text.replace("-", "−")
+
+    @property
+    def interval(self) -> str:
+        """The interval in brackets."""
+        if self.low is None or self.high is None:
+            return "-"
+        return f"[{self.low:.3f}, {self.high:.3f}]".replace("-", "−")
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """Mean of (n,) values; NaN without any.
 
     Examples
     --------
-    >>> mean_and_error([1.0, 2.0, 3.0])
-    (2.0, 0.5773502691896258)
+    >>> str(mean_of([1.0, 2.0, 3.0]))
+    '2.000 ± 0.577'
     """
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, None
-    return mean, float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    from scipy.stats import t
+
+    n = len(values)
+    mean = float(np.mean(values)) if n else math.nan
+    if n < 2:
+        return Mean(mean, None, None, None, n)
+    error = float(np.std(values, ddof=1) / math.sqrt(n))
+    half = float(t.ppf(0.975, n - 1)) * error
+    return Mean(mean, error, mean - half, mean + half, n)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -95,17 +125,17 @@ def compare_pairs(a: Sequence[float], b: Sequence[float]) -> PairedComparison:
         raise ValueError(f"expected pairs, not {len(a)} and {len(b)} values")
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     differences = first - second
-    mean, error = mean_and_error(differences.tolist())
+    mean = mean_of(differences.tolist())
     t = p_t = d_z = w = p_w = rank_biserial = None
     # Differences that are equal but for rounding have no spread to measure anything by.
     spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else 0.0
     if spread > 1e-12 * np.abs(differences).max():
         test = ttest_rel(first, second)
-        t, p_t, d_z = float(test.statistic), float(test.pvalue), mean / spread
+        t, p_t, d_z = float(test.statistic), float(test.pvalue), mean.value / spread
     nonzero = differences[differences != 0]
     if len(nonzero) and len(differences) > 1:
         signed = wilcoxon(nonzero)
         w, p_w = float(signed.statistic), float(signed.pvalue)
         ranks = rankdata(np.abs(nonzero))
         rank_biserial = float((np.sign(nonzero) * ranks).sum() / ranks.sum())
-    return PairedComparison(len(first), mean, error, t, p_t, w, p_w, d_z, rank_biserial)
+    return PairedComparison(mean.n, mean.value, mean.error, t, p_t, w, p_w, d_z, rank_biserial)

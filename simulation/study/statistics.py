@@ -18,7 +18,7 @@ import numpy as np
 from mdmt.metrics import bootstrap_interval
 from mdmt.results.delong import compare_aurocs
 from mdmt.results.predictions import Predictions
-from mdmt.results.statistics import compare_pairs, holm, mean_and_error
+from mdmt.results.statistics import compare_pairs, holm, mean_of
 from mdmt.results.studies import Study
 from mdmt.results.test_sets import ALL, CellName
 from mdmt.seeds import derive_seed
@@ -78,9 +78,10 @@ def _summary(study: Study) -> list[dict[str, Any]]:
         names = dict(zip(keys, key, strict=True))
         defined = {cell: value for cell, value in found.items() if value is not None}
         means = study.tests.means(names["task"], names["site"], defined)
-        mean, error = mean_and_error(means) if means else (None, None)
-        counts = {"n": len(means), "cells": len(defined), "undefined": len(found) - len(defined)}
-        rows.append(names | {"mean": mean, "error": error} | counts)
+        mean = mean_of(means)
+        counts = {"n": mean.n, "cells": len(defined), "undefined": len(found) - len(defined)}
+        value = mean.value if means else None
+        rows.append(names | {"mean": value, "error": mean.error} | counts)
     return rows
 
 

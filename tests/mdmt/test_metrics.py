@@ -6,9 +6,10 @@ import warnings
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from mdmt.metrics import bootstrap_interval, evaluate_task, weighted_mean_metrics
+from mdmt.metrics import bootstrap, bootstrap_interval, evaluate_task, weighted_mean_metrics
 from mdmt.tasks import Classification, Multilabel, Regression
 
 NAN = math.nan
@@ -179,3 +180,15 @@ def test_the_mean_does_not_depend_on_the_order_of_sites() -> None:
     }
     backwards = dict(reversed(sites.items()))
     assert weighted_mean_metrics(sites) == weighted_mean_metrics(backwards)
+
+
+def test_a_statistic_with_several_values_has_an_interval_for_each() -> None:
+    """Three of four patients have a label of the first column, none of the second."""
+    errors = np.array([[1.0, np.nan], [2.0, np.nan], [3.0, np.nan], [np.nan, np.nan]])
+
+    def means(index: NDArray[np.intp]) -> NDArray[np.float64]:
+        return np.asarray(np.ma.masked_invalid(errors[index]).mean(axis=0).filled(np.nan))
+
+    low, high = bootstrap(means, np.array(list("abcd")), seed=0, resamples=2000)
+    assert (low[0], high[0]) == pytest.approx((1.0, 3.0), abs=0.01)
+    assert np.isnan([low[1], high[1]]).all()

@@ -20,15 +20,14 @@ from study_files import ARMS, SECRET, write_study
 
 from mdmt.config import FederationConfig, save_config
 from mdmt.report import write_report
-from mdmt.report.canvas import arm_colours
+from mdmt.report.canvas import arm_colours, panel
 from mdmt.report.comparisons import paired_differences
-from mdmt.report.curves import calibration_bins, patient_interval, roc_with_band
-from mdmt.report.page import Figure, Page, Section, Table, render_page
-from mdmt.report.plots import Line, plot_lines, plot_matrix
+from mdmt.report.curves import Roc, calibration_bins, roc_with_band
+from mdmt.report.page import Figure, Page, Panel, Section, Table, render_page
 from mdmt.report.predictions import prediction_blocks
-from mdmt.report.tables import mean_of
 from mdmt.report.words import without_paths
 from mdmt.results.predictions import Predictions
+from mdmt.results.statistics import mean_of
 from mdmt.results.studies import read_study
 from mdmt.tasks import AnyTask, Task
 from mdmt.tasks.statistics import auroc
@@ -405,20 +404,23 @@ def test_a_path_is_cut_down_to_its_last_part(text: str, told: str) -> None:
 
 def test_mean_error_and_interval_by_hand() -> None:
     found = mean_of([1.0, 2.0, 3.0])
-    assert found is not None
     assert found.error == pytest.approx(1 / np.sqrt(3))
     assert found.low == pytest.approx(2 - 4.302653 / np.sqrt(3))  # t of 2 degrees of freedom
     assert str(mean_of([0.5])) == "0.500"
-    assert mean_of([]) is None
+    assert mean_of([]).n == 0
+
+
+def roc_of(tested: Predictions) -> Roc:
+    roc = roc_with_band(tested, 0)
+    assert roc is not None
+    return roc
 
 
 def test_area_under_the_curve_is_the_auroc() -> None:
     generator = np.random.default_rng(0)
     truth = generator.integers(0, 2, 60).astype(float)
     scores = np.round(truth + generator.normal(size=60), 1)  # with ties
-    roc = roc_with_band(
-        predictions(truth.tolist(), scores.tolist(), [f"p{k}" for k in range(60)]), 0
-    )
+    roc = roc_of(predictions(truth.tolist(), scores.tolist(), [f"p{k}" for k in range(60)]))
     assert roc.area == pytest.approx(auroc(truth == 1, scores), abs=1e-12)
     assert (np.diff(roc.true_positive) >= 0).all()
     assert (roc.low <= roc.true_positive).all()
@@ -426,7 +428,7 @@ def test_area_under_the_curve_is_the_auroc() -> None:
 
 
 def test_perfect_scores_have_no_width() -> None:
-    roc = roc_with_band(predictions([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], list("abcd")), 0)
+    roc = roc_of(predictions([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], list("abcd")))
     assert roc.area == 1.0
     assert (roc.low[1:] == roc.high[1:]).all()
 
@@ -437,9 +439,9 @@ def test_images_of_a_patient_are_drawn_together() -> None:
     truth = generator.integers(0, 2, 40).astype(float)
     scores = truth + 1.5 * generator.normal(size=40)
     people = [f"p{k}" for k in range(40)]
-    once = roc_with_band(predictions(truth.tolist(), scores.tolist(), people), 0)
+    once = roc_of(predictions(truth.tolist(), scores.tolist(), people))
     ten = predictions(truth.tolist() * 10, scores.tolist() * 10, people * 10)
-    repeated = roc_with_band(ten, 0)
+    repeated = roc_of(ten)
     assert repeated.area == pytest.approx(once.area)
     assert repeated.low == pytest.approx(once.low)
 
@@ -449,7 +451,7 @@ def test_a_curve_ranks_within_folds() -> None:
     truth = [0, 1, 0, 1, 0, 1, 0, 1]
     scores = [0.1, 0.2, 0.3, 0.4, 0.8, 0.9, 0.95, 0.0]
     tested = predictions(truth, scores, list("abcdefgh"), folds="00001112")
-    assert roc_with_band(tested, 0).area == pytest.approx((3 + 1) / (4 + 2))
+    assert roc_of(tested).area == pytest.approx((3 + 1) / (4 + 2))
     assert auroc(np.array(truth) == 1, np.array(scores), tested.folds) == pytest.approx(4 / 6)
     assert auroc(np.array(truth) == 1, np.array(scores)) == pytest.approx(6 / 16)
 
@@ -462,18 +464,14 @@ def test_one_page_tells_one_interval_of_an_auroc(page: str) -> None:
     assert all(title.endswith("[0.800, 0.950]") for title in titles)
 
 
-def test_interval_of_an_error_by_hand() -> None:
-    errors = np.array([[1.0], [2.0], [3.0], [np.nan]])
-    mean, low, high = patient_interval(np.array(list("abcd")), errors, resamples=2000)
-    assert mean[0] == 2.0
-    assert low[0] == pytest.approx(1.0, abs=0.01)
-    assert high[0] == pytest.approx(3.0, abs=0.01)
+def test_a_model_that_diverged_has_no_curve() -> None:
+    assert roc_with_band(predictions([0, 1], [0.1, np.nan], list("ab")), 0) is None
 
 
 def test_calibration_bins_hold_every_image_once() -> None:
     probabilities = np.linspace(0, 1, 100)
     bins = calibration_bins(probabilities > 0.5, probabilities)
-    assert [one.count for one in bins] == [20] * 5
+    assert [one.images for one in bins] == [20] * 5
     assert [one.observed for one in bins] == [0, 0, 0.5, 1, 1]
     assert all(one.low <= one.observed <= one.high for one in bins)
 
@@ -483,15 +481,17 @@ def test_images_of_one_probability_are_in_one_bin_whatever_their_order() -> None
     probabilities = np.array([0.2] * 45 + [0.9] * 15)
     positive = np.array([True] * 15 + [False] * 30 + [True] * 15)
     bins = calibration_bins(positive, probabilities)
-    assert [(one.count, one.observed) for one in bins] == [(45, 15 / 45), (15, 1.0)]
+    assert [(one.images, one.observed) for one in bins] == [(45, 15 / 45), (15, 1.0)]
     shuffle = np.random.default_rng(0).permutation(60)
     assert calibration_bins(positive[shuffle], probabilities[shuffle]) == bins
 
 
 def test_a_name_in_a_plot_is_neither_a_formula_nor_markup() -> None:
-    svg = plot_matrix(np.array([[1, 0], [0, 2]]), ["a$_x$b", "<b>&"])
-    assert ">a$_x$b<" in svg
-    assert ">&lt;b&gt;&amp;<" in svg
+    panels: list[Panel] = []
+    with panel(panels, "title", "x", "y", alt="words") as axes:
+        axes.set_xticks([0, 1], ["a$_x$b", "<b>&"])
+    assert ">a$_x$b<" in panels[0].svg
+    assert ">&lt;b&gt;&amp;<" in panels[0].svg
 
 
 @pytest.mark.parametrize(
@@ -527,17 +527,22 @@ def test_every_kind_of_task_has_its_figures(
     assert all(figure.panels for figure in figures)
 
 
-def test_a_learning_curve_has_no_tick_between_two_rounds() -> None:
-    def ticks(**options: bool) -> set[str]:
-        svg = plot_lines([Line([1, 2], [0, 100], "#000000")], "round", "y", **options)
-        return set(re.findall(r"<text[^>]*>([\d.]+)</text>", svg))
-
-    assert {"1.2", "1.4"} <= ticks()
-    assert ticks(whole_x=True) == {"1", "2", "0", "20", "40", "60", "80", "100"}
-
-
-def test_a_curve_without_points_is_an_empty_plot() -> None:
-    assert plot_lines([Line([], [], "#000000")], "x", "y").startswith("<svg")
+def test_a_learning_curve_has_no_tick_between_two_rounds(tmp_path: Path) -> None:
+    lines = [
+        {
+            "round": number,
+            "sites": {"a": {"validation": {"prognosis/auroc": 0.5 + number / 10}}},
+            "tasks": {},
+            "refusals": {},
+            "seconds": 1.0,
+        }
+        for number in (1, 2)
+    ]
+    page = report_of(write_run(tmp_path / "run", history=lines))
+    (svg,) = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    ticks = set(re.findall(r"<text[^>]*>([\d.]+)</text>", svg))
+    assert {"1", "2", "0.60"} <= ticks
+    assert not {"1.2", "1.4"} & ticks
 
 
 def test_a_table_says_what_its_rows_are() -> None:
