@@ -17,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from benchmarks.tree import MARK, Tree, Watch
-from mdmt.deployment.processes import last_words
+from mdmt.deployment.processes import last_error
 
 __all__ = ["MDMT", "Failed", "Outcome", "background", "job", "run", "tell", "wait_until"]
 
@@ -117,7 +117,7 @@ def run(
         tree.end()
         signal.signal(signal.SIGINT, before)
     if code:
-        raise Failed(f"{' '.join(command[:5])} ended with {code}: {last_words(log)}")
+        raise Failed(f"{' '.join(command[:5])} ended with {code}: {last_error(log)}")
     return Outcome(started, seconds, memory, _last_json(out))
 
 

@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mdmt.deployment.processes import flower_environment, free_port, last_words, plain_text
+import typer
+
+from mdmt.deployment.processes import flower_environment, free_port, last_error
 from mdmt.errors import RunError
 from mdmt.results.runs import read_lines
 from server.deployment.bundle import write_app, write_run_config
@@ -78,7 +80,7 @@ def run_ray(
             f" init-args-num-cpus={max(threads, os.cpu_count() or 1)}"
         )
         code = _flwr_run(resources, home, environment, log_path, on_line)
-    broke_off = f"the run broke off: {last_words(log_path)}; see {log_path}"
+    broke_off = f"the run broke off: {last_error(log_path)}; see {log_path}"
     raise_unless_done(last_event(out, earlier), broke_off)
     if code:
         raise RunError(broke_off)
@@ -110,7 +112,7 @@ def _flwr_run(
     try:
         with log_path.open("a", encoding="utf-8") as log:
             for line in flwr.stdout or ():
-                plain = plain_text(line)
+                plain = typer.unstyle(line)
                 log.write(plain)
                 log.flush()
                 if on_line is not None:
@@ -172,7 +174,7 @@ def _wait_until_listening(keeper: subprocess.Popen[bytes], port: int, log_path: 
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)
-    raise RunError(f"Flower's SuperLink did not start: {last_words(log_path)}; see {log_path}")
+    raise RunError(f"Flower's SuperLink did not start: {last_error(log_path)}; see {log_path}")
 
 
 def _keep(port: str) -> None:

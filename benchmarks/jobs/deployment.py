@@ -15,7 +15,7 @@ import yaml
 
 from benchmarks.processes import MDMT, Failed, background, wait_until
 from benchmarks.work import CONFIG
-from mdmt.deployment.processes import last_words
+from mdmt.deployment.processes import last_error
 
 
 def main(folder: Path, out: Path) -> None:
@@ -46,7 +46,7 @@ def _command(home: Path, *arguments: str) -> None:
         done = subprocess.run([MDMT, *arguments], cwd=home, stdout=stream, stderr=stream)
     if done.returncode:
         raise Failed(
-            f"mdmt {' '.join(arguments[:2])} ended with {done.returncode}: {last_words(log)}"
+            f"mdmt {' '.join(arguments[:2])} ended with {done.returncode}: {last_error(log)}"
         )
 
 

@@ -17,7 +17,7 @@ import httpx
 
 from benchmarks.processes import ROOT, Failed, background, tell, wait_until
 from benchmarks.work import FACTS
-from mdmt.deployment.processes import flower_environment, free_port, last_words
+from mdmt.deployment.processes import flower_environment, free_port, last_error
 from mdmt.files import read_json
 from mdmt.results.runs import read_lines
 
@@ -37,7 +37,7 @@ def main(kind: str, folder: Path, rounds: int, steps: int) -> None:
         _run(kind, address, home, folder, rounds, steps)
     lines = read_lines(home / "stamps.jsonl")
     if not lines or not lines[-1].get("done"):
-        raise Failed(f"the stock app broke off: {last_words(home / 'run.log')}")
+        raise Failed(f"the stock app broke off: {last_error(home / 'run.log')}")
     tell(ends=[line["time"] for line in lines[:-1]], **lines[-1])
 
 

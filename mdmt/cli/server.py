@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +45,7 @@ def run(
         bool,
         typer.Option(
             "--resume",
-            help="Go on where the run in --out, or the newest, stopped; one under way is watched.",
+            help="Resume the run in --out, or the newest one; if it is under way, watch it.",
         ),
     ] = False,
     out: Annotated[
@@ -58,7 +59,7 @@ def run(
 ) -> None:
     """Train a federation with the sites that are connected, and show the results.
 
-    Exits with 0 only if it came to its end. Ctrl-C stops watching; the run goes on.
+    Exits with 0 only if the run is complete. Ctrl-C stops watching; the run goes on.
     """
     from mdmt.cli.console import progress_console, result_console
     from mdmt.cli.progress import watching
@@ -67,24 +68,26 @@ def run(
     from mdmt.deployment.kits import open_server_kit
     from mdmt.results.runs import read_run
     from server.deployment.nodes import list_nodes
-    from server.deployment.submission import follow_run, make_ready, submit
+    from server.deployment.submission import follow_run, make_ready, submit, submitting
     from server.run import find_run, new_run_folder
 
     opened = open_server_kit(kit)
     loaded = load_federation(find_config(config)).model_copy(update={"sites": {}})
     resumed = find_run(out, loaded, opened.runs) if resume else None
-    submitted = make_ready(opened, loaded, resumed)
-    folder = resumed or new_run_folder(out, loaded.name, opened.runs)
     console = progress_console()
-    if away := [node.name for node in list_nodes(opened) if node.status != "online"]:
-        seconds = loaded.aggregation.join_timeout
-        console.print(f"not connected: {', '.join(away)}; the roll call waits {seconds:.0f} s")
-    with watching(folder, loaded):
-        if submitted:
-            console.print(f"run {submitted} in {folder} is under way")
-        else:
-            submitted = submit(opened, loaded, folder, resume=resume)
-            console.print(f"running in {folder}, as Flower's run {submitted}")
+    with ExitStack() as watch:
+        with submitting(opened):
+            submitted = make_ready(opened, loaded, resumed)
+            folder = resumed or new_run_folder(out, loaded.name, opened.runs)
+            if away := [node.name for node in list_nodes(opened) if node.status != "online"]:
+                seconds = f"{loaded.aggregation.join_timeout:.0f} s"
+                console.print(f"not connected: {', '.join(away)}; registration waits {seconds}")
+            watch.enter_context(watching(folder, loaded))
+            if submitted:
+                console.print(f"run {submitted} in {folder} is under way")
+            else:
+                submitted = submit(opened, loaded, folder, resume=resume)
+                console.print(f"running in {folder}, as Flower's run {submitted}")
         try:
             follow_run(opened, submitted)
         except KeyboardInterrupt:
@@ -108,28 +111,28 @@ def status(
     from mdmt.errors import RunError
     from server.deployment.certificates import check_validity
     from server.deployment.control import healthy, list_runs
-    from server.deployment.nodes import list_nodes
+    from server.deployment.nodes import connected_since, list_nodes
     from server.deployment.submission import describe_run
     from server.deployment.superlink import reachable
 
     opened = open_server_kit(kit)
     deadline = time.monotonic() + wait
-    while not ((up := healthy(opened)) and (open_to_sites := reachable(opened))):
+    while not ((up := healthy(opened)) and reachable(opened)):
         if time.monotonic() >= deadline:
-            break
+            problem = f"the proxy is not running: see {opened.run_folder / 'nginx.log'}"
+            missing = f"no SuperLink is running: start it with mdmt server start {kit}"
+            raise RunError(problem if up else missing)
         time.sleep(0.5)
-    if not up:
-        raise RunError(f"no SuperLink is running: start it with mdmt server start {kit}")
-    if not open_to_sites:
-        raise RunError(f"the proxy is not running: see {opened.run_folder / 'nginx.log'}")
     sites = new_table(f"{opened.facts.federation}: sites", "site", "status", "since")
     for node in list_nodes(opened):
-        sites.add_row(node.name, node.status, node.since[:19].replace("T", " "))
+        sites.add_row(node.name, node.status, connected_since(node))
     runs = new_table("runs", "run", "status", "round", "folder")
     for found in list_runs(opened):
         runs.add_row(found.id, found.status, *describe_run(opened, found.id))
     days = check_validity(opened.certificate)
-    typer.echo(f"healthy; sites connect to {opened.facts.server}; certificate good for {days} days")
+    typer.echo(
+        f"healthy; sites connect to {opened.facts.server}; certificate valid for {days} days"
+    )
     for table in (sites, runs):
         result_console().print(table)
 
@@ -151,15 +154,15 @@ def stop(kit: Kit = DEFAULT_KIT) -> None:
 
 @server.command()
 def revoke(
-    site: Annotated[str, typer.Argument(help="Its name.")],
-    kit: KitOption = DEFAULT_KIT,
+    site: Annotated[str, typer.Argument(help="Its name.")], kit: KitOption = DEFAULT_KIT
 ) -> None:
-    """Shut a site out for good: its key is refused from now on.
+    """Shut a site out for good: the server refuses its key from now on.
 
-    `mdmt provision ... --site NAME` makes it a new key, once its old folder is deleted.
+    To let it in again, delete its old folder and run `mdmt provision ... --site NAME`, which makes
+    a new key.
     """
     from mdmt.deployment.kits import open_server_kit
-    from server.deployment.revocation import revoke_site
+    from server.deployment.nodes import revoke_site
 
     revoke_site(open_server_kit(kit), site)
     typer.echo(f"{site} is shut out")

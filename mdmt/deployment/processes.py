@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import typer
+
 from mdmt.errors import StateError
 from mdmt.workers import TIED_TO_PARENT
 
@@ -23,25 +25,22 @@ __all__ = [
     "flower_environment",
     "free_port",
     "is_running",
-    "last_words",
+    "last_error",
     "only_one",
-    "plain_text",
     "until_stopped",
 ]
 
 log = logging.getLogger(__name__)
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _GRACE = 10.0
-"""Seconds a process has to end before it is killed."""
+"""Seconds that a process has to end before it is killed."""
 _STEADY = 60.0
-"""Seconds after which a process is taken to run well: its next restart is quick again."""
+"""A process that ran for so many seconds runs well: its next restart is quick again."""
 
 
 def flower_environment(home: Path) -> dict[str, str]:
     """Environment of every Flower process we start: a private folder, our packages, no network."""
-    packages = str(Path(__file__).resolve().parents[2])
-    inherited = os.environ
+    packages, inherited = str(Path(__file__).resolve().parents[2]), os.environ
     direct = inherited.get("NO_PROXY") or inherited.get("no_proxy")
     near = ",".join(filter(None, [direct, "127.0.0.1,localhost"]))
     return {
@@ -51,57 +50,52 @@ def flower_environment(home: Path) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "NO_PROXY": near,
         "no_proxy": near,
-        # Flower starts its processes by name; they lie beside this Python.
+        # Flower starts its processes by name. Their scripts are beside this Python.
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), inherited.get("PATH", os.defpath)]),
         "PYTHONPATH": os.pathsep.join(filter(None, [packages, inherited.get("PYTHONPATH")])),
     }
 
 
 def free_port() -> int:
-    """Give a port of the loopback address that nobody uses right now."""
+    """Find a port of the loopback address that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this machine runs; one that ended and that nobody asked why does not."""
+    """Whether a process of this machine runs. A zombie does not."""
     try:
         os.kill(pid, 0)
-        status = Path(f"/proc/{pid}/stat").read_text()  # the state stands behind the name
+        status = Path(f"/proc/{pid}/stat").read_text()  # "PID (NAME) STATE ..."
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's, or a system without /proc
+    except OSError:  # another user's process, or a system without /proc
         return True
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
-def plain_text(text: str) -> str:
-    """Take out the colours that Flower writes even where there is no terminal."""
-    return _COLOUR.sub("", text)
-
-
-def last_words(log_path: Path, since: int = 0) -> str:
-    """Give the last exception beyond byte `since` of a log, else its last lines, on one line."""
+def last_error(log_path: Path, since: int = 0) -> str:
+    """Return the last exception after byte `since` of a log, else its last lines, on one line."""
     if not log_path.exists():
         return "no output"
-    text = plain_text(log_path.read_bytes()[since:].decode(errors="replace"))
+    text = typer.unstyle(log_path.read_bytes()[since:].decode(errors="replace"))
     lines = [line.strip(" │") for line in text.splitlines() if "INFO" not in line]
     exceptions = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b|No module", line)]
     return " | ".join(exceptions[-1:] or [line for line in lines if line][-3:]) or "no output"
 
 
 class Service:
-    """A process that is started again whenever it ends, ever less eagerly while it keeps ending.
+    """A process that is started again when it ends, after longer pauses while it keeps ending.
 
-    It does not outlive this one: a SuperNode left behind would keep its site's place at the server.
+    It ends with this process: a SuperNode that stayed would keep its site's place at the server.
 
     Parameters
     ----------
     name : str
         For messages.
     command : callable
-        Gives the command line of the next start.
+        Returns the command line of the next start.
     environment : mapping of str to str
     log_file : Path
         Its output is appended here.
@@ -123,34 +117,23 @@ class Service:
         self.name, self.pauses, self.advice = name, pauses, advice
         self._command, self._environment, self._log_file = command, environment, log_file
         self._process: subprocess.Popen[bytes] | None = None
-        self._started = 0.0
-        self._log_begin = 0
-        self._failures = 0
-        self._next_start = 0.0
+        self._started = self._next_start = 0.0
+        self._log_begin = self._failures = 0
 
     @property
     def pid(self) -> int | None:
         """Process id while it runs."""
-        running = self._process is not None and self._process.poll() is None
-        return self._process.pid if running and self._process else None
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
 
     def tend(self) -> None:
-        """Start the process if it is not running and its pause is over; never waits."""
+        """Start the process if it is not running and its pause is over. Never waits."""
+        if self._process is not None and self._process.poll() is None:
+            if time.monotonic() - self._started > _STEADY:
+                self._failures = 0
+            return
         if self._process is not None:
-            code = self._process.poll()
-            if code is None:
-                if time.monotonic() - self._started > _STEADY:
-                    self._failures = 0
-                return
-            pause = self.pauses[min(self._failures, len(self.pauses) - 1)]
-            log.warning(
-                "%s ended with %s (%s); it starts again in %.0f s, see %s%s",
-                *(self.name, _ending(code), last_words(self._log_file, self._log_begin)),
-                *(pause, self._log_file),
-                self.advice,
-            )
-            self._process, self._next_start = None, time.monotonic() + pause
-            self._failures += 1
+            self._plan_restart(self._process.returncode)
         if time.monotonic() < self._next_start:
             return
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -162,37 +145,41 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C is ours to handle
+                start_new_session=True,  # Ctrl-C reaches this process only
             )
         self._started = time.monotonic()
         log.info("%s runs as process %d", self.name, self._process.pid)
 
+    def _plan_restart(self, code: int) -> None:
+        ending = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        pause = self.pauses[min(self._failures, len(self.pauses) - 1)]
+        story = f"{self.name} ended with {ending} ({last_error(self._log_file, self._log_begin)})"
+        log.warning(
+            "%s; it starts again in %.0f s, see %s%s", story, pause, self._log_file, self.advice
+        )
+        self._process, self._next_start = None, time.monotonic() + pause
+        self._failures += 1
+
     def stop(self) -> None:
-        """End the process: ask, then insist."""
+        """End the process: terminate it, then kill it if it does not end."""
         if self._process is None:
             return
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self._process.wait()
-
-
-def _ending(code: int) -> str:
-    """Say how a process ended."""
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        self._process.terminate()
+        try:
+            self._process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 @contextmanager
 def only_one(lock_file: Path, what: str) -> Iterator[None]:
-    """Hold a lock while the block runs, so that nobody starts the same thing beside it.
+    """Hold a lock while the block runs, so that `what` is not started twice.
 
     Raises
     ------
     StateError
-        Somebody holds it.
+        Another process holds the lock.
     """
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with lock_file.open("a+") as lock:
@@ -209,12 +196,8 @@ def only_one(lock_file: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def until_stopped() -> Iterator[None]:
-    """Let SIGTERM (what systemd sends) and Ctrl-C end the block, orderly and without an error."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    """Run the block until SIGTERM (sent by systemd) or Ctrl-C; neither is an error."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:

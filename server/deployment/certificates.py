@@ -44,7 +44,11 @@ CA_LIFETIME = timedelta(days=3652)
 SERVER_LIFETIME = timedelta(days=397)
 """The longest that browsers and many TLS libraries accept."""
 CLOCK_TOLERANCE = timedelta(days=1)
-"""A site whose clock is behind must not find a new certificate not valid yet."""
+"""A new certificate is valid for a site whose clock is behind by less than this."""
+_USAGES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
+    *("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
 
 
 def new_key() -> EllipticCurvePrivateKey:
@@ -53,17 +57,17 @@ def new_key() -> EllipticCurvePrivateKey:
 
 
 def write_key(key: EllipticCurvePrivateKey, path: Path, *, openssh: bool = False) -> None:
-    """Write a private key atomically; nobody else can read it at any moment.
+    """Write a private key atomically; no other user can read it at any moment.
 
     Parameters
     ----------
     key : EllipticCurvePrivateKey
     path : Path
     openssh : bool
-        In OpenSSH's format, which Flower's SuperNode reads, in place of PKCS #8, which servers do.
+        Use OpenSSH's format, which Flower's SuperNode reads, instead of PKCS #8.
     """
     private_format = PrivateFormat.OpenSSH if openssh else PrivateFormat.PKCS8
-    with atomic_path(path) as temporary:  # which is created with mode 0600 and keeps it
+    with atomic_path(path) as temporary:  # created with mode 0600, which it keeps
         temporary.write_bytes(key.private_bytes(Encoding.PEM, private_format, NoEncryption()))
 
 
@@ -96,12 +100,9 @@ def issue_ca(
 ) -> x509.Certificate:
     """Issue the self-signed certificate of a federation's CA, valid for ten years from `now`."""
     name = _name(federation, "MDMT CA")
-    return (
-        _certificate(name, name, key.public_key(), now, CA_LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
-        .sign(key, hashes.SHA384())
-    )
+    basis = _certificate(name, name, key.public_key(), now, CA_LIFETIME, "key_cert_sign crl_sign")
+    constraints = x509.BasicConstraints(ca=True, path_length=0)
+    return basis.add_extension(constraints, critical=True).sign(key, hashes.SHA384())
 
 
 def issue_server_certificate(
@@ -118,10 +119,10 @@ def issue_server_certificate(
     key : EllipticCurvePrivateKey
         The server's.
     host : str
-        DNS name or IP address that sites connect to; the names of the loopback are added, for the
-        proxy and the commands on the server itself.
+        DNS name or IP address that sites connect to. The names of the loopback are added for the
+        proxy and for the commands on the server itself.
     ca, ca_key
-        Who signs.
+        The CA that signs.
     now : datetime, optional
     """
     (federation,) = ca.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
@@ -129,10 +130,10 @@ def issue_server_certificate(
     identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     issuer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
     subject = _name(str(federation.value), "MDMT server")
+    lifetime = SERVER_LIFETIME
     return (
-        _certificate(subject, ca.subject, key.public_key(), now, SERVER_LIFETIME)
+        _certificate(subject, ca.subject, key.public_key(), now, lifetime, "digital_signature")
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([_san(n) for n in names]), critical=False)
         .add_extension(issuer, critical=False)
@@ -160,18 +161,18 @@ def read_certificate(path: Path) -> x509.Certificate:
 
 
 def check_validity(path: Path, now: datetime | None = None) -> int:
-    """Give the days for which a certificate is still good.
+    """Return the days for which a certificate is still valid.
 
     Raises
     ------
     BadInput
-        It has expired, or is of the future.
+        It has expired, or is not valid yet.
     """
     certificate, now = read_certificate(path), now or datetime.now(UTC)
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not begin <= now < end:
         raise BadInput(
-            f"{path}: good from {begin:%Y-%m-%d} to {end:%Y-%m-%d} only, and this machine's clock"
+            f"{path}: valid only from {begin:%Y-%m-%d} to {end:%Y-%m-%d}, and this machine's clock"
             f" says {now:%Y-%m-%d}: run mdmt provision again as before, which renews it"
         )
     return (end - now).days
@@ -183,8 +184,10 @@ def _certificate(
     key: EllipticCurvePublicKey,
     now: datetime | None,
     lifetime: timedelta,
+    usages: str,
 ) -> x509.CertificateBuilder:
     now = now or datetime.now(UTC)
+    usage = x509.KeyUsage(**{name: name in usages.split() for name in _USAGES})
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -194,17 +197,14 @@ def _certificate(
         .not_valid_before(now - CLOCK_TOLERANCE)
         .not_valid_after(now + lifetime)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(usage, critical=True)
     )
 
 
 def _name(federation: str, role: str) -> x509.Name:
-    """Subject; the federation stands first as a common name holds too few characters for both."""
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, federation),
-            x509.NameAttribute(NameOID.COMMON_NAME, role),
-        ]
-    )
+    """Subject. A common name has 64 characters at most: the federation has an attribute apart."""
+    names = {NameOID.ORGANIZATION_NAME: federation, NameOID.COMMON_NAME: role}
+    return x509.Name([x509.NameAttribute(oid, value) for oid, value in names.items()])
 
 
 def _san(host: str) -> x509.GeneralName:
@@ -212,18 +212,3 @@ def _san(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         return x509.DNSName(host)
-
-
-def _usage(**granted: bool) -> x509.KeyUsage:
-    usages = (
-        "digital_signature",
-        "content_commitment",
-        "key_encipherment",
-        "data_encipherment",
-        "key_agreement",
-        "key_cert_sign",
-        "crl_sign",
-        "encipher_only",
-        "decipher_only",
-    )
-    return x509.KeyUsage(**{usage: granted.get(usage, False) for usage in usages})

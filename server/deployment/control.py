@@ -1,4 +1,4 @@
-"""The coordinator's end of the SuperLink: its health and its runs.
+"""The coordinator's connection to the SuperLink: its health and its runs.
 
 Flower's Control API, which `nodes` uses too, has no login: only the loopback reaches it.
 """
@@ -9,15 +9,16 @@ import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 import httpx
+import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mdmt.deployment.kits import ServerKit
-from mdmt.deployment.processes import flower_environment, plain_text
+from mdmt.deployment.processes import flower_environment
 from mdmt.errors import RunError
 from mdmt.files import write_text
 from server.flower import (
@@ -41,18 +42,14 @@ __all__ = [
 _SUPERLINK = "mdmt"
 """Its name in the kit's ``config.toml``."""
 _TIMEOUT = 120.0
-"""Seconds a submission may take."""
+"""Seconds that a submission may take."""
 
 
-@dataclass(frozen=True)
-class FlowerRun:
+class FlowerRun(NamedTuple):
     """A submitted run.
 
-    Attributes
-    ----------
-    id : str
-    status : str
-        ``pending``, ``starting``, ``running``, ``finished:completed``, ``finished:failed``, ...
+    Its status is ``pending``, ``starting``, ``running``, ``finished:completed``,
+    ``finished:failed``, ...
     """
 
     id: str
@@ -60,15 +57,15 @@ class FlowerRun:
 
     @property
     def finished(self) -> bool:
-        """Whether it is over, in whatever way."""
+        """Whether the run is over."""
         return self.status.startswith("finished")
 
 
 def healthy(kit: ServerKit, timeout: float = 5.0) -> bool:
-    """Whether the SuperLink says over gRPC that it serves; on the loopback, in plain text."""
+    """Whether the SuperLink reports over gRPC that it serves; plain text, on the loopback."""
     with grpc.insecure_channel(f"127.0.0.1:{kit.facts.health_port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
         try:
-            stub = health_pb2_grpc.HealthStub(channel)
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout)
         except grpc.RpcError:
             return False
@@ -76,13 +73,11 @@ def healthy(kit: ServerKit, timeout: float = 5.0) -> bool:
 
 
 def list_runs(kit: ServerKit) -> list[FlowerRun]:
-    """Give the submitted runs, newest first."""
+    """List the submitted runs, newest first."""
     with control(kit) as client:
         runs = list(client.ListRuns(ListRunsRequest()).run_dict.values())
     return [
-        FlowerRun(
-            str(run.run_id), ":".join(filter(None, (run.status.status, run.status.sub_status)))
-        )
+        FlowerRun(str(run.run_id), f"{run.status.status}:{run.status.sub_status}".rstrip(":"))
         for run in sorted(runs, key=lambda run: run.pending_at, reverse=True)
     ]
 
@@ -97,16 +92,16 @@ def save_log(kit: ServerKit, run_id: str, file: Path) -> None:
     """Write what the ServerApp of a finished run logged; the SuperLink keeps it in its database."""
     with control(kit) as client:
         logged = client.StreamLogs(StreamLogsRequest(run_id=int(run_id)))
-        write_text(file, plain_text("".join(part.log_output for part in logged)))
+        write_text(file, typer.unstyle("".join(part.log_output for part in logged)))
 
 
 def start_run(kit: ServerKit, app: Path, run_config: Path) -> str:
-    """Submit an app with ``flwr run``; give the id Flower runs it under.
+    """Submit an app with ``flwr run``; return Flower's id of the run.
 
     Raises
     ------
     RunError
-        It was not accepted; the message is Flower's own.
+        Flower did not accept it; the message is Flower's own.
     """
     arguments = [str(app), _SUPERLINK, "--run-config", str(run_config), "--format", "json"]
     done = subprocess.run(
@@ -119,38 +114,38 @@ def start_run(kit: ServerKit, app: Path, run_config: Path) -> str:
         timeout=_TIMEOUT,
         check=False,
     )
-    output = plain_text(done.stdout)
+    output = typer.unstyle(done.stdout)
     try:
         return str(json.loads(output[output.index("{") :])["run-id"])
     except (ValueError, KeyError) as error:
-        said = " ".join(plain_text(done.stdout + done.stderr).split())
-        raise RunError(f"the run was not accepted: {said[-300:] or 'no answer'}") from error
+        answer = " ".join((output + typer.unstyle(done.stderr)).split())
+        raise RunError(f"Flower did not accept the run: {answer[-300:] or 'no answer'}") from error
 
 
 @contextmanager
 def control(kit: ServerKit) -> Iterator[ControlHttpClient]:
-    """Reach the Control API.
+    """Connect to the Control API.
 
     Raises
     ------
     RunError
-        It cannot be reached, or refuses.
+        The SuperLink cannot be reached, or refuses.
     """
     address = f"127.0.0.1:{kit.facts.superlink_port}"
     client = connect_control(address, kit.ca_certificate.read_bytes())
+    start = f"mdmt server start {kit.folder}"
     try:
         yield client
     except httpx.HTTPStatusError as error:
         raise RunError(f"the SuperLink refused: {error.response.text[:300]}") from error
     except httpx.HTTPError as error:
+        problem = f"no SuperLink on {address}: start it with {start}"
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            why = str(error).partition("certificate verify failed: ")[2] or str(error)
-            raise RunError(
+            why = str(error).rpartition("certificate verify failed: ")[2]
+            problem = (
                 f"the SuperLink's certificate is not valid ({why}): run mdmt provision again, then"
-                f" mdmt server start {kit.folder}"
-            ) from error
-        raise RunError(
-            f"no SuperLink on {address}: start it with mdmt server start {kit.folder}"
-        ) from error
+                f" {start}"
+            )
+        raise RunError(problem) from error
     finally:
         client.close()

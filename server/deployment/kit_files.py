@@ -1,8 +1,9 @@
-"""What stands in the files of a kit: `provision` decides which are written."""
+"""The contents of a kit's files; `provision` decides which are written."""
 
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mdmt import __version__
 from mdmt.config import FederationConfig, SiteTask, TaskConfig, load_federation
 from mdmt.deployment.kits import ServerKit, SiteFacts, split_address
 from mdmt.errors import ConfigError
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def write_proxy_config(kit: ServerKit) -> None:
-    """Write ``nginx.conf`` and make the folder that the proxy needs; the kit may be moved."""
+    """Write ``nginx.conf`` and make the folder that the proxy needs."""
     host, port = split_address(kit.facts.server)
     text = _render("nginx.conf", host=host, port=port, superlink_port=kit.facts.superlink_port)
     kit.run_folder.mkdir(exist_ok=True)
@@ -34,7 +34,7 @@ def write_proxy_config(kit: ServerKit) -> None:
 
 
 def write_flwr_config(kit: ServerKit) -> None:
-    """Write Flower's ``config.toml``; it names an absolute path, so a moved kit needs it anew."""
+    """Write Flower's ``config.toml``; it holds an absolute path, so a moved kit needs a new one."""
     text = _render(
         "flwr.toml",
         superlink_port=kit.facts.superlink_port,
@@ -45,12 +45,11 @@ def write_flwr_config(kit: ServerKit) -> None:
 
 def server_files(kit: ServerKit) -> dict[str, str]:
     """Files that a coordinator may change: name → text."""
-    facts = kit.facts.model_dump()
-    facts["port"] = split_address(kit.facts.server)[1]
+    facts = kit.facts.model_dump() | {"port": split_address(kit.facts.server)[1]}
     return {
-        "start.sh": _render("start.sh", role="server"),
+        "start.sh": _render("start.sh", **facts),
         "mdmt-server.service": _render("mdmt-server.service", **facts),
-        "README.md": _render("README-server.md", version=__version__, **facts),
+        "README.md": _render("README-server.md", **facts),
     }
 
 
@@ -59,22 +58,16 @@ def site_files(facts: SiteFacts, config: FederationConfig) -> dict[str, str]:
 
     ``site.yaml`` has the tasks that `config` gives the site, or all where it does not name it.
     """
-    known = facts.model_dump() | {"site": facts.name}
     own = config.sites[facts.name].tasks if facts.name in config.sites else config.tasks
-    site_yaml = _render(
-        "site.yaml",
-        tasks=[_task(name, entry) for name, entry in own.items()],
-        task_names=list(own),
-        backbone=config.model.backbone,
-        rounds=config.training.rounds,
-        **known,
-    )
-    return {
-        "site.yaml": site_yaml,
-        "start.sh": _render("start.sh", role="site"),
-        "mdmt-site.service": _render("mdmt-site.service", **known),
-        "README.md": _render("README-site.md", **known),
+    known = facts.model_dump() | {
+        "site": facts.name,
+        "tasks": [_task(name, entry) for name, entry in own.items()],
+        "backbone": config.model.backbone,
+        "rounds": config.training.rounds,
     }
+    templates = ("site.yaml", "start.sh", "mdmt-site.service")
+    texts = {template: _render(template, **known) for template in templates}
+    return texts | {"README.md": _render("README-site.md", **known)}
 
 
 def _task(name: str, entry: SiteTask | TaskConfig) -> dict[str, Any]:
@@ -94,54 +87,38 @@ def _task(name: str, entry: SiteTask | TaskConfig) -> dict[str, Any]:
 def federation_text(path: Path, config: FederationConfig) -> str:
     """A federation's file without its `sites`, otherwise as its author wrote it.
 
-    A relative path of weights becomes absolute, as the kit lies in another folder.
+    A relative path of weights becomes absolute, because the kit lies in another folder.
 
     Raises
     ------
     ConfigError
-        What is left is not the same federation.
+        The rest of the file is not the same federation.
     """
     text = path.read_text(encoding="utf-8")
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     assert isinstance(root, yaml.MappingNode), "it has been loaded before"
-    edits = [*_cut(root, "sites", text), *_weights(root, config)]
+    sections = {key.value: (key, value) for key, value in root.value}
+    edits = []
+    if config.model.weights.endswith((".safetensors", ".pth", ".pt")):
+        (weights,) = (v for k, v in sections["model"][1].value if k.value == "weights")
+        resolved = yaml_line(config.model.weights)
+        edits.append((weights.start_mark.index, weights.end_mark.index, resolved))
+    if "sites" in sections:
+        start = sections["sites"][0].start_mark.index
+        starts = [key.start_mark.index for key, _ in sections.values()]
+        edits.append((start, min((s for s in starts if s > start), default=len(text)), ""))
     for start, end, new in sorted(edits, reverse=True):
         text = text[:start] + new + text[end:]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
-        try:
-            write_text(copy, text)
-            same = load_federation(copy).recipe == config.recipe
-        except ConfigError:
-            same = False
-    if not same:
-        raise ConfigError(
-            f"{path}: cannot be told from its sites: write it in block style, with anchors that"
-            " it shares with them outside sites"
-        )
-    return text.rstrip("\n") + "\n"
-
-
-Edit = tuple[int, int, str]
-
-
-def _cut(root: yaml.MappingNode, key: str, text: str) -> list[Edit]:
-    """Take out a top-level key, up to the next one."""
-    starts = [node.start_mark.index for node, _ in root.value] + [len(text)]
-    names = [node.value for node, _ in root.value]
-    if key not in names:
-        return []
-    place = names.index(key)
-    return [(starts[place], starts[place + 1], "")]
-
-
-def _weights(root: yaml.MappingNode, config: FederationConfig) -> list[Edit]:
-    """Write a path of weights as it was resolved."""
-    if not config.model.weights.endswith((".safetensors", ".pth", ".pt")):
-        return []
-    model = {key.value: value for key, value in root.value}["model"]
-    scalar = {key.value: value for key, value in model.value}["weights"]
-    return [(scalar.start_mark.index, scalar.end_mark.index, yaml_line(config.model.weights))]
+        write_text(copy, text)
+        with suppress(ConfigError):
+            if load_federation(copy).recipe == config.recipe:
+                return text.rstrip("\n") + "\n"
+    raise ConfigError(
+        f"{path}: cannot be separated from its sites: write it in block style, with anchors that"
+        " it shares with them outside sites"
+    )
 
 
 def _render(template: str, /, **facts: Any) -> str:

@@ -1,58 +1,51 @@
-"""Who may connect: the sites of the kit, by name and key, as the SuperLink has registered them."""
+"""Who may connect: the kit's sites by name and key, as the SuperLink has registered them."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
-from mdmt.deployment.kits import ServerKit
+from mdmt.deployment.kits import KIT_FILE, ServerKit, check_user
 from mdmt.errors import BadInput, RunError
+from mdmt.files import write_json
 from server.deployment.control import control
 from server.flower import (
-    ControlHttpClient,
     ListNodesRequest,
+    NodeInfo,
     RegisterNodeRequest,
     UnregisterNodeRequest,
     public_key_to_bytes,
     refused_with,
 )
 
-__all__ = ["Node", "list_nodes", "register_sites", "unregister_site"]
+__all__ = ["connected_since", "list_nodes", "register_sites", "revoke_site"]
 
 
-@dataclass(frozen=True)
-class Node:
-    """A registered site as the SuperLink sees it.
+def list_nodes(kit: ServerKit) -> list[NodeInfo]:
+    """List the registered sites by name; status ``registered`` means never connected."""
+    with control(kit) as client:
+        nodes = client.ListNodes(ListNodesRequest()).nodes_info
+    known = (node for node in nodes if node.status != "unregistered")
+    return sorted(known, key=lambda node: node.name)
 
-    Attributes
-    ----------
-    name : str
-    status : {"registered", "online", "offline"}
-        ``registered`` has never been connected.
-    since : str
-        When it connected, or was last connected; ISO 8601, UTC, empty if never.
-    id : int
-        Flower's.
-    """
 
-    name: str
-    status: str
-    since: str
-    id: int
+def connected_since(node: NodeInfo) -> str:
+    """When a site connected, or was last connected; UTC, empty if never."""
+    online = node.status == "online"
+    moment = node.last_activated_at if online else node.last_deactivated_at
+    return str(moment)[:19].replace("T", " ")
 
 
 def register_sites(kit: ServerKit) -> tuple[list[str], list[str]]:
-    """Let in the sites of the kit, by name and with the keys it holds now, and nobody else.
+    """Register the kit's sites with their present keys, and remove all other keys.
 
     Returns
     -------
     new, former : list of str
-        Who was let in, and whose key was shut out: an earlier one of ``provision --force``, or one
-        of a site that the kit does not name.
+        Sites that were registered; sites whose key was removed, because ``provision --force`` made
+        another one or because the kit does not name the site.
 
     Raises
     ------
@@ -62,23 +55,17 @@ def register_sites(kit: ServerKit) -> tuple[list[str], list[str]]:
         There is no SuperLink, or a key was revoked before.
     """
     keys = {site: _public_key(kit, site) for site in kit.facts.sites}
-    with control(kit) as client:
-        nodes = [
-            node
-            for node in client.ListNodes(ListNodesRequest()).nodes_info
-            if node.status != "unregistered"
-        ]
-        former = [node for node in nodes if keys.get(node.name) != node.public_key]
-        for node in former:
-            client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
-        new = sorted(set(keys) - {node.name for node in nodes if node not in former})
-        for site in new:
-            _register(client, kit, site, keys[site])
-    return new, sorted(node.name for node in former)
+    nodes = list_nodes(kit)
+    former = [node for node in nodes if keys.get(node.name) != node.public_key]
+    new = sorted(set(keys) - {node.name for node in nodes if node not in former})
+    _unregister(kit, former)
+    for site in new:
+        _register(kit, site, keys[site])
+    return new, [node.name for node in former]
 
 
 def _public_key(kit: ServerKit, site: str) -> bytes:
-    """Read a site's public key as Flower keeps it."""
+    """Read a site's public key as Flower encodes it."""
     file = kit.public_key(site)
     try:
         key = load_ssh_public_key(file.read_bytes())
@@ -88,41 +75,43 @@ def _public_key(kit: ServerKit, site: str) -> bytes:
     return public_key_to_bytes(key)
 
 
-def _register(client: ControlHttpClient, kit: ServerKit, site: str, key: bytes) -> None:
-    try:
-        client.RegisterNode(RegisterNodeRequest(public_key=key, name=site))
-    except httpx.HTTPStatusError as error:
-        if not refused_with(error.response, "PUBLIC_KEY_ALREADY_IN_USE"):
-            raise
-        raise RunError(
-            f"{site}: this key was revoked; delete {kit.public_key(site)} and the site's folder,"
-            " and run mdmt provision again"
-        ) from error
-
-
-def unregister_site(kit: ServerKit, site: str) -> bool:
-    """Shut a site out for good, at once; give whether it was registered."""
-    found = [node.id for node in list_nodes(kit) if node.name == site]
+def _register(kit: ServerKit, site: str, key: bytes) -> None:
     with control(kit) as client:
-        for node in found:
-            client.UnregisterNode(UnregisterNodeRequest(node_id=node))
-    return bool(found)
+        try:
+            client.RegisterNode(RegisterNodeRequest(public_key=key, name=site))
+        except httpx.HTTPStatusError as error:
+            if not refused_with(error.response, "PUBLIC_KEY_ALREADY_IN_USE"):
+                raise
+            raise RunError(
+                f"{site}: this key was revoked; delete {kit.public_key(site)} and the site's"
+                " folder, and run mdmt provision again"
+            ) from error
 
 
-def list_nodes(kit: ServerKit) -> list[Node]:
-    """Give the registered sites, by name."""
+def _unregister(kit: ServerKit, nodes: list[NodeInfo]) -> None:
     with control(kit) as client:
-        nodes = client.ListNodes(ListNodesRequest()).nodes_info
-    return sorted(
-        (
-            Node(
-                node.name,
-                node.status,
-                node.last_activated_at if node.status == "online" else node.last_deactivated_at,
-                node.node_id,
-            )
-            for node in nodes
-            if node.status != "unregistered"
-        ),
-        key=lambda node: node.name,
-    )
+        for node in nodes:
+            client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+
+
+def revoke_site(kit: ServerKit, site: str) -> None:
+    """Refuse a site's key from now on, also in a run that is under way.
+
+    The site can be provisioned again, with another key.
+
+    Raises
+    ------
+    BadInput
+        There is no such site.
+    RunError
+        There is no SuperLink; nothing was changed.
+    """
+    check_user(kit)
+    nodes = [node for node in list_nodes(kit) if node.name == site]
+    if not nodes and site not in kit.facts.sites:
+        raise BadInput(f"{site}: no such site; there are: {', '.join(kit.facts.sites) or 'none'}")
+    _unregister(kit, nodes)
+    remaining = tuple(name for name in kit.facts.sites if name != site)
+    facts = kit.facts.model_copy(update={"sites": remaining})
+    write_json(kit.folder / KIT_FILE, facts.model_dump(mode="json"))
+    kit.public_key(site).unlink(missing_ok=True)

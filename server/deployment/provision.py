@@ -1,23 +1,21 @@
 """Provisioning: a CA, a kit for the server and one for every site.
 
-Run again, it keeps every private key and every file that somebody may have filled in, and adds
-what is missing.
+A second run keeps every private key and every file that somebody may have filled in, and adds what
+is missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from mdmt.config import FederationConfig
-from mdmt.config.types import Name
 from mdmt.deployment.kits import (
     KIT_FILE,
     ServerFacts,
@@ -51,22 +49,21 @@ from server.deployment.kit_files import (
 __all__ = ["Provisioned", "provision"]
 
 PACKAGES = ("mdmt", "flwr", "torch", "timm")
-"""Whose versions decide a result."""
+"""Packages whose versions decide a result."""
 
 Key = Literal["made", "kept", "handed over"]
-"""What became of a private key; one that was handed over is at the site alone."""
+"""What was done with a private key; one that was handed over is only at the site."""
 
 
-@dataclass(frozen=True)
-class Provisioned:
-    """What became of one folder."""
+class Provisioned(NamedTuple):
+    """What was done with one folder."""
 
     what: str
     """``ca``, ``server``, or a site's name."""
     folder: Path
     key: Key
-    saved: tuple[Path, ...] = ()
-    """Where files went that others were written over."""
+    saved: list[Path]
+    """Copies of files that were overwritten."""
 
 
 def provision(
@@ -78,7 +75,7 @@ def provision(
     *,
     force: bool = False,
 ) -> list[Provisioned]:
-    """Write the kits of a federation, or add to those that are there.
+    """Write the kits of a federation, or add to existing ones.
 
     Parameters
     ----------
@@ -86,8 +83,8 @@ def provision(
     source : Path
         Its file; the server's kit gets it without `sites`.
     server : str
-        ``HOST:PORT`` that sites connect to. The two next ports serve the SuperLink and its health
-        on the loopback.
+        ``HOST:PORT`` that sites connect to. The SuperLink and its health service use the next two
+        ports on the loopback.
     out : Path
         Gets the folders ``ca``, ``server`` and ``sites``.
     sites : sequence of str
@@ -102,7 +99,7 @@ def provision(
     """
     kit = ServerKit(out / "server", _server_facts(config, server, out, sites, force))
     text = federation_text(source, config)
-    key, certificate, authority = _ca(out / "ca", config.name, force)
+    ca_key, ca, authority = _ca(out / "ca", config.name, force)
     versions = {package: version(package) for package in PACKAGES}
     done = []
     for name in kit.facts.sites:
@@ -110,25 +107,23 @@ def provision(
             name=name, federation=config.name, server=server, app=kit.facts.app, versions=versions
         )
         site = SiteKit(out / "sites" / name, facts)
-        done.append(_site(site, kit.public_key(name), config, certificate, force))
-    return [authority, _server(kit, text, key, certificate, force), *done]
+        done.append(_site(site, kit.public_key(name), config, ca, force))
+    return [authority, _server(kit, text, ca_key, ca, force), *done]
 
 
 def _server_facts(
     config: FederationConfig, server: str, out: Path, sites: Sequence[str], force: bool
 ) -> ServerFacts:
-    """Check what was asked for against what is there."""
+    """Compare the request with existing kits."""
     port = split_address(server)[1]
     if port > 65533:
         raise BadInput(f"{server}: choose a port up to 65533: the two next ones are needed too")
     earlier: tuple[str, ...] = ()
     if (out / "server" / KIT_FILE).exists():
         found = open_server_kit(out / "server").facts
-        for what, before, now in (
-            ("federation", found.federation, config.name),
-            ("server", found.server, server),
-        ):
-            if before != now and not force:
+        wanted = {"federation": config.name, "server": server}
+        for what, now in wanted.items():
+            if (before := getattr(found, what)) != now and not force:
                 raise BadInput(
                     f"{out}: these kits are for the {what} {before}, not {now}: choose another"
                     " --out, or --force to make all of them, and their keys, anew"
@@ -137,19 +132,14 @@ def _server_facts(
     names = sorted({*earlier, *(sites or config.sites)})
     if not names:
         raise BadInput(f"{config.name} names no site: add --site NAME for each")
-    for name in names:
-        try:
-            TypeAdapter(Name).validate_python(name)
-        except ValidationError as error:
-            raise BadInput(f"--site {name}: use up to 64 letters, digits, - and _") from error
-    return ServerFacts(
-        federation=config.name,
-        server=server,
-        superlink_port=port + 1,
-        health_port=port + 2,
-        sites=tuple(names),
-        app=app_hash(),
-    )
+    ports = {"superlink_port": port + 1, "health_port": port + 2}
+    try:
+        return ServerFacts(
+            federation=config.name, server=server, sites=tuple(names), app=app_hash(), **ports
+        )
+    except ValidationError as error:
+        name = error.errors()[0]["input"]
+        raise BadInput(f"--site {name}: use up to 64 letters, digits, - and _") from error
 
 
 def _ca(
@@ -158,10 +148,10 @@ def _ca(
     file, private = folder / "ca.crt", folder / "ca.key"
     if file.exists() and not private.exists() and not force:
         raise BadInput(f"{private}: not there, and no site trusts another CA: put it back")
-    key, made = _private_key(folder, private, force)
+    key, made = _private_key(private, force)
     if made == "made" or not file.exists():
         write_text(file, certificate_pem(issue_ca(key, federation)))
-    return key, read_certificate(file), Provisioned("ca", folder, made)
+    return key, read_certificate(file), Provisioned("ca", folder, made, [])
 
 
 def _server(
@@ -172,17 +162,16 @@ def _server(
     force: bool,
 ) -> Provisioned:
     """Write the server's kit; its certificate is renewed each time."""
-    key, made = _private_key(kit.folder, kit.private_key, force)
+    key, made = _private_key(kit.private_key, force)
     host = split_address(kit.facts.server)[0]
-    certificate = issue_server_certificate(key, host, ca, ca_key)
     write_text(kit.ca_certificate, certificate_pem(ca))
-    write_text(kit.certificate, certificate_pem(certificate))
+    write_text(kit.certificate, certificate_pem(issue_server_certificate(key, host, ca, ca_key)))
     write_proxy_config(kit)
     write_flwr_config(kit)
     saved = _place(kit.federation_file, federation, anew=True)
     for name, text in server_files(kit).items():
         saved += _place(kit.folder / name, text, anew=force)
-    # Last: a kit is one when it is whole.
+    # Last: the folder is a kit when it is complete.
     write_json(kit.folder / KIT_FILE, kit.facts.model_dump(mode="json"))
     return Provisioned("server", kit.folder, made, saved)
 
@@ -190,29 +179,28 @@ def _server(
 def _site(
     kit: SiteKit, public: Path, config: FederationConfig, ca: x509.Certificate, force: bool
 ) -> Provisioned:
-    """Write a site's kit, and its public key into the server's.
+    """Write a site's kit, and its public key into the server's kit.
 
-    Of a kit that was handed over, with its key, only what an upgrade changes is written.
+    If the kit was handed over with its key, only ``kit.json`` is written: an upgrade changes it.
     """
-    name = kit.facts.name
     write_json(kit.folder / KIT_FILE, kit.facts.model_dump(mode="json"))
     if public.exists() and not kit.private_key.exists() and not force:
-        return Provisioned(name, kit.folder, "handed over")
-    key, made = _private_key(kit.folder, kit.private_key, force, openssh=True)
+        return Provisioned(kit.facts.name, kit.folder, "handed over", [])
+    key, made = _private_key(kit.private_key, force, openssh=True)
     write_text(kit.ca_certificate, certificate_pem(ca))
-    saved: tuple[Path, ...] = ()
+    saved = []
     for file, text in site_files(kit.facts, config).items():
         saved += _place(kit.folder / file, text, anew=force)
-    write_text(public, public_key_line(key, name))
-    return Provisioned(name, kit.folder, made, saved)
+    write_text(public, public_key_line(key, kit.facts.name))
+    return Provisioned(kit.facts.name, kit.folder, made, saved)
 
 
 def _private_key(
-    folder: Path, file: Path, force: bool, *, openssh: bool = False
+    file: Path, force: bool, *, openssh: bool = False
 ) -> tuple[EllipticCurvePrivateKey, Key]:
-    """The key in `file`, drawn if there is none, in a folder that is its owner's alone."""
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    """The key in `file`, drawn if there is none; only the owner can read its folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.chmod(0o700)
     if file.exists() and not force:
         return read_key(file, openssh=openssh), "kept"
     key = new_key()
@@ -220,23 +208,22 @@ def _private_key(
     return key, "made"
 
 
-def _place(file: Path, text: str, *, anew: bool) -> tuple[Path, ...]:
-    """Write a file that somebody may have changed: if it is not there, or `anew`.
+def _place(file: Path, text: str, *, anew: bool) -> list[Path]:
+    """Write a file that a user may have changed, if it is missing or `anew`.
 
     Returns
     -------
-    tuple of Path
-        Where another content went that was there before.
+    list of Path
+        The copy of a former content that differs; empty if there was none.
     """
-    saved: tuple[Path, ...] = ()
+    saved = []
     if file.exists():
         if not anew or file.read_text(encoding="utf-8") == text:
-            return ()
+            return []
         number = 1
         while (backup := file.with_name(f"{file.name}.bak-{number}")).exists():
             number += 1
-        file.rename(backup)
-        saved = (backup,)
+        saved = [file.rename(backup)]
     write_text(file, text)
     if file.suffix == ".sh":
         file.chmod(0o700)

@@ -6,9 +6,8 @@ import logging
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from mdmt.deployment.kits import ServerKit, open_server_kit, split_address
 from mdmt.deployment.processes import Service, flower_environment
@@ -24,21 +23,15 @@ log = logging.getLogger(__name__)
 
 _PAUSE = 0.5
 _START_TIMEOUT = 120.0
-"""Seconds a SuperLink may take to be healthy."""
+"""Seconds that a SuperLink may take to become healthy."""
 _CHECK = 15.0
-"""Seconds between two looks at its health."""
+"""Seconds between two checks of its health."""
 _FAILED_CHECKS = 4
-"""After which a SuperLink that runs but does not answer is ended, to be started again."""
+"""After so many failed checks in a row a running SuperLink is restarted."""
 
 
-def serve_federation(kit: ServerKit, on_ready: Callable[[], None] = lambda: None) -> None:
-    """Run the SuperLink and its proxy, register the kit's sites, until interrupted.
-
-    Parameters
-    ----------
-    kit : ServerKit
-    on_ready : callable
-        Called once sites can connect.
+def serve_federation(kit: ServerKit) -> None:
+    """Run the SuperLink and its proxy, and register the kit's sites, until interrupted.
 
     Raises
     ------
@@ -57,7 +50,6 @@ def serve_federation(kit: ServerKit, on_ready: Callable[[], None] = lambda: None
         _register(kit)
         proxy.tend()
         log.info("sites can connect to %s", kit.facts.server)
-        on_ready()
         failed, next_check = 0, time.monotonic() + _CHECK
         while True:
             time.sleep(_PAUSE)
@@ -65,18 +57,19 @@ def serve_federation(kit: ServerKit, on_ready: Callable[[], None] = lambda: None
             proxy.tend()
             if time.monotonic() < next_check:
                 continue
-            failed = 0 if healthy(kit) else failed + 1
             next_check = time.monotonic() + _CHECK
-            if not failed:
-                kit = _with_new_sites(kit)
+            if healthy(kit):
+                failed, kit = 0, _register_new_sites(kit)
+                continue
+            failed += 1
             if failed >= _FAILED_CHECKS and superlink.pid is not None:
-                log.error("the SuperLink does not answer and is started again")
+                log.error("the SuperLink does not answer and is restarted")
                 superlink.stop()
                 failed = 0
 
 
 def reachable(kit: ServerKit) -> bool:
-    """Whether the proxy takes connections; it is started once the sites are registered."""
+    """Whether the proxy accepts connections; it is started after the sites are registered."""
     try:
         socket.create_connection(("127.0.0.1", split_address(kit.facts.server)[1]), 5.0).close()
     except OSError:
@@ -92,14 +85,13 @@ def _register(kit: ServerKit) -> None:
         log.info("%s is registered", site)
 
 
-def _with_new_sites(kit: ServerKit) -> ServerKit:
-    """Let sites in that were provisioned since."""
+def _register_new_sites(kit: ServerKit) -> ServerKit:
+    """Register the sites that were provisioned since the kit was read; return the kit as it is."""
     try:
         now = open_server_kit(kit.folder)
-        if now.facts.sites == kit.facts.sites:
-            return kit
-        _register(now)
-    except (BadInput, RunError) as error:  # the server goes on, and tries again
+        if now.facts.sites != kit.facts.sites:
+            _register(now)
+    except (BadInput, RunError) as error:  # the server continues and tries again
         log.error("the new sites cannot be registered: %s", error)
         return kit
     return now
@@ -107,7 +99,7 @@ def _with_new_sites(kit: ServerKit) -> ServerKit:
 
 @contextmanager
 def _services(kit: ServerKit) -> Iterator[tuple[Service, Service]]:
-    nginx, logs = _nginx(), kit.run_folder
+    """The SuperLink and the proxy, not started yet; both are stopped when the block ends."""
     superlink = [
         "flower-superlink",
         *("--host", "127.0.0.1", "--port", str(kit.facts.superlink_port)),
@@ -118,8 +110,8 @@ def _services(kit: ServerKit) -> Iterator[tuple[Service, Service]]:
         *("--health-server-address", f"127.0.0.1:{kit.facts.health_port}"),
         "--disable-runtime-dependency-installation",
     ]
-    proxy = [nginx, "-p", str(kit.folder), "-c", str(kit.proxy_file), "-e", "stderr"]
-    environment = flower_environment(kit.flwr_home)
+    proxy = [_nginx(), "-p", str(kit.folder), "-c", str(kit.proxy_file), "-e", "stderr"]
+    environment, logs = flower_environment(kit.flwr_home), kit.run_folder
     services = (
         Service("SuperLink", lambda: superlink, environment, logs / "superlink.log"),
         Service("proxy", lambda: proxy, environment, logs / "nginx.log"),
@@ -132,30 +124,27 @@ def _services(kit: ServerKit) -> Iterator[tuple[Service, Service]]:
 
 
 def _check_ports(kit: ServerKit) -> None:
-    """Say at once what would otherwise keep a service from starting, again and again."""
-    facts, port = kit.facts, split_address(kit.facts.server)[1]
-    for address in (
-        ("", port),
-        ("127.0.0.1", facts.superlink_port),
-        ("127.0.0.1", facts.health_port),
-    ):
+    """Report a port that is taken now: a service would fail at every restart."""
+    loopback = [kit.facts.superlink_port, kit.facts.health_port]
+    addresses = [("", split_address(kit.facts.server)[1]), *(("127.0.0.1", p) for p in loopback)]
+    for address in addresses:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
             try:
                 probe.bind(address)
             except OSError as error:
                 raise RunError(
-                    f"port {address[1]} cannot be opened: {error.strerror}; ss -ltnp tells who"
-                    " uses it"
+                    f"port {address[1]} cannot be opened: {error.strerror}; ss -ltnp shows which"
+                    " process uses it"
                 ) from error
 
 
 def _nginx() -> str:
-    """Where nginx is: Debian keeps it out of an ordinary user's PATH."""
+    """Find nginx; Debian keeps it out of an ordinary user's PATH."""
     found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if found is None:
         raise BadInput("nginx is not installed; install it, on Debian: apt install nginx-light")
-    return str(Path(found))
+    return found
 
 
 def _wait_until_healthy(kit: ServerKit, superlink: Service) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tomllib
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -69,6 +70,29 @@ def test_a_second_run_is_refused_and_the_first_left_alone(config, superlink, tmp
     assert not (tmp_path / "second").exists()
 
 
+def test_two_submissions_at_the_same_moment_never_share_a_run_directory(
+    config, superlink, tmp_path, monkeypatch
+):
+    """Both write the same run.toml: Flower would read the second one's for the first."""
+    monkeypatch.setattr(submission, "list_runs", lambda kit: [])
+    monkeypatch.setattr("server.deployment.nodes.list_nodes", lambda kit: [])
+    monkeypatch.setattr(submission, "follow_run", lambda kit, run: None)
+    given, second = [], []
+
+    def start_run(kit, app, run_config):
+        if not second:
+            second.append(run_cli("server", "run", config, "--out", tmp_path / "second"))
+        given.append(tomllib.loads(run_config.read_text())["out"])
+        return str(len(given))
+
+    monkeypatch.setattr(submission, "start_run", start_run)
+    run_cli("server", "run", config, "--out", tmp_path / "first")
+    assert given == [str(tmp_path / "first")]
+    assert second[0].exit_code == 1
+    assert "runs already, as process" in errors(second[0])[0]
+    assert not (tmp_path / "second").exists()
+
+
 def test_a_run_under_way_is_watched_when_it_is_to_be_resumed_and_no_other(
     config, superlink, tmp_path
 ):
@@ -132,7 +156,7 @@ def test_an_expired_certificate_is_named_before_anything_starts(config, tmp_path
     done = run_cli("server", "start", kit.folder)
     assert done.exit_code == 2
     (line,) = errors(done)
-    assert f"{kit.certificate}: good from" in line
+    assert f"{kit.certificate}: valid only from" in line
     assert "run mdmt provision again" in line
     assert not (kit.run_folder / "superlink.log").exists()
 

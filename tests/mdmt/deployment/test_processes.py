@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from mdmt.deployment.processes import flower_environment, is_running, last_words
+from mdmt.deployment.processes import flower_environment, is_running, last_error
 
 START = """
 import os, sys, time
@@ -65,6 +65,6 @@ def test_a_process_is_not_blamed_for_what_the_one_before_it_wrote(tmp_path):
     log = tmp_path / "log"
     log.write_text("ValueError: of yesterday\n")
     earlier = log.stat().st_size
-    assert last_words(log, earlier) == "no output"
+    assert last_error(log, earlier) == "no output"
     log.write_text(log.read_text() + "KeyError: of today\n")
-    assert last_words(log, earlier) == "KeyError: of today"
+    assert last_error(log, earlier) == "KeyError: of today"

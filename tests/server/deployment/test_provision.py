@@ -212,8 +212,8 @@ def test_force_makes_every_key_anew_and_loses_no_site_file(source, kits):
         assert set(outcomes(done).values()) == {"made"}
         backup = filled.with_name(f"site.yaml.bak-{number}")
         assert backup.read_text() == f"name: north  # filled in {number}\n"
-        assert done["north"].saved == (backup,)
-        assert done["south"].saved == ()
+        assert done["north"].saved == [backup]
+        assert done["south"].saved == []
     assert not [file for file, old in keys.items() if file.read_bytes() == old]
 
 
@@ -288,7 +288,7 @@ def test_a_federation_that_takes_something_from_its_sites_is_refused(source, kit
     text = FEDERATION.replace("tasks: {severity: {}}", "tasks: {severity: {}}\n    threads: &n 2")
     source.write_text(text.replace("rounds: 2", "rounds: *n"))
     assert load_federation(source).training.rounds == 2
-    with pytest.raises(ConfigError, match="cannot be told from its sites"):
+    with pytest.raises(ConfigError, match="cannot be separated from its sites"):
         run(source, kits)
     assert not kits.exists()
 
