@@ -1,4 +1,4 @@
-"""``mdmt site check``: whether a site is fit to take part, and what to do if not."""
+"""``mdmt site check``: whether a site is ready to take part, and what to do if not."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import typer
 if TYPE_CHECKING:
     from client.deployment.check import Check
 
-__all__ = ["check", "say_failures"]
+__all__ = ["check", "report_failures"]
 
 
 def check(
     kit: Annotated[Path, typer.Argument(help="The site's folder.")] = Path(),
 ) -> None:
-    """Check the line to the server, the key, the clock, the machine and every image.
+    """Check the way to the server, the key, the clock, the machine and every image.
 
-    Exits with 2 when something would keep the site from taking part.
+    Exits with 2 if something keeps the site from taking part.
     """
     from client.deployment.check import check_site
     from mdmt.cli.console import new_table, progress_console, result_console
     from mdmt.deployment.kits import open_site_kit
 
-    os.umask(0o077)  # the cache that this fills is nobody else's
+    os.umask(0o077)  # nobody else may read the cache that this fills
     opened = open_site_kit(kit)
     table = new_table(f"{opened.facts.name}: check", "check", "", "found", "remedy")
     done = []
@@ -35,10 +35,10 @@ def check(
             table.add_row(item.name, item.outcome, item.found, item.remedy)
             done.append(item)
     result_console().print(table)
-    say_failures(done)
+    report_failures(done)
 
 
-def say_failures(checks: Iterable[Check]) -> None:
+def report_failures(checks: Iterable[Check]) -> None:
     """Write a line for every check that failed, and end the command if there is one."""
     failed = [item for item in checks if item.outcome == "fail"]
     for item in failed:

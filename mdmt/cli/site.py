@@ -24,18 +24,18 @@ def start(
 ) -> None:
     """Connect this site to its federation and answer the server until interrupted.
 
-    Exits with 2 when something on this machine would fail every round.
+    Exits with 2 if something on this machine would fail every round.
     """
-    from client.deployment.check import check_start
-    from mdmt.cli.check import say_failures
+    from client.deployment.check import check_site
+    from mdmt.cli.check import report_failures
     from mdmt.cli.console import log_to_stderr
     from mdmt.config import load_site
     from mdmt.deployment.kits import open_site_kit
     from mdmt.deployment.processes import until_stopped
 
-    os.umask(0o077)  # its log, heads and cache are nobody else's
+    os.umask(0o077)  # nobody else may read its log, heads and cache
     opened = open_site_kit(kit)
-    say_failures(check_start(opened))
+    report_failures(check_site(opened, starting=True))
     log_to_stderr()
     from client.deployment.launcher import serve_site
 

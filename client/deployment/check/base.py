@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Check"]
 
 @dataclass(frozen=True)
 class Check:
-    """One line of `mdmt site check`. It may name paths: it is for the site's own machine."""
+    """One line of `mdmt site check`. It may name paths: only the site sees it."""
 
     name: str
     outcome: Literal["pass", "warn", "fail"]

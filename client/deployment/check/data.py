@@ -12,7 +12,7 @@ __all__ = ["check_dataset", "check_table"]
 
 
 def check_table(site: SiteConfig) -> Check:
-    """Read the table alone."""
+    """Read the table only."""
     from mdmt.data.readers import read_manifest
 
     try:
@@ -25,8 +25,8 @@ def check_table(site: SiteConfig) -> Check:
 def check_dataset(site: SiteConfig, progress: Callable[[int, int], None] | None = None) -> Check:
     """Read the table and every image.
 
-    The splits that the table does not give are drawn with seed 0: the federation's is not known
-    before the roll call.
+    Splits that the table does not give are drawn with seed 0: the federation's seed is not known
+    before the registration.
     """
     from mdmt.data.validation import validate_dataset
 

@@ -1,15 +1,19 @@
-"""Checks of a kit's own files, and of the log that it keeps the head of."""
+"""Checks of a kit's own files, and of the audit log whose head the kit holds."""
 
 from __future__ import annotations
 
 import stat
+from typing import TYPE_CHECKING
 
 from client.deployment.check.base import Check
 from mdmt.config import SiteConfig, load_site
 from mdmt.deployment.kits import SiteKit
 from mdmt.errors import ConfigError
 
-__all__ = ["check_audit_log", "check_ca", "check_key", "check_site_file"]
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+__all__ = ["check_audit_log", "check_ca", "check_key", "check_site_file", "read_private_key"]
 
 
 def check_site_file(kit: SiteKit) -> tuple[Check, SiteConfig | None]:
@@ -25,30 +29,47 @@ def check_site_file(kit: SiteKit) -> tuple[Check, SiteConfig | None]:
     return Check(name, "pass", f"site {site.name}, tasks {', '.join(site.tasks)}"), site
 
 
-def check_key(kit: SiteKit) -> Check:
-    """Check that the private key is one, and its owner's alone."""
+def read_private_key(kit: SiteKit) -> EllipticCurvePrivateKey:
+    """Read the site's private key.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It holds no ECDSA key in OpenSSH format.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
+    try:
+        key = load_ssh_private_key(kit.private_key.read_bytes(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError("not a private key in OpenSSH format") from error
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise ValueError("not an ECDSA key")
+    return key
+
+
+def check_key(kit: SiteKit) -> Check:
+    """Check that the private key is one, and that only its owner can read it."""
     name, file = "private key", kit.private_key
     anew = "unpack the kit again, or ask the coordinator for a new one"
     try:
+        read_private_key(kit)
         mode = stat.S_IMODE(file.stat().st_mode)
-        key = load_ssh_private_key(file.read_bytes(), None)
     except OSError as error:
         return Check(name, "fail", f"{file}: {error.strerror}", anew)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        return Check(name, "fail", f"{file}: not a private key in OpenSSH format", anew)
-    if not isinstance(key, EllipticCurvePrivateKey):
-        return Check(name, "fail", f"{file}: not an ECDSA key", anew)
+    except ValueError as error:
+        return Check(name, "fail", f"{file}: {error}", anew)
     if mode & 0o077:
         return Check(name, "fail", f"{file}: others can read it", f"chmod 600 {file}")
     return Check(name, "pass", "readable by its owner only")
 
 
 def check_ca(kit: SiteKit) -> Check:
-    """Check that the certificate is there which the server is known by."""
+    """Check that the certificate of the federation's CA is there."""
     from cryptography.x509 import load_pem_x509_certificate
 
     name, file = "CA certificate", kit.ca_certificate
@@ -63,7 +84,7 @@ def check_ca(kit: SiteKit) -> Check:
 
 
 def check_audit_log(kit: SiteKit, site: SiteConfig) -> Check:
-    """Check that the audit log is what was written: on another one nothing would be sent."""
+    """Check that the audit log was not changed: with a changed one the site sends nothing."""
     from client.deployment.audit import open_audit_log
 
     log = open_audit_log(kit, site)

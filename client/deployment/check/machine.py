@@ -18,10 +18,10 @@ __all__ = ["check_device", "check_folder", "check_versions"]
 
 GB = 10**9
 LITTLE = 2 * GB
-"""Bytes; a usual model with its optimiser, activations and the state of a few rounds needs more."""
+"""Bytes. A model with its optimiser, activations and the state of a few rounds needs more."""
 _PROBE = bytes(1 << 20)
 _MUST_MATCH = {"mdmt", "flwr"}
-"""Others change numbers, these what is said over the wire."""
+"""These decide the messages; the others change only numbers."""
 
 
 def check_versions(expected: Mapping[str, str]) -> Check:
@@ -33,7 +33,7 @@ def check_versions(expected: Mapping[str, str]) -> Check:
     )
     if not wrong:
         return Check("versions", "pass", found)
-    # mdmt itself comes from the coordinator: in an index the name may be somebody else's.
+    # mdmt comes from the coordinator: in a package index the name may belong to somebody else.
     wanted = " ".join(
         f"mdmt-{expected[name]}-py3-none-any.whl" if name == "mdmt" else f"{name}=={expected[name]}"
         for name in expected
@@ -60,13 +60,13 @@ def check_device(site: SiteConfig) -> Check:
         device = resolve_device(site.device)
     except ConfigError:
         found = f"{site.device} is not there: PyTorch sees {torch.cuda.device_count() or 'no'} GPU"
-        remedy = "see whether nvidia-smi lists it, or write device: auto or cpu in site.yaml"
+        remedy = "check that nvidia-smi lists it, or write device: auto or cpu in site.yaml"
         return Check("device", "fail", found, remedy)
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         kind = torch.cuda.get_device_name(device)
         found = f"{device}, {kind}, {free / GB:.1f} of {total / GB:.1f} GB free"
-        remedy = "see in nvidia-smi who uses it, or lower the batch size with the coordinator"
+        remedy = "check in nvidia-smi which processes use it, or agree on a smaller batch size"
     else:
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         found = f"{device}, {os.cpu_count()} cores, {free / GB:.1f} GB of memory"
@@ -77,7 +77,7 @@ def check_device(site: SiteConfig) -> Check:
 
 
 def check_folder(key: str, folder: Path) -> Check:
-    """Check that a folder can be written to and has space; it is made if it is missing."""
+    """Check that a folder is writable and has space; create it if it is missing."""
     elsewhere = f"or name another folder as {key} in site.yaml"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Checks of the line to the server: address, certificate, health, clock."""
+"""Checks of the way to the server: address, certificate, health, clock."""
 
 from __future__ import annotations
 
@@ -27,19 +27,34 @@ __all__ = [
 TIMEOUT = 10.0
 """Seconds."""
 SOON = 30
-"""Days before a certificate ends that are worth a warning."""
+"""A certificate that ends within so many days gives a warning."""
 SLOW_CLOCK, FAST_CLOCK = 30.0, 2.0
-"""Seconds behind and ahead of the server that are worth a warning."""
-_EXPIRED, _NOT_YET = 10, 9
-_OTHER_CA = {2, 18, 19, 20, 21}
-_OTHER_HOST = {62, 64}
-"""OpenSSL's X509_V_ERR codes."""
+"""A clock that is more seconds behind or ahead of the server's gives a warning."""
 _COORDINATOR = "tell the coordinator"
+_OTHER_CA = (
+    "is not of this federation's CA",
+    "if this network opens TLS, have the server exempted; else ask the coordinator whether all kits"
+    " were made anew",
+)
+_OTHER_HOST = (
+    "is for another name: {why}",
+    f"{_COORDINATOR}: --server must be the name that sites use",
+)
+_CERTIFICATE = {
+    9: ("is not valid yet: this machine's clock says {now}", "set the clock"),
+    10: (
+        "has expired (this machine's clock says {now})",
+        f"{_COORDINATOR} to renew it, or set the clock",
+    ),
+    **dict.fromkeys((2, 18, 19, 20, 21), _OTHER_CA),
+    **dict.fromkeys((62, 64), _OTHER_HOST),
+}
+"""OpenSSL's X509_V_ERR code → what is wrong with the certificate, and the remedy."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server said when it was asked for its health."""
+    """What the server answered to the request for its health."""
 
     status: int
     certificate: dict[str, Any]
@@ -78,12 +93,12 @@ def check_address(kit: SiteKit) -> Check:
         found = f"{where}: refused the connection: nothing listens there"
         return Check(name, "fail", found, "ask the coordinator whether the server is started")
     except OSError as error:
-        return Check(name, "fail", f"{where}: {error.strerror}", "see to this machine's network")
+        return Check(name, "fail", f"{where}: {error.strerror}", "correct this machine's network")
     return Check(name, "pass", f"{where} in {1000 * (time.monotonic() - started):.0f} ms")
 
 
 def ask_server(kit: SiteKit) -> Answer | NoAnswer:
-    """Ask for the server's health as Flower would: over TLS, trusting the kit's CA alone."""
+    """Ask for the server's health as Flower does: over TLS, and trust only the kit's CA."""
     import httpx
 
     try:
@@ -115,29 +130,14 @@ def check_certificate(answer: Answer | NoAnswer) -> Check:
 
 
 def _explain(error: BaseException) -> tuple[str, str]:
-    """Say in plain words why there was no TLS connection, and what to do."""
+    """Explain in plain words why there was no TLS connection, and what to do."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
-        code = cause.verify_code
+        found, remedy = _CERTIFICATE.get(cause.verify_code, ("is refused: {why}", _COORDINATOR))
         now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-        if code == _EXPIRED:
-            found = f"the server's certificate has expired (this machine's clock says {now})"
-            return found, f"{_COORDINATOR} to renew it, or set the clock"
-        if code == _NOT_YET:
-            found = f"the server's certificate is not valid yet: this machine's clock says {now}"
-            return found, "set the clock"
-        if code in _OTHER_CA:
-            found = "the server's certificate is not of this federation's CA"
-            return found, (
-                "have TLS to the server exempted if this network opens it; else ask the"
-                " coordinator whether all kits were made anew"
-            )
-        if code in _OTHER_HOST:
-            found = f"the server's certificate is for another name: {cause.verify_message}"
-            return found, f"{_COORDINATOR}: --server must be the name that sites use"
-        return f"the server's certificate is refused: {cause.verify_message}", _COORDINATOR
+        return f"the server's certificate {found.format(now=now, why=cause.verify_message)}", remedy
     if isinstance(cause, ssl.SSLError):
         found = f"no TLS connection: {cause.reason or cause}"
         return found, "see that ca.crt is whole and that nothing else listens at the address"
@@ -145,7 +145,7 @@ def _explain(error: BaseException) -> tuple[str, str]:
 
 
 def check_server(answer: Answer | NoAnswer) -> Check:
-    """Check that the server is well."""
+    """Check that the server is healthy."""
     if isinstance(answer, NoAnswer):
         return Check("server", "fail", "no answer", "see the certificate's line")
     if answer.status == 200:
@@ -158,9 +158,9 @@ def check_server(answer: Answer | NoAnswer) -> Check:
 
 
 def check_clock(answer: Answer | NoAnswer) -> Check:
-    """Compare the clock with the server's: Flower refuses what was signed too long ago, or later.
+    """Compare the clock with the server's: Flower refuses signatures that are too old or too new.
 
-    It takes a clock that is up to 300 s behind, but one that is ahead only up to 5 s.
+    It accepts a clock that is up to 300 s behind, but only up to 5 s ahead.
     """
     from client.flower import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
@@ -170,8 +170,8 @@ def check_clock(answer: Answer | NoAnswer) -> Check:
     try:
         date = parsedate_to_datetime(answer.date or "").timestamp()
     except ValueError:
-        return Check(name, "warn", "not compared: the server does not tell the time", _COORDINATOR)
-    # The header is cut to seconds.
+        return Check(name, "warn", "not compared: the server sends no time", _COORDINATOR)
+    # The header has whole seconds.
     ahead = answer.moment - (date + 0.5)
     found = f"{_duration(ahead)} {'ahead of' if ahead > 0 else 'behind'} the server's"
     if ahead > SYSTEM_TIME_TOLERANCE or -ahead > TIMESTAMP_TOLERANCE:

@@ -21,7 +21,7 @@ from cli_builders import patients, table_site, write_rows
 from deployment import free_ports, make_kits, serve
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
-from client.deployment.check import check_site, check_start
+from client.deployment.check import check_site
 from client.deployment.check.kit import check_key, check_site_file
 from client.deployment.check.machine import check_device, check_folder, check_versions
 from client.deployment.check.registered import check_registered
@@ -328,7 +328,7 @@ def test_the_clock(kit, server, server_is, outcome, says):
 
 
 @pytest.mark.parametrize("date", ["", "yesterday"])
-def test_a_server_that_does_not_tell_the_time(kit, server, date):
+def test_a_server_that_sends_no_time(kit, server, date):
     with up(server, date=date):
         assert check_clock(ask_server(kit)).outcome == "warn"
 
@@ -457,7 +457,7 @@ def test_a_dataset_that_is_wrong(kit, server, tmp_path, change, outcome, says):
 def test_an_audit_log_that_was_cut_is_said_at_the_start(kit):
     """On such a log no message is recorded, so none would be sent."""
     kit.audit_head.write_text(json.dumps({"lines": 2, "hash": "1" * 64}))
-    (check,) = (item for item in check_start(kit) if item.outcome == "fail")
+    (check,) = (item for item in check_site(kit, starting=True) if item.outcome == "fail")
     assert check.name == "audit log"
     assert "2 of 2 lines are missing" in check.found
     assert str(kit.audit_head) in check.remedy
