@@ -22,6 +22,8 @@ __all__ = ["Registry", "permit_plugins"]
 T = TypeVar("T")
 MOST_LISTED = 30
 """An error lists all known names up to this many."""
+LONGEST_NAME = 64
+"""An error shows this many characters of an unknown name, which may come from another machine."""
 
 _permitted: ContextVar[frozenset[str] | None] = ContextVar("permitted_plugins", default=None)
 
@@ -131,7 +133,7 @@ class Registry(Generic[T]):
             )
 
     def _unknown(self, name: str) -> str:
-        known = self.names()
+        name, known = name[:LONGEST_NAME], self.names()
         near = get_close_matches(name, known, n=4)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         listed = f"known: {', '.join(known)}" if len(known) <= MOST_LISTED else ""

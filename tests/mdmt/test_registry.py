@@ -51,6 +51,12 @@ def test_an_unknown_name_is_told_with_the_nearest_and_the_known_ones(colours):
     assert str(error.value) == ("unknown colour crimsn; did you mean crimson?; known: crimson, red")
 
 
+def test_an_unknown_name_of_any_length_is_told_in_short(colours):
+    with pytest.raises(ConfigError) as error:
+        colours["x" * 10**6]
+    assert len(str(error.value)) < 200
+
+
 def test_a_plugin_is_imported_when_it_is_used_and_not_before(colours, install):
     install("colour-pack", "colour_pack", "BLUE = '#00f'", "blue", "BLUE")
     assert colours.names() == ["blue", "crimson", "red"]
