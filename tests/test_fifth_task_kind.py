@@ -110,7 +110,7 @@ def test_its_recipe_and_card_keep_every_key(run):
 def test_show_and_report_say_how_it_did(run):
     shown = run_cli("show", run)
     assert shown.exit_code == 0, shown.output
-    for text in ("mae", "pearson", "nodules at ward"):
+    for text in ("MAE", "Pearson r", "nodules at ward"):
         assert text in shown.output
     result = run_cli("report", run)
     assert result.exit_code == 0, result.output

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mdmt.results.runs import Run, count_labels, describe_gain, format_metric
+from mdmt.results.runs import Run, count_labels, format_metric
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from mdmt.tasks import Task
+    from mdmt.report import page as report
 
 __all__ = ["result_tables", "site_table"]
 
@@ -45,10 +45,12 @@ def _count(number: int | None) -> str:
 
 def result_tables(run: Run) -> Iterator[RenderableType]:
     """Yield the results of a run (or its last validation if it has none yet), and its cost."""
+    from mdmt.report.run import result_table
+
     if run.metrics is not None:
         for task in run.config.tasks:
             for site, tests in run.tests(task):
-                yield _test_table(run.config.space(task), task, site, tests)
+                yield _as_rich(result_table(run, task, site, tests))
         yield "Brackets: rounds, and 95 % intervals by patient bootstrap."
     elif run.history:
         yield _validation_table(run)
@@ -57,28 +59,14 @@ def result_tables(run: Run) -> Iterator[RenderableType]:
         yield f"{run.folder.name}: {run.outcome}"
 
 
-def _test_table(
-    space: Task, task: str, site: str, tests: dict[str, dict[str, Any] | None]
-) -> Table:
+def _as_rich(table: report.Table) -> Table:
     from mdmt.cli.console import new_table
 
-    final = next(test for name, test in tests.items() if test and name.startswith("federated"))
-    shown = space.shown_metrics.items()
-    metrics = {name: better for name, better in shown if f"{task}/{name}" in final}
-    table = new_table(
-        f"{task} at {site}: {_count(final[f'{task}/examples'])} test images",
-        *("model", *(f">{name}\n{better}\nis better" for name, better in metrics.items())),
-    )
-    for name, test in tests.items():
-        table.add_row(name, *(format_metric(test or {}, f"{task}/{metric}") for metric in metrics))
-    # The local-only model is that of its last round, so it is compared with the last round.
-    if local := tests.get("local only"):
-        gains = (
-            describe_gain(final.get(f"{task}/{name}"), local.get(f"{task}/{name}"), better)
-            for name, better in metrics.items()
-        )
-        table.add_row("last vs. local only", *gains, style="bold")
-    return table
+    first, *others = (name.replace(" is better", "\nis better") for name in table.header)
+    result = new_table(table.caption, first, *(f">{name}" for name in others))
+    for number, row in enumerate(table.rows):
+        result.add_row(*row, style="bold" if number in table.emphasised else None)
+    return result
 
 
 def _validation_table(run: Run) -> Table:

@@ -187,18 +187,19 @@ def score_figure(caption: str, arms: Arms, limit: float, colours: Colours) -> Fi
         if not complete.any():
             continue
         truth, predicted = truth[complete], predicted[complete]
+        top = limit if np.isfinite(limit) else float(max(truth.max(), predicted.max()))
         error = np.abs(predicted - truth).mean()
         alt = f"{arm}: mean absolute error of the global score {error:.2f}"
         labels = f"{arm}: {count(len(truth), 'image')}", "true global score", "predicted"
         with panel(panels, *labels, alt=alt, height=300) as axes:
-            axes.plot((0, limit), (0, limit), **GUIDE)
+            axes.plot((0, top), (0, top), **GUIDE)
             if len(truth) <= _MANY_DOTS:
                 axes.plot(truth, predicted, "o", color=colours[arm], alpha=0.3, ms=3.5, mew=0)
             for score in np.unique(truth):
                 quartiles = np.quantile(predicted[truth == score], (0.25, 0.5, 0.75))
                 axes.vlines(score, quartiles[0], quartiles[2], color=BLACK, linewidth=1.5)
                 axes.plot(score, quartiles[1], "_", color=BLACK, markersize=7, mew=2)
-            ends = -0.03 * limit, 1.03 * limit
+            ends = -0.03 * top, 1.03 * top
             axes.set(xlim=ends, ylim=ends)
             axes.locator_params(integer=True)
     return Figure(caption, panels)

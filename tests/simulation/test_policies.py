@@ -35,7 +35,7 @@ def test_a_federation_in_which_a_site_tells_no_number_runs(make_config, two_site
     assert history[1]["tasks"]["prognosis/auroc"] is None
     shown = run_cli("show", out)
     assert shown.exit_code == 0
-    assert "prognosis at hospital: - test images" in shown.stdout
+    assert "prognosis at hospital: an unreported number of test images" in shown.stdout
     row = next(line for line in shown.stdout.splitlines() if line.startswith("hospital "))
     assert row.split() == ["hospital", "prognosis", "-/-/-", "-/-/-", "-"]
     assert "None" not in shown.stdout

@@ -72,8 +72,8 @@ def test_gain_knows_which_direction_is_better(tmp_path: Path) -> None:
     shown = run_cli("show", run).stdout
     assert "0.800 [0.700, 0.900]" in shown
     auroc, mae = (line for line in shown.splitlines() if "last vs. local only" in line)
-    assert re.findall(r"-0\.100 \w+|equal", auroc) == ["-0.100 worse", "equal"]  # and Brier
-    assert re.findall(r"-0\.100 \w+|equal", mae) == ["-0.100 better", "equal", "equal"]
+    assert re.findall(r"−0\.100 \w+|equal", auroc) == ["−0.100 worse", "equal"]  # and Brier
+    assert re.findall(r"−0\.100 \w+|equal", mae) == ["−0.100 better", "equal", "equal"]
 
 
 HISTORY = [
