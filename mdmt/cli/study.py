@@ -11,7 +11,8 @@ import typer
 
 if TYPE_CHECKING:
     from mdmt.errors import MDMTError
-    from simulation.study.cells import Cell, Finished
+    from simulation.study.cells import Cell
+    from simulation.study.runner import Saved
 
 __all__ = ["StudyProgress", "study"]
 
@@ -51,12 +52,12 @@ def study(
         workers = default_workers(loaded) if workers is None else workers
         progress = StudyProgress(workers)
 
-        def plan(finished: Sequence[Finished], cells: Sequence[Cell]) -> None:
+        def plan(finished: Sequence[Saved], cells: Sequence[Cell]) -> None:
             console.print(f"running in {folder}: {progress.plan(finished, cells)}")
             status.update(progress.status(time.monotonic()))
 
-        def book(finished: Finished) -> None:
-            console.print(progress.book(finished))
+        def book(saved: Saved) -> None:
+            console.print(progress.book(saved))
             status.update(progress.status(time.monotonic()))
 
         def fail(cell: Cell, error: MDMTError) -> None:
@@ -101,7 +102,7 @@ class StudyProgress:
         self.seconds: dict[str, list[float]] = {}
         """Arm → seconds of its finished cells."""
 
-    def plan(self, finished: Sequence[Finished], cells: Sequence[Cell]) -> str:
+    def plan(self, finished: Sequence[Saved], cells: Sequence[Cell]) -> str:
         """Take in the grid and what is finished of it already; say so."""
         self.total = len(cells)
         self.waiting = [cell.arm.label for cell in cells]
@@ -110,13 +111,12 @@ class StudyProgress:
         begun = f", {self.done} finished before" if self.done else ""
         return f"{self.total} cells, {self.workers} at a time{begun}"
 
-    def book(self, finished: Finished) -> str:
-        """Take in a finished cell; say what it took."""
-        self._take(finished)
-        key = finished.cell.key
-        name = f"{key['arm']} {key['backbone']} fold {key['fold']} seed {key['seed']}"
-        left = self._left()
-        return f"cell {self.done} of {self.total}: {name} in {finished.seconds:.0f} s{left}"
+    def book(self, saved: Saved) -> str:
+        """Count a finished cell; return a line that says how long it took."""
+        self._take(saved)
+        name = f"{saved['arm']} {saved['backbone']} fold {saved['fold']} seed {saved['seed']}"
+        took = f"{saved['seconds']:.0f} s{self._left()}"
+        return f"cell {self.done} of {self.total}: {name} in {took}"
 
     def drop(self, cell: Cell) -> None:
         """Wait no longer for a cell that failed."""
@@ -144,8 +144,7 @@ class StudyProgress:
         left = self.seconds_left()
         return "" if left is None else f", about {duration(left)} left"
 
-    def _take(self, finished: Finished) -> None:
-        arm = finished.cell.arm.label
-        self.waiting.remove(arm)
+    def _take(self, saved: Saved) -> None:
+        self.waiting.remove(saved["arm"])
         self.done += 1
-        self.seconds.setdefault(arm, []).append(finished.seconds)
+        self.seconds.setdefault(saved["arm"], []).append(saved["seconds"])

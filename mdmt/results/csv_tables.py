@@ -1,16 +1,18 @@
-"""Reading the CSV tables of a study; an error names the file."""
+"""Reading and writing the CSV tables of a study; an error names the file."""
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mdmt.errors import BadInput
+from mdmt.files import atomic_path
 from mdmt.tasks import Task
 
-__all__ = ["known_task", "read_rows", "to_number"]
+__all__ = ["known_task", "read_rows", "to_number", "write_rows"]
 
 
 def read_rows(file: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
@@ -52,3 +54,14 @@ def known_task(file: Path, task: str, spaces: Mapping[str, Task]) -> None:
     """Refuse a task that the study does not have."""
     if task not in spaces:
         raise BadInput(f"{file}: the task {task} is none of study.yaml's {', '.join(spaces)}")
+
+
+def write_rows(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV file atomically, making its folder if necessary."""
+    with (
+        atomic_path(file) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
+        table = csv.DictWriter(stream, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import tempfile
@@ -18,17 +17,19 @@ import torch
 from mdmt.config import FederationConfig
 from mdmt.data.cohort import Cohort
 from mdmt.errors import MDMTError, StateError
-from mdmt.files import atomic_path, read_json, write_json
+from mdmt.files import read_json, write_json, write_text
 from mdmt.metrics import evaluate_task
+from mdmt.results.csv_tables import write_rows
 from mdmt.results.predictions import PREDICTION_COLUMNS
 from mdmt.tasks import Task
 from mdmt.tasks.base import FloatArray
-from simulation.study.arms import ARMS, Bench, Outcome
+from simulation.study.arms import ARMS
+from simulation.study.bench import Bench, Outcome
 from simulation.study.config import StudyConfig
 from simulation.study.data import cohorts_in_fold, site_in_fold
 from simulation.study.kinds import Arm, Backbone
 
-__all__ = ["FORMAT", "Cell", "Finished", "in_cell", "read_cell", "run_cell"]
+__all__ = ["FORMAT", "Cell", "in_cell", "read_cell", "run_cell"]
 
 FORMAT = 1
 
@@ -77,29 +78,6 @@ class Cell:
         }
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A finished cell as it was read back.
-
-    Attributes
-    ----------
-    cell : Cell
-    results : list of dict
-        ``site``, ``task``, ``metric``, ``value`` (None: undefined) and ``n``.
-    predictions : Path
-        CSV with `PREDICTION_COLUMNS`.
-    steps : dict of str to int
-        Target site → optimiser steps that saw its images of the target.
-    seconds : float
-    """
-
-    cell: Cell
-    results: list[dict[str, Any]]
-    predictions: Path
-    steps: dict[str, int]
-    seconds: float
-
-
 def in_cell(study: StudyConfig, backbone: Backbone, seed: int) -> FederationConfig:
     """The study's federation with the backbone and the seed of a cell."""
     changes = {"seed": seed, "model": study.model(backbone)}
@@ -136,8 +114,8 @@ def run_cell(study: StudyConfig, cell: Cell, out: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def read_cell(out: Path, cell: Cell) -> Finished | None:
-    """Read a finished cell; None if it is not finished.
+def read_cell(out: Path, cell: Cell) -> dict[str, Any] | None:
+    """Read the ``cell.json`` of a finished cell; None if it is not finished.
 
     Raises
     ------
@@ -148,20 +126,20 @@ def read_cell(out: Path, cell: Cell) -> Finished | None:
     if not folder.exists():
         return None
     try:
-        saved = read_json(folder / "cell.json")
-        found, results = saved["identity"], saved["results"]
-        finished = Finished(
-            cell, results, folder / "predictions.csv", saved["steps"], saved["seconds"]
-        )
-    except (OSError, ValueError, KeyError) as error:
+        saved: dict[str, Any] = read_json(folder / "cell.json")
+        found = saved["identity"]
+        missing = {"results", "steps", "seconds"} - saved.keys()
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StateError(f"{folder}: is damaged: delete it and start again ({error})") from error
+    if missing:
+        raise StateError(f"{folder}: is damaged: delete it and start again ({missing} missing)")
     wrong = [key for key in {**cell.identity, **found} if found.get(key) != cell.identity.get(key)]
     if wrong:
         raise StateError(
             f"{folder}: was made with other {', '.join(sorted(wrong))}: choose another --out, or"
             " delete it to make it anew"
         )
-    return finished
+    return saved
 
 
 def _bench(study: StudyConfig, cell: Cell, out: Path, work: Path) -> Bench:
@@ -196,19 +174,9 @@ def _write(
         ]
         for row in _rows(cohort, space, task, predictions):
             rows.append(cell.key | {"site": site, "task": task} | row)
-    folder.mkdir(parents=True)
-    with (
-        atomic_path(folder / "predictions.csv") as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        table = csv.DictWriter(file, PREDICTION_COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    with (
-        atomic_path(folder / "history.jsonl") as temporary,
-        temporary.open("w", encoding="utf-8") as file,
-    ):
-        file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in outcome.history)
+    write_rows(folder / "predictions.csv", PREDICTION_COLUMNS, rows)
+    lines = (json.dumps(line, allow_nan=False) + "\n" for line in outcome.history)
+    write_text(folder / "history.jsonl", "".join(lines))
     write_json(
         folder / "cell.json",
         {

@@ -1,14 +1,12 @@
 """The federated arm: the real server and client, in this process, then each site's own heads.
 
-Predictions of single images are made here, where all sites are on one machine; the messages
-between server and sites are those of any federation, and carry none.
+Predictions of single images are made here, where all sites are on one machine. The messages between
+server and sites are those of any federation and carry no predictions.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,58 +15,42 @@ from mdmt.config import FederationConfig
 from mdmt.errors import StateError
 from mdmt.models import MDMTModel, build_model, head_task, load_staying, set_arrays
 from mdmt.releases import open_release
+from mdmt.results.runs import read_lines
 from server.run import RunDirectory
 from simulation.simulate import simulate
-from simulation.study.config import StudyConfig
-from simulation.study.kinds import Federated
+from simulation.study.bench import Bench, Outcome
 
-__all__ = ["FederatedRun", "federated_models"]
-
-
-@dataclass(frozen=True)
-class FederatedRun:
-    """A finished federation.
-
-    Attributes
-    ----------
-    models : iterator of (str, str, MDMTModel)
-        Site, task and the model that the site would use for it.
-    history : list of dict
-        Lines of ``history.jsonl``.
-    steps : dict of str to int
-        Optimiser steps of each site.
-    """
-
-    models: Iterator[tuple[str, str, MDMTModel]]
-    history: list[dict[str, Any]]
-    steps: dict[str, int]
+__all__ = ["run_federated"]
 
 
-def federated_models(
-    study: StudyConfig, arm: Federated, config: FederationConfig, work: Path
-) -> FederatedRun:
-    """Run a federation in the new folder ``work/run``.
+def run_federated(bench: Bench) -> Outcome:
+    """Run a federation in the new folder ``run`` of the cell's work folder.
 
     Raises
     ------
     MDMTError
         The federation could not start, or failed, or a site kept no head of a task.
     """
-    aggregation = arm.aggregation or config.aggregation
-    run = work / "run"
+    run = bench.work / "run"
     sites = {
         name: site.model_copy(update={"state_dir": run / "sites" / name})
-        for name, site in config.sites.items()
+        for name, site in bench.config.sites.items()
     }
+    aggregation = bench.arm.aggregation or bench.config.aggregation
     changes = {"aggregation": aggregation, "references": (), "sites": sites}
-    config = config.model_copy(update=changes)
+    config = bench.config.model_copy(update=changes)
     run.mkdir(parents=True)
     simulate(config, run, "inprocess")
-    lines = (run / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    history = [json.loads(line) for line in lines]
-    steps = {name: sum(_steps(line, name, config) for line in history) for name in config.sites}
-    models = _released(run, config) if study.checkpoint == "best" else _last(run, config)
-    return FederatedRun(models, history, steps)
+    history = read_lines(run / "history.jsonl")
+    steps = {
+        site: sum(_steps(line, site, config) for line in history)
+        for site in bench.sites(bench.study.target)
+    }
+    outcome = Outcome(steps=steps, history=history)
+    models = _released if bench.study.checkpoint == "best" else _last
+    for site, task, model in models(run, config):
+        outcome.predict(bench, site, task, model)
+    return outcome
 
 
 def _steps(line: dict[str, Any], site: str, config: FederationConfig) -> int:
@@ -81,12 +63,13 @@ def _steps(line: dict[str, Any], site: str, config: FederationConfig) -> int:
 
 
 def _released(run: Path, config: FederationConfig) -> Iterator[tuple[str, str, MDMTModel]]:
-    """Models of each task's best round, which are those of the release."""
+    """Models of each task's best round, which are those of the release, by site and task."""
     release = open_release(run / "release")
     for task in config.tasks:
-        missing = set(_sites(config, task))
+        every = [name for name, site in sorted(config.sites.items()) if task in site.offered]
+        missing = set(every)
         for site, model in release.models(task):
-            for name in [site] if site else _sites(config, task):
+            for name in [site] if site else every:
                 missing.discard(name)
                 yield name, task, model
         if missing:
@@ -94,21 +77,17 @@ def _released(run: Path, config: FederationConfig) -> Iterator[tuple[str, str, M
 
 
 def _last(run: Path, config: FederationConfig) -> Iterator[tuple[str, str, MDMTModel]]:
-    """Models of the last round."""
+    """Models of the last round, by site and task."""
     saved = RunDirectory(run, config).checkpoints.load(config.training.rounds)
     for name, site in sorted(config.sites.items()):
         tasks = [task for task in config.tasks if task in site.offered]
         model = build_model(config, tasks, weights=False)
-        received = {
+        broadcast = {
             key: tensor.numpy()
             for key, tensor in saved.tensors.items()
             if key.startswith("backbone.") or head_task(key) in tasks
         }
-        set_arrays(model, received)
+        set_arrays(model, broadcast)
         load_staying(model, kept_tensors(site, config, saved.facts["run"], saved.round))
         for task in tasks:
             yield name, task, model
-
-
-def _sites(config: FederationConfig, task: str) -> list[str]:
-    return [name for name, site in sorted(config.sites.items()) if task in site.offered]

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mdmt.config import save_config
+from mdmt.deployment.processes import only_one
 from mdmt.errors import BadInput, MDMTError, RunError
 from mdmt.models import build_model
 from mdmt.training import resolve_device
 from server.run import versions
-from simulation.study.cells import FORMAT, Cell, Finished, in_cell, read_cell
+from simulation.study.cells import FORMAT, Cell, in_cell, read_cell
 from simulation.study.config import StudyConfig, load_study
 from simulation.study.data import StudyData, Watch, open_data
-from simulation.study.folds import Fold
-from simulation.study.kinds import Arm, Backbone, Metadata
+from simulation.study.kinds import Metadata
 from simulation.study.metadata import check_columns, has_columns
 from simulation.study.tables import TABLES, write_tables
 from simulation.study.workers import run_cells
 
-__all__ = ["default_workers", "plan_cells", "run_study"]
+__all__ = ["Saved", "default_workers", "plan_cells", "run_study"]
+
+Saved = dict[str, Any]
+"""The ``cell.json`` of a finished cell: its columns in tables, results, steps and seconds."""
 
 
 def run_study(
@@ -37,10 +38,10 @@ def run_study(
     *,
     workers: int,
     watch: Watch = lambda site, done, n: None,
-    on_plan: Callable[[Sequence[Finished], Sequence[Cell]], None] = lambda finished, cells: None,
-    on_cell: Callable[[Finished], None] = lambda finished: None,
+    on_plan: Callable[[Sequence[Saved], Sequence[Cell]], None] = lambda finished, cells: None,
+    on_cell: Callable[[Saved], None] = lambda saved: None,
     on_fail: Callable[[Cell, MDMTError], None] = lambda cell, error: None,
-) -> list[Finished]:
+) -> list[Saved]:
     """Run a study, or go on with one that was interrupted.
 
     Parameters
@@ -53,15 +54,15 @@ def run_study(
     watch : callable
         Called with (site, images done, images in all) while data are read.
     on_plan : callable
-        Called with the cells that are finished already, and with all.
+        Called with the cells that are finished already, and with all cells.
     on_cell : callable
         Called with each cell that is finished now.
     on_fail : callable
-        Called with each cell that fails, and why; the others go on.
+        Called with each cell that fails, and the reason; the other cells run all the same.
 
     Returns
     -------
-    list of Finished
+    list of dict
         All cells, in order of the grid.
 
     Raises
@@ -75,7 +76,6 @@ def run_study(
     data = _open(study, watch)
     _check(study, data)
     cells = plan_cells(study, data)
-    out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         finished = {cell.path: found for cell in cells if (found := read_cell(out, cell))}
         todo = [cell for cell in cells if cell.path not in finished]
@@ -87,21 +87,21 @@ def run_study(
             opened.write_folds(study, out, seed)
         on_plan(list(finished.values()), cells)
         failed: list[str] = []
-        with closing(_run(study, todo, out, workers)) as running:
-            for cell, ended in running:
-                if isinstance(ended, MDMTError):
-                    failed.append(str(ended))
-                    on_fail(cell, ended)
-                else:
-                    finished[cell.path] = ended
-                    on_cell(ended)
+        with closing(run_cells(study, todo, out, workers)) as ended:
+            for cell, error in ended:
+                if error is not None:
+                    failed.append(str(error))
+                    on_fail(cell, error)
+                elif saved := read_cell(out, cell):
+                    finished[cell.path] = saved
+                    on_cell(saved)
         if failed:
             raise RunError(
                 f"{len(failed)} of {len(cells)} cells failed; the same command tries them again:\n"
                 + "\n".join(failed)
             )
         ordered = [finished[cell.path] for cell in cells]
-        write_tables(study, out, data, ordered)
+        write_tables(study, out, data, list(zip(cells, ordered, strict=True)))
     return ordered
 
 
@@ -115,69 +115,37 @@ def default_workers(study: StudyConfig) -> int:
 def plan_cells(study: StudyConfig, data: Mapping[int, StudyData]) -> list[Cell]:
     """Every cell of the grid, in the order of the tables.
 
+    A cell's identity is everything that decides its result beside its seed.
+
     Parameters
     ----------
     study : StudyConfig
     data : mapping of int to StudyData
         By seed.
     """
-    return [
-        Cell(
-            arm,
-            backbone,
-            fold.name,
-            number,
-            seed,
-            _identity(study, arm, backbone, data[seed], fold),
-        )
-        for backbone in study.grid_backbones
-        for arm in study.arms
-        for seed in study.seeds
-        for number, fold in enumerate(data[seed].folds)
-    ]
-
-
-def _run(
-    study: StudyConfig, todo: Sequence[Cell], out: Path, workers: int
-) -> Generator[tuple[Cell, Finished | MDMTError]]:
-    """Run cells; yield what each wrote, or why it failed, in the order in which they end."""
-    with closing(run_cells(study, todo, out, workers)) as running:
-        for cell, error in running:
-            done = read_cell(out, cell)
-            assert error or done, "a cell that ended without an error is there"
-            yield cell, error or done  # type: ignore[misc]
-
-
-def _identity(
-    study: StudyConfig, arm: Arm, backbone: Backbone, data: StudyData, fold: Fold
-) -> dict[str, Any]:
-    """Everything that decides a cell's result beside its seed, as ``cell.json`` keeps it."""
-    devices = {site.device for site in study.federation.sites.values()}
-    weights = study.model(backbone).weights
-    named = {} if weights in ("none", "timm", "offline") else {"weights": _digest_of(Path(weights))}
-    return named | {
+    devices = {resolve_device(site.device).type for site in study.federation.sites.values()}
+    shared = {
         "format": FORMAT,
         "recipe": study.federation.hash,
-        "arm": arm.model_dump(mode="json", exclude={"name"}),
-        "backbone": backbone.model_dump(mode="json", exclude={"name"}),
         "target": study.target,
         "checkpoint": study.checkpoint,
-        "data": data.digest(fold),
-        "devices": sorted({resolve_device(device).type for device in devices}),
+        "devices": sorted(devices),
         "versions": versions(),
     }
-
-
-def _digest_of(file: Path) -> str:
-    """Tell a file of weights from another that was put in its place."""
-    return _digest(file, file.stat().st_mtime_ns)
-
-
-@lru_cache
-def _digest(file: Path, changed: int) -> str:
-    """SHA-256 of a file as it was when it last `changed`: read once, not for every cell."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    cells = []
+    for backbone in study.grid_backbones:
+        built: dict[str, Any] = {"backbone": backbone.model_dump(mode="json", exclude={"name"})}
+        weights = study.model(backbone).weights
+        if weights not in ("none", "timm", "offline"):
+            with Path(weights).open("rb") as stream:  # another file may be put in its place
+                built["weights"] = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+        for arm in study.arms:
+            own = shared | built | {"arm": arm.model_dump(mode="json", exclude={"name"})}
+            for seed in study.seeds:
+                for number, fold in enumerate(data[seed].folds):
+                    identity = own | {"data": data[seed].digest(fold)}
+                    cells.append(Cell(arm, backbone, fold.name, number, seed, identity))
+    return cells
 
 
 def _open(study: StudyConfig, watch: Watch) -> dict[int, StudyData]:
@@ -231,12 +199,8 @@ def _refuse_others(study: StudyConfig, out: Path) -> None:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Hold the study's folder, and clear what a killed run left in it."""
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however
-        except OSError as error:
-            raise BadInput(f"{out}: another mdmt study is running in it") from error
+    """Lock the study's folder, and remove what a killed run left in it."""
+    with only_one(out / ".lock", f"{out}: this study"):
         for folder in (out / "cells").glob(".work-*"):
             shutil.rmtree(folder)
         for file in out.glob(".*.*.*"):  # tables half written: .results.csv.<random>

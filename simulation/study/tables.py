@@ -1,18 +1,18 @@
-"""The files of a finished study: its tables, and what it was."""
+"""The files of a finished study: its tables, and what was run."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mdmt.files import atomic_path, write_json
+from mdmt.results.csv_tables import write_rows
 from mdmt.results.predictions import PREDICTION_COLUMNS
 from mdmt.results.studies import RESULT_COLUMNS, read_study
 from server.run import versions
 from simulation.study.caveats import find_caveats
-from simulation.study.cells import Finished
+from simulation.study.cells import Cell
 from simulation.study.config import StudyConfig
 from simulation.study.data import StudyData
 from simulation.study.statistics import study_statistics
@@ -21,11 +21,14 @@ __all__ = ["TABLES", "write_tables"]
 
 FORMAT = 1
 TABLES = ("results.csv", "predictions.csv", "statistics.json", "study.json")
-"""Files that tell of a whole grid; there are none while a cell is missing."""
+"""Files of a whole grid; there are none while a cell is missing."""
 
 
 def write_tables(
-    study: StudyConfig, out: Path, data: Mapping[int, StudyData], cells: Sequence[Finished]
+    study: StudyConfig,
+    out: Path,
+    data: Mapping[int, StudyData],
+    cells: Sequence[tuple[Cell, Mapping[str, Any]]],
 ) -> None:
     """Write ``results.csv``, ``predictions.csv``, ``statistics.json`` and ``study.json``.
 
@@ -35,15 +38,17 @@ def write_tables(
     out : Path
     data : mapping of int to StudyData
         By seed.
-    cells : sequence of Finished
-        In order of the grid, which is that of the tables.
+    cells : sequence of (Cell, dict)
+        With their ``cell.json``, in order of the grid, which is that of the tables.
     """
-    results = [one.cell.key | row for one in cells for row in one.results]
-    _write_csv(out / "results.csv", RESULT_COLUMNS, results)
-    _join(out / "predictions.csv", [one.predictions for one in cells])
+    results = [cell.key | row for cell, saved in cells for row in saved["results"]]
+    write_rows(out / "results.csv", RESULT_COLUMNS, results)
+    folders = [Path("cells") / cell.path for cell, _ in cells]
+    _join(out / "predictions.csv", [out / folder / "predictions.csv" for folder in folders])
     written = read_study(out)
     statistics = study_statistics(written)
     write_json(out / "statistics.json", statistics)
+    distinct = {id(opened): opened for opened in data.values()}
     write_json(
         out / "study.json",
         {
@@ -51,43 +56,25 @@ def write_tables(
             "name": study.name,
             "config": study.model_dump(mode="json"),
             "versions": versions(),
-            "data": _describe(data),
+            "data": [
+                {"seeds": [seed for seed, one in data.items() if one is opened]} | opened.describe()
+                for opened in distinct.values()
+            ],
             "caveats": find_caveats(study, data, written, statistics),
             "cells": {
                 "done": len(cells),
                 "of": len(cells),
                 "list": [
-                    one.cell.key
-                    | {"folder": str(Path("cells") / one.cell.path), "steps": one.steps}
-                    | {"seconds": one.seconds}
-                    for one in cells
+                    cell.key | {"folder": str(folder)} | {k: saved[k] for k in ("steps", "seconds")}
+                    for (cell, saved), folder in zip(cells, folders, strict=True)
                 ],
             },
         },
     )
 
 
-def _describe(data: Mapping[int, StudyData]) -> list[dict[str, Any]]:
-    """Data and folds, once for the seeds that share them."""
-    distinct = {id(opened): opened for opened in data.values()}
-    return [
-        {"seeds": [seed for seed, one in data.items() if one is opened]} | opened.describe()
-        for opened in distinct.values()
-    ]
-
-
-def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    with (
-        atomic_path(file) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as stream,
-    ):
-        table = csv.DictWriter(stream, columns, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-
-
 def _join(file: Path, parts: Sequence[Path]) -> None:
-    """Put tables with the columns of predictions below each other."""
+    """Join tables with the columns of predictions."""
     with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write(",".join(PREDICTION_COLUMNS) + "\n")
         for part in parts:

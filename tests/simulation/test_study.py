@@ -22,7 +22,7 @@ from mdmt.config import find_config
 from mdmt.errors import RunError
 from mdmt.tasks.statistics import auroc
 from simulation.simulate import simulate
-from simulation.study.arms import Outcome
+from simulation.study.bench import Outcome
 from simulation.study.config import load_study
 from simulation.study.runner import run_study
 
@@ -51,7 +51,7 @@ def cell(out, arm, seed=0, fold=0, backbone="test_resnet"):
 def test_every_arm_runs_and_makes_equally_many_steps_on_the_target(load, tables, tmp_path):
     study = load(sites=tables, arms=EVERY_ARM)
     finished = run_study(study, tmp_path / "out", workers=0)
-    assert {one.cell.arm.label: one.steps for one in finished} == {
+    assert {one["arm"]: one["steps"] for one in finished} == {
         "constant": {},
         "metadata": {},
         # Two rounds of two steps, whether in one stage or in two.
@@ -341,4 +341,4 @@ def test_a_site_that_withholds_its_counts_made_the_steps_of_every_arm(load, tabl
         site["policy"] = {"report_counts": False}
     own = {"kind": "federated", "aggregation": {"weighting": "uniform"}}
     (finished,) = run_study(load(sites=tables, arms=[own]), tmp_path / "out", workers=0)
-    assert finished.steps == {"hospital": 4}
+    assert finished["steps"] == {"hospital": 4}

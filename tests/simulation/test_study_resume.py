@@ -90,7 +90,7 @@ def test_a_study_cut_off_anywhere_gives_the_same_tables(undisturbed, tmp_path, m
         with pytest.raises(PowerCut):
             run_study(study, out, workers=0)
     ran = []
-    run_study(study, out, workers=0, on_cell=lambda one: ran.append(one.cell.arm.label))
+    run_study(study, out, workers=0, on_cell=lambda one: ran.append(one["arm"]))
     assert tables_of(out) == expected
     if point != "before the study's own file":
         assert len(ran) < 3, "the first cell was finished and is not made again"
@@ -176,8 +176,8 @@ def test_a_grid_may_grow_and_finished_cells_are_not_made_again(load, tables, tmp
     times = {file: file.stat().st_mtime_ns for file in out.rglob("cell.json")}
     ran = []
     larger = load(sites=tables, arms=["local", "constant"], seeds=[0, 1])
-    run_study(larger, out, workers=0, on_cell=lambda one: ran.append(one.cell))
-    assert sorted((cell.arm.label, cell.seed) for cell in ran) == [
+    run_study(larger, out, workers=0, on_cell=lambda one: ran.append(one))
+    assert sorted((cell["arm"], cell["seed"]) for cell in ran) == [
         ("constant", 0),
         ("constant", 1),
         ("local", 1),
@@ -275,7 +275,7 @@ def test_two_studies_do_not_run_in_one_folder(load, tables, tmp_path):
     study, out = load(sites=tables, arms=["constant"]), tmp_path / "out"
 
     def again(finished, cells):
-        with pytest.raises(BadInput, match="another mdmt study is running"):
+        with pytest.raises(StateError, match="this study runs already, as process"):
             run_study(study, out, workers=0)
 
     run_study(study, out, workers=0, on_plan=again)

@@ -10,18 +10,18 @@ import pytest
 from mdmt.cli.study import StudyProgress
 
 
-def cell(arm: str, seconds: float = 0.0) -> Any:
-    label = SimpleNamespace(label=arm)
-    key = {"arm": arm, "backbone": "tiny", "fold": "0", "seed": 0}
-    return SimpleNamespace(
-        arm=label, key=key, cell=SimpleNamespace(arm=label, key=key), seconds=seconds
-    )
+def planned(arm: str) -> Any:
+    return SimpleNamespace(arm=SimpleNamespace(label=arm))
+
+
+def cell(arm: str, seconds: float) -> dict[str, Any]:
+    return {"arm": arm, "backbone": "tiny", "fold": "0", "seed": 0, "seconds": seconds}
 
 
 def test_time_left_is_that_of_the_arms_to_come() -> None:
     """Two workers; a constant takes 1 s, a federated cell 60 s, of pooled nothing is known."""
     progress = StudyProgress(2)
-    cells = [cell(arm) for arm in ("constant", "constant", "federated", "federated", "pooled")]
+    cells = [planned(arm) for arm in ("constant", "constant", "federated", "federated", "pooled")]
     assert progress.plan([], cells) == "5 cells, 2 at a time"
     assert progress.seconds_left() is None
     progress.book(cell("constant", 1.0))
@@ -35,6 +35,6 @@ def test_time_left_is_that_of_the_arms_to_come() -> None:
 
 def test_cells_finished_before_count_as_done() -> None:
     progress = StudyProgress(0)
-    said = progress.plan([cell("local", 10.0)], [cell("local"), cell("local")])
+    said = progress.plan([cell("local", 10.0)], [planned("local"), planned("local")])
     assert said == "2 cells, 1 at a time, 1 finished before"
     assert progress.seconds_left() == pytest.approx(10.0)
