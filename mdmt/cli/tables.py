@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mdmt.results.runs import Run, count_labels, format_metric
+from mdmt.results.runs import Run, format_metric
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -19,6 +19,9 @@ __all__ = ["result_tables", "site_table"]
 def site_table(run: Run) -> Table | None:
     """Tabulate the sites with their tasks, images and labels; None before the registration."""
     from mdmt.cli.console import new_table
+    from mdmt.data.manifest import SPLITS
+    from mdmt.report.setup import label_counts
+    from mdmt.report.words import reported
 
     if run.sites is None:
         return None
@@ -26,21 +29,12 @@ def site_table(run: Run) -> Table | None:
         f"{run.config.name}: sites (images and labels: train/val/test; -: withheld)",
         *("site", "task", "images", "labels", "training labels"),
     )
-    splits = ("train", "val", "test")
     for name, card in run.sites["sites"].items():
-        images = "/".join(_count(card["images"].get(split, 0)) for split in splits)
+        images = "/".join(reported(card["images"].get(split, 0)) for split in SPLITS)
         for task in card["tasks"]:
-            labels = "/".join(_count(card["counts"][task].get(split, 0)) for split in splits)
-            totals = count_labels(card["histogram"].get(task, {}))
-            counts = "-"
-            if totals is not None:
-                counts = ", ".join(f"{label}: {count}" for label, count in totals.items())
-            table.add_row(name, task, images, labels, counts)
+            labels = "/".join(reported(card["counts"][task].get(split, 0)) for split in SPLITS)
+            table.add_row(name, task, images, labels, label_counts(card["histogram"].get(task, {})))
     return table
-
-
-def _count(number: int | None) -> str:
-    return "-" if number is None else str(number)
 
 
 def result_tables(run: Run) -> Iterator[RenderableType]:

@@ -12,7 +12,7 @@ from mdmt.report.page import Block, Details, Table
 from mdmt.report.words import reported, without_paths
 from mdmt.results.runs import count_labels
 
-__all__ = ["config_blocks", "fold_blocks", "site_table", "versions_paragraph"]
+__all__ = ["config_blocks", "fold_blocks", "label_counts", "site_table", "versions_paragraph"]
 
 _FINGERPRINT = (
     "The fingerprint is a hash of the preprocessed images and their labels: equal data, equal"
@@ -27,7 +27,7 @@ def site_table(sites: Mapping[str, Mapping[str, Any]]) -> Table:
         images = [reported(card["images"].get(split, 0)) for split in SPLITS]
         for task in card["tasks"]:
             labels = [reported(card["counts"][task].get(split, 0)) for split in SPLITS]
-            classes = _classes(card["histogram"].get(task, {}))
+            classes = label_counts(card["histogram"].get(task, {}))
             rows.append([name, task, *images, *labels, classes, card["data"]])
     splits = [f"{what},\n{split}" for what in ("images", "labels") for split in SPLITS]
     return Table(
@@ -53,7 +53,7 @@ def fold_blocks(data: Mapping[str, Any]) -> list[Block]:
         f"Data of each site, {seeds}",
         ["site", "task", "images", "patients", "labels", "data fingerprint"],
         [
-            [name, task, *_numbers(site), _classes(labels), site["data"]]
+            [name, task, *_numbers(site), label_counts(labels), site["data"]]
             for name, site in sorted(data["sites"].items())
             for task, labels in site["labels"].items()
         ],
@@ -64,7 +64,7 @@ def fold_blocks(data: Mapping[str, Any]) -> list[Block]:
         f"Images, patients and labels of each fold, {seeds}",
         ["fold", "site", "task", "split", "images", "patients", "labels"],
         [
-            [fold["fold"], site, task, split, *_numbers(part), _classes(labels)]
+            [fold["fold"], site, task, split, *_numbers(part), label_counts(labels)]
             for fold in data["folds"]
             for site, splits in sorted(fold["sites"].items())
             for split, part in splits.items()
@@ -79,7 +79,7 @@ def _numbers(part: Mapping[str, Any]) -> list[str]:
     return [f"{part['images']:,}", f"{part['patients']:,}"]
 
 
-def _classes(histogram: Mapping[str, Mapping[str, int] | None]) -> str:
+def label_counts(histogram: Mapping[str, Mapping[str, int] | None]) -> str:
     """Write the number of labels of each class, over all outputs."""
     totals = count_labels(histogram) or {}
     return ", ".join(f"{label}: {number}" for label, number in totals.items()) or "-"
