@@ -9,7 +9,7 @@ from pathlib import Path
 from mdmt.config.datasets import AIforCOVID
 from mdmt.config.site import SiteConfig, SiteTask
 from mdmt.data.manifest import Manifest
-from mdmt.data.published import Cells, divided, image_file, read_published, table_of
+from mdmt.data.published import Cells, Layout, image_file, read_published
 from mdmt.data.split_files import image_id
 from mdmt.data.tabular import Issue, Row, TabularFile, need_columns, read_tabular_file
 from mdmt.errors import DataError
@@ -58,17 +58,17 @@ def read_aiforcovid(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]
     }
     site = site.model_copy(update={"tasks": tasks})
     tabular = _read_spreadsheets(dataset, tasks)
-    if dataset.split_files is not None:
-        folder = dataset.root / dataset.split_files
-        tabular = divided(tabular, folder, "ImageFile", ("label", OUTCOME), str)
-    table = table_of(
-        dataset,
+    layout = Layout(
         image="ImageFile",
         patient=dataset.patient or "patient",
         centre="Hospital",
-        split=dataset.split_files is not None,
+        label=OUTCOME,
+        label_in_split_files="label",
+        meaning=str,
+        added=(),
+        parse=_check_hospital,
     )
-    return read_published(tabular, site, table, seed, (), _check_hospital)
+    return read_published(tabular, site, seed, layout)
 
 
 def _read_spreadsheets(dataset: AIforCOVID, tasks: Mapping[str, SiteTask]) -> TabularFile:

@@ -19,7 +19,7 @@ from mdmt.data.brixia_score import (
     parse_score,
 )
 from mdmt.data.manifest import CENTRE, Manifest
-from mdmt.data.published import Cells, divided, image_file, read_published, table_of
+from mdmt.data.published import Cells, Layout, image_file, read_published
 from mdmt.data.table import label_columns
 from mdmt.data.tabular import Issue, TabularFile, need_columns, read_tabular_file
 from mdmt.errors import DataError
@@ -67,15 +67,18 @@ def read_brixia(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]:
         tabular = replace(tabular, issues=(*tabular.issues, issue))
     if by_consensus:
         tabular = _split_by_consensus(tabular, patient)
-    elif dataset.split_files is not None:
-        folder = dataset.root / dataset.split_files
-        tabular = divided(tabular, folder, "Filename", ("scores", "BrixiaScore"), padded)
-    split = by_consensus or dataset.split_files is not None
-    table = table_of(dataset, image="Filename", patient=patient, centre=CENTRE, split=split)
     consensus = _consensus_scores(dataset.root / dataset.consensus) if dataset.consensus else {}
-    adds = (*STRUCTURES[dataset.structure], CENTRE)
-    parse = partial(_parse, dataset=dataset, consensus=consensus)
-    return read_published(tabular, site, table, seed, adds, parse)
+    layout = Layout(
+        image="Filename",
+        patient=patient,
+        centre=CENTRE,
+        label="BrixiaScore",
+        label_in_split_files="scores",
+        meaning=padded,
+        added=(*STRUCTURES[dataset.structure], CENTRE),
+        parse=partial(_parse, dataset=dataset, consensus=consensus),
+    )
+    return read_published(tabular, site, seed, layout, split=by_consensus)
 
 
 def _parse(cells: Cells, dataset: Brixia, consensus: Mapping[str, str]) -> Cells:

@@ -1,9 +1,9 @@
-"""What the readers of the paper's two datasets share: image folders, split files, bad rows."""
+"""Code that the readers of the paper's two datasets share: image files, split files, rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mdmt.config.datasets import AIforCOVID, Brixia, Table
@@ -14,16 +14,47 @@ from mdmt.data.splits import absent_classes
 from mdmt.data.table import read_rows
 from mdmt.data.tabular import Issue, TabularFile
 
-__all__ = ["Cells", "divided", "image_file", "read_published", "table_of"]
+__all__ = ["Cells", "Layout", "image_file", "read_published"]
 
 Cells = dict[str, str]
-"""A row's text by column."""
+"""The text of a row by column."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a published dataset.
+
+    Attributes
+    ----------
+    image, patient, centre : str
+        Columns of the tabular file.
+    label : str
+        Column of the tabular file that the split files repeat.
+    label_in_split_files : str
+        The name of this column in the split files.
+    meaning : callable
+        Meaning of a label cell. Cells with an equal meaning agree.
+    added : tuple of str
+        Columns that `parse` adds.
+    parse : callable
+        Returns cells to add to a row or to replace. A ValueError becomes an issue of the row.
+    """
+
+    image: str
+    patient: str
+    centre: str
+    label: str
+    label_in_split_files: str
+    meaning: Callable[[str], str]
+    added: tuple[str, ...]
+    parse: Callable[[Cells], Cells]
 
 
 def image_file(root: Path, folder: Path, name: str) -> str:
-    """File of the image `name` in a folder, relative to `root`; empty if `name` is.
+    """Return the file of the image `name` in `folder`, relative to `root`.
 
-    A name without a suffix is that of a DICOM file, or of a PNG file where there is no DICOM file.
+    A name without a suffix is a DICOM file, or a PNG file if there is no such DICOM file. If `name`
+    is empty, the result is empty.
     """
     if not name:
         return ""
@@ -33,121 +64,92 @@ def image_file(root: Path, folder: Path, name: str) -> str:
     return str(png if (root / png).is_file() and not (root / dicom).is_file() else dicom)
 
 
-def divided(
-    tabular: TabularFile,
-    folder: Path,
-    image: str,
-    same: tuple[str, str],
-    reading: Callable[[str], str],
-) -> TabularFile:
-    """Add the column ``split`` from a folder of split files.
-
-    Images that they do not name are left out. Issues say how many; and where the files name an
-    image that the tabular file lacks, or contradict it.
-
-    Parameters
-    ----------
-    tabular : TabularFile
-    folder : Path
-    image : str
-        The tabular file's column of image names.
-    same : tuple of str
-        A column of the split files and the tabular file's column that it repeats.
-    reading : callable
-        What cells of the two mean; equal meanings agree.
-
-    Raises
-    ------
-    DataError
-        The split files cannot be read.
-    """
-    assignments = read_split_files(folder)
-    rows, issues, named = [], list(tabular.issues), set()
-    theirs, ours = same
-    for row in tabular.rows:
-        name = image_id(row.cells[image])
-        if name not in assignments:
-            continue
-        named.add(name)
-        assignment = assignments[name]
-        line, own = assignment.row, row.cells[ours]
-        said = line.cells.get(theirs, own)
-        if reading(said) != reading(own):
-            message = f"{theirs} {said}, but {ours} of {row.where} is {own}: correct one of them"
-            issues.append(Issue("error", line.where, message))
-        rows.append(replace(row, cells=row.cells | {"split": assignment.split}))
-    if left := len(tabular.rows) - len(rows):
-        message = f"{left} of {len(tabular.rows)} images are in no split file and left out"
-        issues.append(Issue("warning", str(folder), message))
-    unknown = [name for name in assignments if name not in named]
-    if unknown:
-        first = f"{unknown[0]} ({assignments[unknown[0]].row.where})"
-        message = f"{len(unknown)} images are in no table, the first {first}"
-        issues.append(Issue("error", str(folder), f"{message}: is a release missing?"))
-    columns = dict.fromkeys((*tabular.columns, "split"))
-    return replace(tabular, columns=tuple(columns), rows=tuple(rows), issues=tuple(issues))
-
-
-def table_of(
-    dataset: AIforCOVID | Brixia, *, image: str, patient: str, centre: str, split: bool
-) -> Table:
-    """Return the dataset section that tells the table reader what these columns are."""
-    return Table(
-        root=dataset.root,
-        image=image,
-        patient=patient,
-        split="split" if split else None,
-        centre=centre,
-        metadata=dataset.metadata,
-        val_fraction=dataset.val_fraction,
-        test_fraction=dataset.test_fraction,
-        on_bad_image=dataset.on_bad_image,
-    )
-
-
 def read_published(
-    tabular: TabularFile,
-    site: SiteConfig,
-    table: Table,
-    seed: int,
-    adds: Sequence[str],
-    parse: Callable[[Cells], Cells],
+    tabular: TabularFile, site: SiteConfig, seed: int, layout: Layout, *, split: bool = False
 ) -> tuple[Manifest, list[Issue]]:
-    """Read a tabular file whose rows must be understood first.
+    """Parse the rows of a published dataset, and read them with the table reader.
 
     Parameters
     ----------
     tabular : TabularFile
     site : SiteConfig
-    table : Table
-        What the columns mean, those that `parse` gives included.
     seed : int
-    adds : sequence of str
-        The columns that `parse` gives.
-    parse : callable
-        Cells of a row: what to add to them or put in their place. A ValueError is an issue.
+    layout : Layout
+    split : bool
+        True if the tabular file has the column ``split``. The split files add it.
 
     Returns
     -------
     Manifest
     list of Issue
         With split files, also the classes that a split lacks.
+
+    Raises
+    ------
+    DataError
+        The split files cannot be read.
     """
-    rows, issues = [], list(tabular.issues)
-    for row in tabular.rows:
-        try:
-            parsed = parse(row.cells)
-        except ValueError as error:
-            issues.append(Issue("error", row.where, str(error)))
-        else:
-            rows.append(replace(row, cells=row.cells | parsed))
-    columns = tuple(dict.fromkeys((*tabular.columns, *adds)))
-    tabular = TabularFile(tabular.path, columns, tuple(rows), tuple(issues))
+    dataset = site.dataset
+    assert isinstance(dataset, AIforCOVID | Brixia)
+    folder = None if dataset.split_files is None else dataset.root / dataset.split_files
+    if folder is not None:
+        tabular = _add_splits(tabular, folder, layout)
+    tabular = _parsed(tabular, layout)
+    table = Table(
+        root=dataset.root,
+        image=layout.image,
+        patient=layout.patient,
+        split="split" if split or folder is not None else None,
+        centre=layout.centre,
+        metadata=dataset.metadata,
+        val_fraction=dataset.val_fraction,
+        test_fraction=dataset.test_fraction,
+        on_bad_image=dataset.on_bad_image,
+    )
     manifest, issues = read_rows(tabular, site, table, seed)
-    assert isinstance(site.dataset, AIforCOVID | Brixia)
-    folder = site.dataset.split_files
     if folder is not None and not any(issue.severity == "error" for issue in issues):
         for task, entry in site.tasks.items():
             problems = absent_classes(manifest, task, entry.space)
             issues += [Issue("error", str(folder), f"task {task}: {p}") for p in problems]
     return manifest, issues
+
+
+def _parsed(tabular: TabularFile, layout: Layout) -> TabularFile:
+    """Parse every row."""
+    rows, issues = [], list(tabular.issues)
+    for row in tabular.rows:
+        try:
+            rows.append(replace(row, cells=row.cells | layout.parse(row.cells)))
+        except ValueError as error:
+            issues.append(Issue("error", row.where, str(error)))
+    return tabular.changed(rows, issues, *layout.added)
+
+
+def _add_splits(tabular: TabularFile, folder: Path, layout: Layout) -> TabularFile:
+    """Add the column ``split`` from a folder of split files.
+
+    Images that are in no split file are dropped with a warning. Images that are only in a split
+    file, and labels that differ, are errors.
+    """
+    assignments = read_split_files(folder)
+    rows, issues, unknown = [], list(tabular.issues), dict(assignments)
+    for row in tabular.rows:
+        name = image_id(row.cells[layout.image])
+        if name not in assignments:
+            continue
+        unknown.pop(name, None)
+        line, own = assignments[name].row, row.cells[layout.label]
+        other = line.cells.get(layout.label_in_split_files, own)
+        if layout.meaning(other) != layout.meaning(own):
+            message = f"{layout.label_in_split_files} is {other}, but {layout.label} of {row.where}"
+            issues.append(Issue("error", line.where, f"{message} is {own}; correct one of them"))
+        rows.append(replace(row, cells=row.cells | {"split": assignments[name].split}))
+    if dropped := len(tabular.rows) - len(rows):
+        message = f"{dropped} of {len(tabular.rows)} images are in no split file and are dropped"
+        issues.append(Issue("warning", str(folder), message))
+    if unknown:
+        first, assignment = next(iter(unknown.items()))
+        message = f"{len(unknown)} images are in no table, the first is {first}"
+        message += f" ({assignment.row.where}); is a release missing?"
+        issues.append(Issue("error", str(folder), message))
+    return tabular.changed(rows, issues, "split")

@@ -1,4 +1,4 @@
-"""From a site's configuration to its manifest."""
+"""Read the dataset of a site as a manifest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mdmt.errors import DataError
 __all__ = ["Reader", "inspect_manifest", "read_manifest"]
 
 Reader = Callable[[SiteConfig, int], tuple[Manifest, list[Issue]]]
-"""Takes a site and the federation's seed; gives what can be used, and what cannot.
+"""Takes a site and the seed of the federation; returns the usable images and all issues.
 
 `mdmt.config.datasets` names the reader of each kind of dataset.
 """
@@ -24,18 +24,18 @@ _log = logging.getLogger(__name__)
 
 
 def read_manifest(site: SiteConfig, seed: int) -> Manifest:
-    """Read a site's dataset, or refuse it.
+    """Read the dataset of a site. Refuse it if it has an error.
 
     Parameters
     ----------
     site : SiteConfig
     seed : int
-        The federation's; splits patients where the dataset does not.
+        Seed of the federation. It decides the splits if the dataset does not.
 
     Raises
     ------
     DataError
-        The first thing wrong with the dataset, and how many more there are.
+        The dataset has errors. The message has the first one and the number of the others.
     """
     manifest, issues = inspect_manifest(site, seed)
     if site.fold is not None:
@@ -53,12 +53,12 @@ def read_manifest(site: SiteConfig, seed: int) -> Manifest:
 
 
 def inspect_manifest(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]:
-    """Read what can be used of a site's dataset and say what cannot.
+    """Read the usable images of a site's dataset, and collect all issues.
 
     Raises
     ------
     DataError
-        Nothing can be read: no table, or columns missing.
+        The table cannot be read, or columns are missing.
     """
     read: Reader = resolve_name(site.dataset.reader)
     return read(site, seed)

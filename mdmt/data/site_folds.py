@@ -1,4 +1,4 @@
-"""One site's part of a fold, as a file: what a study hands to the sites that it simulates."""
+"""The splits of one site in a fold, as a file. A study writes it for the sites it simulates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SPLITS = (*get_args(Split), "unused")
 
 
 def write_division(file: Path, manifest: Manifest) -> None:
-    """Write the splits of `manifest` as CSV: row, split."""
+    """Write the splits of `manifest` as a CSV file with the columns row and split."""
     with atomic_path(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
         table.writerow(_HEADER)
@@ -28,12 +28,12 @@ def write_division(file: Path, manifest: Manifest) -> None:
 
 
 def divide(manifest: Manifest, file: Path) -> Manifest:
-    """Give the images of `manifest` the splits that `write_division` wrote.
+    """Replace the splits of `manifest` by those that `write_division` wrote.
 
     Raises
     ------
     DataError
-        The file is none, or was written for other rows.
+        The file is missing or invalid, or was written for other rows.
     """
     try:
         with file.open(newline="", encoding="utf-8") as source:

@@ -1,4 +1,4 @@
-"""The split files of the paper's authors: ``<fold>/{train,val,test}.txt``, a line per image."""
+"""Read the split files of the paper's authors: ``<fold>/{train,val,test}.txt``."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the split files say of one image."""
+    """The split of one image, and its line in the split file."""
 
     split: Split
     row: Row
-    """Its line; the columns are ``img label center`` or ``img label_dim scores center``."""
+    """The columns are ``img label center`` or ``img label_dim scores center``."""
 
 
 def image_id(name: str) -> str:
-    """Name of an image file without its folder and suffix: what the split files call it.
+    """Return the name of an image in the split files: its file without folder and suffix.
 
     Examples
     --------
@@ -36,12 +36,12 @@ def image_id(name: str) -> str:
 
 
 def read_split_files(folder: Path) -> dict[str, Assignment]:
-    """Read ``train.txt``, ``val.txt`` and ``test.txt``: columns divided by blanks, under a header.
+    """Read ``train.txt``, ``val.txt`` and ``test.txt``: a header, then a line per image.
 
     Parameters
     ----------
     folder : Path
-        Of one fold.
+        Folder of one fold.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def read_split_files(folder: Path) -> dict[str, Assignment]:
     Raises
     ------
     DataError
-        A file is missing or is no split file, or an image is in two splits.
+        A file is missing or not a split file, or an image is in two splits.
     """
     assignments: dict[str, Assignment] = {}
     for split in SPLITS:
@@ -60,7 +60,7 @@ def read_split_files(folder: Path) -> dict[str, Assignment]:
             other = assignments.get(name)
             if other is not None:
                 place = f"in {other.row.where} ({other.split})"
-                raise DataError(f"{folder}: {row.where}: image {name} stands {place} already")
+                raise DataError(f"{folder}: {row.where}: image {name} is already {place}")
             assignments[name] = Assignment(split, row)
     return assignments
 
@@ -89,11 +89,12 @@ def _rows(path: Path) -> list[Row]:
 
 
 def _readings(line: str, columns: list[str]) -> list[dict[str, str]]:
-    """Every way to read a line: cells stand between runs of blanks, or between single blanks.
+    """Return all possible readings of a line.
 
-    Between single blanks a cell can be empty, as ``label_dim`` is in the published folders that
-    leave one vendor out: ``<id>  [scores] VENDOR``. Only the last column, the centre, may hold
-    blanks itself. Scores in brackets tell which of two readings is right.
+    Either several blanks separate two cells, or one blank does. In the second case a cell can be
+    empty: ``label_dim`` is empty in the published folders that leave one vendor out, as in
+    ``<id>  [scores] VENDOR``. Only the last column, the centre, can contain blanks. If two readings
+    are possible, the one with scores in brackets is right.
     """
     last = len(columns) - 1
     readings = [

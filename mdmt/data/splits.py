@@ -1,4 +1,4 @@
-"""Who is trained on, validated on, tested on: always whole patients."""
+"""Divide patients into train, val and test. All images of a patient get the same split."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["absent_classes", "carve_validation", "deal_patients", "split_patient
 def split_patients(
     patients: Sequence[str], seed: int, val_fraction: float, test_fraction: float
 ) -> list[str]:
-    """Split by a hash of (seed, patient): nothing else about the site plays a part.
+    """Split by a hash of (seed, patient) alone.
 
-    A patient seen at two hospitals whose fractions are equal is therefore on the same side at
-    both, without the hospitals comparing lists. The price: shares are met on average only, labels
-    are not balanced over the splits, and a split of a small site can come out empty.
+    So a patient of two hospitals with equal fractions gets the same split at both, and the
+    hospitals do not need to compare lists. The fractions hold on average only, labels are not
+    balanced over the splits, and a split of a small site can be empty.
 
     Parameters
     ----------
@@ -30,17 +30,17 @@ def split_patients(
         Patient of each row.
     seed : int
     val_fraction, test_fraction : float
-        Expected shares of patients; their sum is below 1.
+        Expected fractions of patients; their sum is below 1.
 
     Returns
     -------
     list of str, length N
-        Each ``train``, ``val`` or ``test``.
+        ``train``, ``val`` or ``test`` for each row.
     """
 
     def side(patient: str) -> str:
         position = derive_seed(seed, "split", patient) / 2**63
-        # Validation comes first so that `carve_validation` chooses the same patients.
+        # Validation comes first, so that `carve_validation` chooses the same patients.
         if position < val_fraction:
             return "val"
         return "test" if position < val_fraction + test_fraction else "train"
@@ -51,7 +51,7 @@ def split_patients(
 def carve_validation(
     patients: Sequence[str], splits: Sequence[str], seed: int, val_fraction: float
 ) -> list[str]:
-    """Move those patients of ``train`` to ``val`` whom `split_patients` would put there.
+    """Move patients from ``train`` to ``val``: those for whom `split_patients` gives ``val``.
 
     Returns
     -------
@@ -67,17 +67,17 @@ def carve_validation(
 def deal_patients(
     strata: NDArray[Any], rng: np.random.Generator, val_fraction: float, test_fraction: float
 ) -> NDArray[np.str_]:
-    """Split the patients of one site in exact shares, every split with its part of each stratum.
+    """Split the patients of one site in exact fractions, stratified.
 
-    For data that are made here, where a patient has no second site.
+    This is for synthetic data, where a patient has only one site.
 
     Parameters
     ----------
     strata : ndarray, (P,)
-        What to balance, such as the outcome.
+        The value that is balanced over the splits, such as the outcome.
     rng : numpy.random.Generator
     val_fraction, test_fraction : float
-        Shares of patients, rounded; any share above 0 gives at least one patient.
+        Fractions of patients, rounded. A fraction above 0 gives at least one patient.
 
     Returns
     -------
@@ -88,17 +88,17 @@ def deal_patients(
     for split, fraction in (("test", test_fraction), ("val", val_fraction)):
         left = by_stratum[splits[by_stratum] == "train"]
         count = max(1, round(fraction * len(strata))) if fraction > 0 else 0
-        # Even steps through a list sorted by stratum meet every stratum in proportion.
+        # Equal steps through a list sorted by stratum take the same fraction of every stratum.
         steps = (np.arange(count) + 0.5) * len(left) / max(count, 1)
         splits[left[steps.astype(np.intp)]] = split
     return splits
 
 
 def absent_classes(manifest: Manifest, task: str, space: Task) -> list[str]:
-    """Say which splits lack what cannot be done without.
+    """Return a message for each split that lacks necessary labels.
 
-    Train and test must have a label of the task; a split that has labels of exclusive
-    classes must have every class, or its AUROC is undefined.
+    Train and test must have a label of the task. A split with labels of exclusive classes must have
+    every class, because otherwise its AUROC is undefined.
     """
     problems = []
     for split in SPLITS:

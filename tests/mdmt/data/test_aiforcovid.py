@@ -127,7 +127,7 @@ def test_split_files_divide_the_images(tmp_path: Path) -> None:
     assert manifest.splits.tolist() == ["train"] * 8 + ["val"] * 2 + ["test"] * 2
     write_split_files(root / "folds" / "1", header, **files | {"test": ["P_10 SEVERE C"]})
     assert (
-        "test.txt:2: label SEVERE, but Prognosis of AIforCOVID.xlsx:12 is MILD"
+        "test.txt:2: label is SEVERE, but Prognosis of AIforCOVID.xlsx:12 is MILD"
         in (found(root, split_files="folds/1")[0])
     )
 

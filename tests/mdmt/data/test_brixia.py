@@ -208,7 +208,7 @@ def test_split_files_divide_and_agree_although_they_lost_zeros(tmp_path: Path) -
     manifest = read(root, split_files="folds/5/0")
     assert manifest.splits.tolist() == ["train"] * 5 + ["val"] * 2 + ["test"] * 2
     (warning,) = found(root, split_files="folds/5/0")
-    assert "2 of 11 images are in no split file and left out" in warning
+    assert "2 of 11 images are in no split file and are dropped" in warning
 
 
 @pytest.mark.parametrize(
@@ -216,10 +216,13 @@ def test_split_files_divide_and_agree_although_they_lost_zeros(tmp_path: Path) -
     [
         (
             {"train": [*lines(1), "2 SMALL [100000] SIEMENS"]},
-            r"train.txt:3: scores \[100000\], but",
+            r"train.txt:3: scores is \[100000\], but",
         ),
         ({"train": lines(10), "test": lines(11)}, "patient s10 is in test here and in train in"),
-        ({"train": [*lines(1), "77 BIG [333333] AGFA"]}, "1 images are in no table, the first 77"),
+        (
+            {"train": [*lines(1), "77 BIG [333333] AGFA"]},
+            "1 images are in no table, the first",
+        ),
     ],
 )
 def test_split_files_that_contradict_the_table_or_leak_are_refused(
@@ -270,7 +273,7 @@ def test_columns_may_be_aligned_with_blanks(tmp_path: Path) -> None:
 def test_an_image_in_two_split_files_is_refused(tmp_path: Path) -> None:
     root = write_brixia(tmp_path / "bx")
     write_split_files(root / "0", SCORES, train=lines(1, 2), test=lines(2))
-    with pytest.raises(DataError, match=r"test.txt:2: image 2 stands in train.txt:3 \(train\)"):
+    with pytest.raises(DataError, match=r"test.txt:2: image 2 is already in train.txt:3 \(train\)"):
         read(root, split_files="0")
 
 
