@@ -75,7 +75,7 @@ def study(
             on_cell=book,
             on_fail=fail,
         )
-    from mdmt.cli.study_tables import study_tables
+    from mdmt.cli.tables import study_tables
 
     for table in study_tables(folder):
         result_console().print(table)

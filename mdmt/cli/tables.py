@@ -1,8 +1,9 @@
-"""Tables of a run directory. A run that is not finished, or failed, is shown as far as it went."""
+"""Tables of the folder of a run or a study; one that is not finished is shown as far as it went."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdmt.results.runs import Run, format_metric
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from mdmt.report import page as report
 
-__all__ = ["result_tables", "site_table"]
+__all__ = ["result_tables", "site_table", "study_tables"]
 
 
 def site_table(run: Run) -> Table | None:
@@ -51,6 +52,21 @@ def result_tables(run: Run) -> Iterator[RenderableType]:
     yield _cost(run)
     if run.outcome != "done":
         yield f"{run.folder.name}: {run.outcome}"
+
+
+def study_tables(folder: Path) -> Iterator[RenderableType]:
+    """Yield the main table of each task and site of a study, then its caveats."""
+    from mdmt.report.caveats import study_caveats
+    from mdmt.report.tables import arm_table, backbone_table
+    from mdmt.results.studies import read_study
+
+    study = read_study(folder)
+    for task, site in sorted(study.tested(), key=lambda of: of[0] != study.config["target"]):
+        if len(study.backbones) > 1:
+            yield _as_rich(backbone_table(study, task, site))
+        else:
+            yield _as_rich(arm_table(study, task, site, study.backbones[0]))
+    yield from (f"Note: {caveat}" for caveat in study_caveats(study))
 
 
 def _as_rich(table: report.Table) -> Table:

@@ -128,7 +128,7 @@ def test_overrides_reach_the_study_and_its_federation(tmp_path):
     result = run(tmp_path, study, "--set", "arms=[local]", "--set", "federation.training.rounds=1")
     assert result.exit_code == 0, result.output
     assert "cell 1 of 1: local test_resnet fold own seed 0" in result.stderr
-    assert "prognosis: auroc (higher is better)" in result.stdout
+    assert "prognosis at hospital, test_resnet" in result.stdout
     (history,) = (tmp_path / "out").rglob("history.jsonl")
     assert len(history.read_text().splitlines()) == 1
 
