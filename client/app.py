@@ -1,4 +1,4 @@
-"""The Flower ClientApp of a site: query, train, evaluate."""
+"""The Flower ClientApp of a site: it answers queries, and orders to train and to evaluate."""
 
 from __future__ import annotations
 
@@ -23,13 +23,22 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.clientapp import ClientApp
+from pydantic import BaseModel
 
 from client.policy import check_upload
 from client.site import Site
+from mdmt import __version__
+from mdmt.blob import BLOB
 from mdmt.config import FederationConfig, SiteConfig, find_config, load_federation, load_site
-from mdmt.errors import MDMTError, PolicyError, UnknownBaseError
-from mdmt.messages import EvaluateOrder, Query, TrainOrder
-from mdmt.wire import BLOB, UNKNOWN_BASE
+from mdmt.errors import MDMTError, PolicyError
+from mdmt.messages import (
+    PROTOCOL,
+    EvaluateOrder,
+    Query,
+    ReferenceOrder,
+    TrainOrder,
+    protocol_of,
+)
 
 __all__ = ["app"]
 
@@ -42,7 +51,7 @@ app = ClientApp()
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
-    """Answer the roll call with the site's card."""
+    """Answer a registration query with the site's card."""
     return _answer(message, context, _card)
 
 
@@ -58,36 +67,48 @@ def evaluate(message: Message, context: Context) -> Message:
     return _answer(message, context, _evaluate)
 
 
+@app.evaluate("reference")
+def reference(message: Message, context: Context) -> Message:
+    """Compute the references: the site trains alone, and only metrics leave it."""
+    return _answer(message, context, _reference)
+
+
 def _card(site: Site, content: RecordDict) -> RecordDict:
-    card = site.card(Query.model_validate_json(_order(content)))
-    return RecordDict({"report": ConfigRecord({"json": card.model_dump_json()})})
+    order = _order(content)
+    if (protocol := protocol_of(order)) != PROTOCOL:
+        raise PolicyError(
+            f"speaks protocol {PROTOCOL} (mdmt {__version__}) and the server protocol {protocol}:"
+            " install the version of the server"
+        )
+    return _report(site.card(Query.model_validate_json(order)))
 
 
 def _train(site: Site, content: RecordDict) -> RecordDict:
-    order = TrainOrder.model_validate_json(_order(content))
-    mu = content.config_records["config"].get("proximal-mu", 0.0)
-    assert isinstance(mu, float), "Flower's FedProx sends a number"
-    report, blob = site.train(order, _blob(content), mu)
-    return RecordDict(
-        {
-            "arrays": ArrayRecord({BLOB: Array("uint8", (len(blob),), BLOB, blob)}),
-            "report": ConfigRecord({"json": report.model_dump_json()}),
-        }
-    )
+    report, blob = site.train(TrainOrder.model_validate_json(_order(content)), _blob(content))
+    arrays = ArrayRecord({BLOB: Array("uint8", (len(blob),), BLOB, blob)})
+    return RecordDict({"arrays": arrays, **_report(report)})
 
 
 def _evaluate(site: Site, content: RecordDict) -> RecordDict:
     order = EvaluateOrder.model_validate_json(_order(content))
-    report = site.evaluate(order, _blob(content))
+    return _report(site.evaluate(order, _blob(content)))
+
+
+def _reference(site: Site, content: RecordDict) -> RecordDict:
+    order = ReferenceOrder.model_validate_json(_order(content))
+    return _report(site.reference(order, _blob(content)))
+
+
+def _report(report: BaseModel) -> RecordDict:
     return RecordDict({"report": ConfigRecord({"json": report.model_dump_json()})})
 
 
 def _answer(
     message: Message, context: Context, action: Callable[[Site, RecordDict], RecordDict]
 ) -> Message:
-    """Reply with what `action` gives; of an error only its kind, as its text may name a path.
+    """Reply with the result of `action`; an error is sent as its type alone, without its text.
 
-    A refusal by the site's policy is told in full: its text is written for the server.
+    The text of a refusal by the site's policy is sent: it is written for the server.
     """
     site: Site | None = None
     try:
@@ -106,11 +127,10 @@ def _answer(
         _log_at_site(site, f"error: {story.rstrip()}")
         reason = f"{type(error).__name__} at the site; its own log says more"
         if site is not None and isinstance(error, PolicyError):
-            # Until the roll call is over the server knows nodes, not sites.
+            # Before registration has ended the server knows nodes, not sites.
             asked = message.metadata.message_type == MessageType.QUERY
             reason = f"site {site.config.name}: {error}" if asked else str(error)
-        code = UNKNOWN_BASE if isinstance(error, UnknownBaseError) else _SITE_FAILED
-        return Message(Error(code, reason), reply_to=message)
+        return Message(Error(_SITE_FAILED, reason), reply_to=message)
 
 
 def open_site(context: Context) -> Site | None:
@@ -145,7 +165,7 @@ def _federation(path: Path, changed: int, overrides: str) -> FederationConfig:
 
 
 def _log_at_site(site: Site | None, story: str) -> None:
-    """Write the whole story where only the site can read it; never raise, as errors are told."""
+    """Write the whole error where only the site can read it; never raise."""
     if site is None:
         log.error("this site cannot be opened: %s", story)
         return

@@ -54,7 +54,7 @@ def check_order(
     federation : FederationConfig
         The recipe.
     round_number : int
-        Of the order; 0 at the roll call.
+        Of the order; 0 at registration.
     tasks : iterable of str
         That the order wants trained.
 

@@ -1,4 +1,4 @@
-"""What a site tells in numbers: small counts, and whatever its policy hides, become None."""
+"""The privacy filter: small counts, and what the policy withholds, become None."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mdmt.training import TrainingResult, resolve_device
 
 __all__ = [
     "site_card",
-    "told_metrics",
+    "reported_metrics",
     "train_report",
 ]
 
 
 def site_card(site: SiteConfig, federation: FederationConfig, cohort: Cohort) -> SiteCard:
-    """Tell who this is, what it can train, and how many labels it has."""
+    """Say who this is, what it can train, and how many labels it has."""
     policy, manifest = site.policy, cohort.manifest
     packages = ("mdmt", "torch", "timm", "flwr")
     return SiteCard(
@@ -46,25 +46,28 @@ def train_report(
     validation: Metrics,
     result: TrainingResult,
     *,
-    new_heads: bool,
+    seconds: float,
+    new_memory: bool,
 ) -> TrainReport:
-    """Tell what a round brought."""
+    """Report on a round."""
     policy, manifest = site.policy, cohort.manifest
     few = {task for task in site.offered if _few(policy, manifest, task, "train")}
-    told = policy.report_counts and not few
+    reported = policy.report_counts and not few
     return TrainReport(
         site=site.name,
         round=order.round,
-        validation=told_metrics(policy, manifest, validation, "val"),
+        validation=reported_metrics(policy, manifest, validation, "val"),
         losses={task: None if task in few else result.losses.get(task) for task in site.offered},
-        images=result.images if told else None,
-        steps=result.steps if told else None,
-        seconds=result.seconds,
-        new_heads=new_heads,
+        images=result.images if reported else None,
+        steps=result.steps if reported else None,
+        seconds=seconds,
+        new_memory=new_memory,
     )
 
 
-def told_metrics(policy: Policy, manifest: Manifest, metrics: Metrics, *splits: Split) -> Metrics:
+def reported_metrics(
+    policy: Policy, manifest: Manifest, metrics: Metrics, *splits: Split
+) -> Metrics:
     """Metrics without those of tasks that have too few labels on one of `splits`.
 
     The keys stay; ``task/examples`` is None, too, unless it is 0.
@@ -72,13 +75,13 @@ def told_metrics(policy: Policy, manifest: Manifest, metrics: Metrics, *splits: 
     tasks = {key.partition("/")[0] for key in metrics}
     few = {task for task in tasks for split in splits if _few(policy, manifest, task, split)}
 
-    def told(key: str, value: float | int | None) -> float | int | None:
+    def reported(key: str, value: float | int | None) -> float | int | None:
         task, _, metric = key.partition("/")
         if metric == "examples":
             return value if not value or (policy.report_counts and task not in few) else None
         return None if task in few else value
 
-    return {key: told(key, value) for key, value in metrics.items()}
+    return {key: reported(key, value) for key, value in metrics.items()}
 
 
 def _few(policy: Policy, manifest: Manifest, task: str, split: Split) -> bool:
@@ -95,12 +98,12 @@ def _few(policy: Policy, manifest: Manifest, task: str, split: Split) -> bool:
 def _counts(
     policy: Policy, manifest: Manifest, tasks: Iterable[str]
 ) -> dict[str, dict[str, int | None]]:
-    """n_{s,t} by task and split; None where it is not told. That there are none is told as 0."""
+    """n_{s,t} by task and split; None where it is withheld. Zero is reported as 0."""
 
     def count(task: str, split: Split) -> int | None:
         n = manifest.labelled(task, split)
-        untold = not policy.report_counts or _few(policy, manifest, task, split)
-        return None if n and untold else n
+        withheld = not policy.report_counts or _few(policy, manifest, task, split)
+        return None if n and withheld else n
 
     return {task: {split: count(task, split) for split in SPLITS} for task in tasks}
 
@@ -111,9 +114,9 @@ def _images(policy: Policy, manifest: Manifest, tasks: Iterable[str]) -> dict[st
     images: dict[str, int | None] = {}
     for split in SPLITS:
         n = len(manifest.indices(split))
-        untold = not policy.report_counts or 0 < n < policy.min_examples_per_metric
-        untold = untold or any(of_task[split] is None for of_task in counts.values())
-        images[split] = None if n and untold else n
+        withheld = not policy.report_counts or 0 < n < policy.min_examples_per_metric
+        withheld = withheld or any(of_task[split] is None for of_task in counts.values())
+        images[split] = None if n and withheld else n
     return images
 
 
@@ -124,14 +127,14 @@ def _histograms(site: SiteConfig, manifest: Manifest) -> dict[str, Histogram]:
     empty cell is small, too: it says what every patient does not have.
     """
     policy, train = site.policy, manifest.indices("train")
-    told: dict[str, Histogram] = {}
+    reported: dict[str, Histogram] = {}
     for name, task in site.offered.items():
         withheld = not (policy.report_counts and policy.report_histogram)
         withheld = withheld or _few(policy, manifest, name, "train")
-        told[name] = {
+        reported[name] = {
             column: None
             if withheld or min(cells.values()) < policy.min_examples_per_metric
             else cells
             for column, cells in task.space.histogram(manifest.targets[name][train]).items()
         }
-    return told
+    return reported

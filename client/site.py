@@ -1,79 +1,41 @@
-"""One site: its data, its heads, and the three things a server may ask of it."""
+"""One site: its data, its heads, and what a server may ask of it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
-from torch import Tensor
 
-from client.link import Link
+from client.memory import SiteMemory, round_files
 from client.policy import check_data, check_order
-from client.privacy_filter import site_card, told_metrics, train_report
-from client.site_model import MOMENTS, site_model
-from mdmt.checkpoints import RoundFiles
+from client.privacy_filter import reported_metrics, site_card, train_report
+from client.references import constant_metrics, local_metrics
+from client.site_model import site_model
+from mdmt.algorithms.site_round import SiteRound
 from mdmt.config import FederationConfig, SiteConfig, parse_recipe
 from mdmt.data.cohort import Cohort, open_cohort
-from mdmt.errors import DataError, StateError
-from mdmt.evaluation import evaluate, evaluate_constant
+from mdmt.errors import DataError
+from mdmt.evaluation import evaluate, evaluate_splits
 from mdmt.messages import (
-    Arm,
     EvaluateOrder,
     EvaluateReport,
     Query,
+    ReferenceOrder,
+    ReferenceReport,
     SiteCard,
     TrainOrder,
     TrainReport,
 )
-from mdmt.models import get_arrays, staying
 from mdmt.registry import permit_plugins
 from mdmt.seeds import derive_seed
 from mdmt.training import resolve_device, train
+from mdmt.wire import Codec
 
-__all__ = ["Site", "kept_tensors"]
-
-
-def kept_tensors(
-    site: SiteConfig, federation: FederationConfig, run: str, up_to: int
-) -> dict[str, Tensor]:
-    """What a site kept of the federated arm after round `up_to`, without optimiser moments.
-
-    Raises
-    ------
-    StateError
-        It kept nothing: it never trained, or its state lies elsewhere.
-    """
-    state = _state(site, federation, run, "federated")
-    if state.latest(up_to) is None:
-        raise StateError(f"{state.folder}: {site.name} kept nothing of round {up_to} or earlier")
-    saved = _load(state, up_to)
-    return {name: value for name, value in saved.items() if not name.startswith(MOMENTS)}
-
-
-def _state(site: SiteConfig, federation: FederationConfig, run: str, arm: Arm) -> RoundFiles:
-    identity = {
-        "federation": federation.hash,
-        "run": run,
-        "arm": arm,
-        "site": site.name,
-        "backbone": federation.model.backbone,
-    }
-    return RoundFiles(site.state_root / federation.name / run / arm, identity)
-
-
-def _load(state: RoundFiles, up_to: int) -> dict[str, Tensor]:
-    """Tensors of the last round not after `up_to`; empty if the site has none yet."""
-    saved = state.latest(up_to)
-    return {} if saved is None else state.load(saved).tensors
-
-
-def _link(federation: FederationConfig, state: RoundFiles, up_to: int) -> Link:
-    """The wire, as it was left when the heads were saved that a round starts from."""
-    files = RoundFiles(state.folder / "wire", state.identity)
-    return Link(federation.wire, files, state.latest(up_to))
+__all__ = ["Site"]
 
 
 _COHORTS: dict[str, tuple[str, Cohort]] = {}
@@ -82,7 +44,7 @@ _COHORTS: dict[str, tuple[str, Cohort]] = {}
 
 @dataclass(frozen=True)
 class Site:
-    """A site, ready to answer."""
+    """A site that answers orders."""
 
     config: SiteConfig
 
@@ -93,92 +55,117 @@ class Site:
 
     @property
     def log_file(self) -> Path:
-        """Where this site writes what went wrong; it is never sent."""
+        """Where this site writes its errors; the file is never sent."""
         return self.config.state_root / "site.log"
 
     def card(self, query: Query) -> SiteCard:
-        """Tell who this is, what it can train, and how many labels it has."""
+        """Say who this is, what it can train, and how many labels it has."""
         federation = self._admit(query.recipe)
         cohort = self._cohort(federation, anew=True)  # files may have changed
         check_data(self.config.policy, federation, cohort, self.tasks)
         return site_card(self.config, federation, cohort)
 
-    def train(
-        self, order: TrainOrder, blob: bytes, proximal_mu: float
-    ) -> tuple[TrainReport, bytes]:
-        """Evaluate the backbone as received, train it with this site's heads, keep the heads.
-
-        Arrays come and go as they travel (`mdmt.wire`).
-        """
+    def train(self, order: TrainOrder, blob: bytes) -> tuple[TrainReport, bytes]:
+        """Evaluate the model as received, train it with this site's heads, keep the heads."""
+        started = time.monotonic()
         federation = self._admit(order.recipe, order.round, order.coefficients)
         cohort, device = self._cohort(federation), self._device(federation)
         check_data(self.config.policy, federation, cohort, self.tasks)
-        state = _state(self.config, federation, order.run, order.arm)
-        link = _link(federation, state, order.round - 1)
-        new_heads = state.latest(order.round - 1) is None
-        own = site_model(federation.recipe, self.tasks, device)
-        model = own.model
-        moments = own.restore(_load(state, order.round - 1), link, blob)
-        validation = evaluate(model, cohort, "val", federation, self.tasks, device)
-        result = train(
-            model,
+        memory = SiteMemory(round_files(self.config, federation, order.run), order.round - 1)
+        site = self._round(federation, memory, blob, cohort, order)
+        federation.algorithm.load(site)
+        validation = evaluate(site.model, cohort, "val", federation, self.tasks, device)
+        update = federation.algorithm.train(site)
+        message, lost = Codec(federation.wire).upload(update.arrays, site.incoming, memory.lost)
+        memory.save(order.round, update.memory, lost, order.keep)
+        report = train_report(
+            self.config,
+            order,
             cohort,
-            federation,
-            coefficients=order.coefficients,
-            seed=derive_seed(federation.seed, "train", self.config.name, order.round),
-            device=device,
-            round_number=order.round,
-            lr_factor=order.lr_factor,
-            proximal_mu=proximal_mu,
-            start_moments=moments,
-            # Moments of what is averaged make no sense after averaging.
-            keep_moments=[n for n, _ in model.named_parameters() if n not in own.returned],
+            validation,
+            update.result,
+            seconds=time.monotonic() - started,
+            new_memory=memory.empty,
         )
-        model.zero_grad()  # the model waits for the next round, its gradients need no memory
-        update = link.send(get_arrays(model, own.returned, copy=False))
-        link.save(order.round)
-        kept_moments = {MOMENTS + name: value for name, value in result.moments.items()}
-        state.save(order.round, staying(model, federation.aggregation) | kept_moments)
-        # The server may go back by one round: the start of the last two is kept.
-        state.prune((*order.keep, *range(order.round - 2, order.round + 1)))
-        report = train_report(self.config, order, cohort, validation, result, new_heads=new_heads)
-        return report, update
+        return report, message
 
     def evaluate(self, order: EvaluateOrder, blob: bytes) -> EvaluateReport:
-        """Evaluate a round's backbone with the heads this site had after that round."""
+        """Evaluate a round's backbone with the memory this site had after that round."""
         federation = self._admit(order.recipe, order.round)
         cohort, device = self._cohort(federation), self._device(federation)
-        state = _state(self.config, federation, order.run, order.arm)
-        link = _link(federation, state, order.round)
-        own = site_model(federation.recipe, self.tasks, device)
-        own.restore(_load(state, order.round), link, blob)
-        splits: tuple[Literal["val", "test"], ...] = ("val", "test")
-        metrics = {
-            split: evaluate(
-                own.model, cohort, split, federation, self.tasks, device, intervals=split == "test"
-            )
-            for split in splits
-        }
-        constant = {
-            split: evaluate_constant(cohort, split, federation, self.tasks)
-            for split in splits
-            if order.arm == "federated" and "constant" in federation.references
-        }
+        memory = SiteMemory(round_files(self.config, federation, order.run), order.round)
+        site = self._round(federation, memory, blob, cohort)
+        federation.algorithm.load(site)
+        found = evaluate_splits(site.model, cohort, federation, self.tasks, device)
         policy, manifest = self.config.policy, cohort.manifest
         return EvaluateReport(
             site=self.config.name,
             round=order.round,
-            metrics={s: told_metrics(policy, manifest, m, s) for s, m in metrics.items()},
+            metrics={s: reported_metrics(policy, manifest, m, s) for s, m in found.items()},
+        )
+
+    def reference(self, order: ReferenceOrder, blob: bytes) -> ReferenceReport:
+        """Compute the references from the initial arrays; an order repeated is continued."""
+        federation = self._admit(order.recipe, order.round)
+        cohort, device = self._cohort(federation), self._device(federation)
+        check_data(self.config.policy, federation, cohort, self.tasks)
+        policy, manifest = self.config.policy, cohort.manifest
+        report = ReferenceReport(site=self.config.name, round=order.round, metrics={})
+        if "constant" in federation.references:
             # The constant is drawn from the training labels.
-            constant={
-                s: told_metrics(policy, manifest, m, s, "train") for s, m in constant.items()
-            },
+            report.metrics["constant"] = {
+                s: reported_metrics(policy, manifest, m, s, "train")
+                for s, m in constant_metrics(cohort, federation, self.tasks).items()
+            }
+        if "local" in federation.references:
+            files = round_files(self.config, federation, order.run, "local")
+            site = self._round(federation, SiteMemory(files, -1), blob, cohort)
+            site.load()
+            found = local_metrics(
+                site.model, files, cohort, federation, self.config.name, order.round, device
+            )
+            report.metrics["local"] = {
+                s: reported_metrics(policy, manifest, m, s) for s, m in found.items()
+            }
+        return report
+
+    def _round(
+        self,
+        federation: FederationConfig,
+        memory: SiteMemory,
+        blob: bytes,
+        cohort: Cohort,
+        order: TrainOrder | None = None,
+    ) -> SiteRound:
+        """Bring together what the algorithm works with; without an order it cannot train."""
+        device = self._device(federation)
+        own = site_model(federation.recipe, self.tasks, device)
+        loop = train
+        if order is not None:
+            loop = partial(
+                train,
+                cohort=cohort,
+                config=federation,
+                coefficients=order.coefficients,
+                seed=derive_seed(federation.seed, "train", self.config.name, order.round),
+                device=device,
+                round_number=order.round,
+                lr_factor=order.lr_factor,
+            )
+        return SiteRound(
+            model=own.model,
+            aggregation=federation.aggregation,
+            incoming=Codec(federation.wire).receive(blob, own.limit),
+            memory=memory.tensors,
+            initial=own.initial,
+            uploaded=own.uploaded,
+            loop=loop,
         )
 
     def _admit(
         self, recipe: str, round_number: int = 0, tasks: Iterable[str] = ()
     ) -> FederationConfig:
-        """The federation of a recipe that the policy allows; data and torch are untouched yet."""
+        """Read a recipe and apply the policy; data and torch are not touched before."""
         policy = self.config.policy
         with permit_plugins(policy.plugins):
             federation = parse_recipe(recipe)

@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mdmt.blob import fingerprint
 from mdmt.errors import DamagedError, StateError
 from mdmt.files import atomic_path
-from mdmt.wire import fingerprint
 
 __all__ = ["RoundFiles", "Saved", "round_of"]
 

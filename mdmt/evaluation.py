@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ from mdmt.metrics import bootstrap_interval, evaluate_task
 from mdmt.models import MDMTModel
 from mdmt.seeds import derive_seed
 
-__all__ = ["evaluate", "evaluate_constant", "predict_outputs"]
+__all__ = ["evaluate", "evaluate_constant", "evaluate_splits", "predict_outputs"]
 
 Metrics = dict[str, float | int | None]
+Held = Literal["val", "test"]
 
 
 @torch.inference_mode()
@@ -35,8 +37,9 @@ def predict_outputs(
     model.eval()
     tasks = list(tasks)
     parts: dict[str, list[Tensor]] = {task: [] for task in tasks}
-    for start in range(0, len(indices), config.training.batch_size):
-        batch = indices[start : start + config.training.batch_size]
+    size = config.training.evaluation_batch_size
+    for start in range(0, len(indices), size):
+        batch = indices[start : start + size]
         outputs = model(normalise(load_images(cohort, batch, device), config), tasks)
         for task in tasks:
             parts[task].append(outputs[task].float())
@@ -94,6 +97,21 @@ def evaluate(
             )
         result |= {f"{task}/{name}": value for name, value in metrics.items()}
     return result
+
+
+def evaluate_splits(
+    model: MDMTModel,
+    cohort: Cohort,
+    config: FederationConfig,
+    tasks: Iterable[str],
+    device: torch.device,
+) -> dict[Held, Metrics]:
+    """`evaluate` on validation, and on test with intervals."""
+    splits: tuple[Held, ...] = ("val", "test")
+    return {
+        split: evaluate(model, cohort, split, config, tasks, device, intervals=split == "test")
+        for split in splits
+    }
 
 
 def evaluate_constant(

@@ -1,11 +1,12 @@
-"""What server and sites tell each other beside arrays: typed, as JSON, and nothing else.
+"""What server and sites send each other beside arrays: typed, as JSON, and nothing else.
 
-Every field a site sends is listed here. None can hold a patient id, a path or a pixel.
+Every field that a site sends is listed here. None can hold a patient id, a path or a pixel.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Final, Literal, Protocol
 
 from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
 
@@ -13,18 +14,24 @@ from mdmt.strict import Strict
 from mdmt.tasks import AnyTask
 
 __all__ = [
-    "Arm",
+    "PROTOCOL",
     "EvaluateOrder",
     "EvaluateReport",
     "Histogram",
     "Metrics",
     "Query",
+    "Reference",
+    "ReferenceOrder",
+    "ReferenceReport",
+    "Report",
     "SiteCard",
     "TrainOrder",
     "TrainReport",
+    "protocol_of",
 ]
 
-Arm = Literal["federated", "local"]
+PROTOCOL: Final = 1
+"""Version of these messages. Server and sites must have the same."""
 Short = Annotated[str, StringConstraints(max_length=128)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 _COUNT = TypeAdapter(Count)
@@ -45,29 +52,31 @@ def _counted(metrics: dict[str, float | int | None]) -> dict[str, float | int | 
 
 
 Metrics = Annotated[dict[MetricName, Number | None], AfterValidator(_counted)]
-"""``task/metric`` → value; None where it is undefined or, by the site's policy, not told."""
+"""``task/metric`` → value; None where it is undefined or, by the site's policy, withheld."""
 Histogram = dict[Short, dict[Short, Count] | None]
-"""Target column → label → count; None where it is not told."""
+"""Target column → label → count; None where it is withheld."""
 
 
 class Query(Strict):
-    """Server → site at the roll call."""
+    """Server → site at registration."""
 
+    protocol: Literal[1] = PROTOCOL
     recipe: str
     """The federation without its sites (`FederationConfig.recipe`)."""
 
 
 class SiteCard(Strict):
-    """Site → server at the roll call: who is there and what it can train."""
+    """Site → server at registration: who the site is and what it can train."""
 
+    protocol: Literal[1] = PROTOCOL
     name: Short
     federation: Short
-    """Hash of the recipe the site was asked about."""
+    """Hash of the recipe in the query."""
     tasks: dict[Short, AnyTask]
     images: dict[Short, Count | None]
-    """Images per split; None where it is not told."""
+    """Images per split; None where it is withheld."""
     counts: dict[Short, dict[Short, Count | None]]
-    """n_{s,t}: labelled outputs per task and split; None where it is not told, never for 0."""
+    """n_{s,t}: labelled outputs per task and split; None where it is withheld, never for 0."""
     histogram: dict[Short, Histogram]
     """Training labels by task."""
     data: Short
@@ -76,23 +85,22 @@ class SiteCard(Strict):
     versions: dict[Short, Short]
 
     def labels(self, task: str) -> int | None:
-        """n_{s,t} of the training split; None where it is not told."""
+        """n_{s,t} of the training split; None where it is withheld."""
         return self.counts.get(task, {}).get("train", 0)
 
 
 class TrainOrder(Strict):
-    """Server → site in a round: evaluate the backbone as received, then train it."""
+    """Server → site in a round: evaluate the model as received, then train it."""
 
     run: RunId
-    arm: Arm
     round: Annotated[int, Field(ge=1)]
     recipe: str
     coefficients: dict[Short, float]
     """c_{s,t} of the site's tasks."""
     lr_factor: float
-    """What the plateau scheduler has left of the learning rate."""
+    """Factor on the learning rate, from the plateau scheduler."""
     keep: tuple[int, ...]
-    """Rounds whose heads the site must not forget."""
+    """Rounds whose memory the site must keep."""
 
 
 class TrainReport(Strict):
@@ -101,41 +109,90 @@ class TrainReport(Strict):
     site: Short
     round: int
     validation: Metrics
-    """Of the backbone as received, that is of the round before."""
+    """Of the model as received, which is that of the round before."""
     losses: dict[Short, Number | None]
-    """Mean training loss ℓ_t of each task; None if it saw no label, or where it is not told."""
+    """Mean training loss ℓ_t of each task; None if it saw no label, or where it is withheld."""
     images: Count | None
     steps: Count | None
-    """None where a count could be worked out from them that is not told."""
+    """None where they would tell a count that is withheld."""
     seconds: Number
-    new_heads: bool
-    """The site has kept nothing of an earlier round: its heads began as everybody's do."""
+    """The site's own time for the order."""
+    new_memory: bool
+    """The site kept nothing of an earlier round: its heads have their initial values."""
 
     @property
     def tasks(self) -> set[str]:
-        """What it tells of."""
-        return {name.partition("/")[0] for name in (*self.validation, *self.losses)}
+        """Tasks that it names."""
+        return _tasks(self.validation, self.losses)
 
 
 class EvaluateOrder(Strict):
-    """Server → site: evaluate a round's backbone with the heads that belong to it."""
+    """Server → site: evaluate a round's model with the memory that belongs to it."""
 
     run: RunId
-    arm: Arm
     round: Annotated[int, Field(ge=0)]
     recipe: str
 
 
 class EvaluateReport(Strict):
-    """Site → server: metrics on validation and test, and those of the constant predictor."""
+    """Site → server: metrics on validation and test."""
 
     site: Short
     round: int
     metrics: dict[Literal["val", "test"], Metrics]
-    constant: dict[Literal["val", "test"], Metrics]
 
     @property
     def tasks(self) -> set[str]:
-        """What it tells of."""
-        told = (*self.metrics.values(), *self.constant.values())
-        return {name.partition("/")[0] for metrics in told for name in metrics}
+        """Tasks that it names."""
+        return _tasks(*self.metrics.values())
+
+
+Reference = Literal["constant", "local"]
+"""What a federation is compared with, computed inside the site."""
+
+
+class ReferenceOrder(Strict):
+    """Server → site after the last round: compute the references, from the initial arrays."""
+
+    run: RunId
+    round: Annotated[int, Field(ge=0)]
+    """Rounds that the site trains alone: as many as it took part in."""
+    recipe: str
+
+
+class ReferenceReport(Strict):
+    """Site → server: metrics of each reference on validation and test."""
+
+    site: Short
+    round: int
+    metrics: dict[Reference, dict[Literal["val", "test"], Metrics]]
+
+    @property
+    def tasks(self) -> set[str]:
+        """Tasks that it names."""
+        return _tasks(*(m for splits in self.metrics.values() for m in splits.values()))
+
+
+class Report(Protocol):
+    """What the reports to orders have in common."""
+
+    site: str
+    round: int
+
+    @property
+    def tasks(self) -> set[str]:
+        """Tasks that it names."""
+
+
+def protocol_of(text: str) -> int:
+    """Protocol of a query or site card, also of one that this version cannot read; 0 if none."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return 0
+    number = found.get("protocol", 0) if isinstance(found, dict) else 0
+    return number if isinstance(number, int) else 0
+
+
+def _tasks(*named: dict[str, float | int | None]) -> set[str]:
+    return {name.partition("/")[0] for names in named for name in names}

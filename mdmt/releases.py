@@ -16,7 +16,7 @@ from mdmt.checkpoints import RoundFiles, round_of
 from mdmt.config import FederationConfig
 from mdmt.config.renamed import upgrade
 from mdmt.errors import BadInput, StateError
-from mdmt.models import MDMTModel, build_model, head_task, load_staying, set_arrays
+from mdmt.models import MDMTModel, build_model, head_task, load_local, set_arrays
 
 __all__ = ["RELEASE_FORMAT", "Release", "backbone_file", "open_release", "site_file"]
 
@@ -84,7 +84,7 @@ class Release:
         BadInput
             The file is no saved state of this run, or not of a released round.
         """
-        identity = {"run": self.run, "federation": self.hash, "arm": "federated"}
+        identity = {"run": self.run, "federation": self.hash}
         state, number = RoundFiles(file.parent, identity), round_of(file)
         if number is None:
             raise BadInput(f"{file}: not a saved state of a site (round-NNNNN.safetensors)")
@@ -92,7 +92,10 @@ class Release:
             saved = state.load(number)
         except StateError as error:
             raise BadInput(f"{file}: not a saved state of this release: {error}") from error
-        own = {n: value for n, value in saved.tensors.items() if not n.startswith("moments.")}
+        # Version 0.1.0 called the mode an arm.
+        if saved.identity.get("mode", saved.identity.get("arm")) != "federated":
+            raise BadInput(f"{file}: a model that the site trained alone, not one of this release")
+        own = {n: v for n, v in saved.tensors.items() if n.startswith(("heads.", "backbone."))}
         tasks = _tasks(own)
         # If a site missed a round, its heads are those of the last round it took part in.
         fitting = [task for task in tasks if state.latest(self.rounds[task]) == number]
@@ -109,7 +112,7 @@ class Release:
         backbone = _read(self.folder / backbone_file(number))
         model = build_model(self.config, _tasks(own | backbone), weights=False)
         set_arrays(model, {name: value.numpy() for name, value in backbone.items()})
-        load_staying(model, own)
+        load_local(model, own)
         return model.eval()
 
 

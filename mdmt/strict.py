@@ -48,19 +48,19 @@ def check_keys(value: dict[Any, Any], known: Iterable[str]) -> None:
         raise ValidationError.from_exception_data("keys", problems)
 
 
-def by_kind(registry: Registry[Any]) -> Callable[[Any], Any]:
-    """Make a validator that turns a mapping into the registered model that its ``kind`` names.
+def by_kind(registry: Registry[Any], key: str = "kind") -> Callable[[Any], Any]:
+    """Make a validator that turns a mapping into the registered model that its `key` names.
 
-    An unknown kind is an error at the key ``kind``, with the text of the registry.
+    An unknown name is an error at that key, with the text of the registry.
     """
 
     def read(value: Any) -> Any:
         if not isinstance(value, dict):
             return value  # a model already; the field's own type refuses anything else
-        problem: InitErrorDetails = {"type": "missing", "loc": ("kind",), "input": value}
-        if "kind" in value:
+        problem: InitErrorDetails = {"type": "missing", "loc": (key,), "input": value}
+        if key in value:
             try:
-                model = registry[str(value["kind"])]
+                model = registry[str(value[key])]
             except ConfigError as error:
                 text = str(error).replace("{", "{{").replace("}", "}}")
                 problem["type"] = PydanticCustomError("unknown_kind", text)

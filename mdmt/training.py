@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,7 +48,6 @@ class TrainingResult:
     losses : dict of str to float
         ℓ_t averaged over every labelled output that was seen; tasks never seen are absent.
     images, steps : int
-    seconds : float
     moments : dict of str to Tensor
         Optimiser moments of the parameters named in `keep_moments`, for the next round.
     """
@@ -57,7 +55,6 @@ class TrainingResult:
     losses: dict[str, float]
     images: int
     steps: int
-    seconds: float
     moments: dict[str, Tensor]
 
 
@@ -95,20 +92,21 @@ def train(
     round_number: int = 1,
     lr_factor: float = 1.0,
     proximal_mu: float = 0.0,
+    anchor: Mapping[str, Tensor] | None = None,
     start_moments: Mapping[str, Tensor] | None = None,
     keep_moments: Iterable[str] = (),
     rates: Mapping[str, float] | None = None,
 ) -> TrainingResult:
     """Train `model` in place for one round on the training split of `cohort`.
 
-    Minimises L = Σ_t c_t ℓ_t (+ μ/2·‖θ - θ_r‖² over the backbone), where ℓ_t is the
+    Minimises L = Σ_t c_t ℓ_t (+ μ/2·‖θ - θ_0‖² over the backbone), where ℓ_t is the
     indicator-masked mean loss of task t over the labelled outputs of a batch. On pooled cohorts a
     batch has `batch_size` images per cohort, stratified by task.
 
     Parameters
     ----------
     model : MDMTModel
-        On `device`; θ_r is its backbone as it comes in.
+        On `device`.
     cohort : Cohort
     config : FederationConfig
     coefficients : mapping of str to float
@@ -119,9 +117,11 @@ def train(
     round_number : int
         Absolute, from 1, for the scheduler.
     lr_factor : float
-        What the server's plateau scheduler has left of the rate.
+        Factor on the rate, from the server's plateau scheduler.
     proximal_mu : float
-        μ of FedProx (Li et al. 2018, eq. 2).
+        μ of the proximal term (Li et al. 2018, eq. 2).
+    anchor : mapping of str to Tensor, optional
+        θ_0 by parameter name; the values that the model comes with unless given.
     start_moments : mapping of str to Tensor, optional
         Moments to go on from, as an earlier `TrainingResult` gave them.
     keep_moments : iterable of str
@@ -136,7 +136,6 @@ def train(
     ConfigError
         `training.compile` is set and this machine has no compiler.
     """
-    started = time.monotonic()
     keep_memory()
     tasks = list(coefficients)
     indices = cohort.training_indices(tasks)
@@ -150,8 +149,7 @@ def train(
     optimizer = build_optimizer(model, config.training, rates or {}, start_moments or {})
     spaces = {task: config.space(task) for task in tasks}
     objective = Objective(spaces, coefficients, _class_weights(cohort, config, tasks, device))
-    backbone = [p for p in model.backbone.parameters() if p.requires_grad]
-    anchor = [p.detach().clone() for p in backbone] if proximal_mu else []
+    pulled = _pulled(model, anchor) if proximal_mu else []
     scaler = torch.amp.GradScaler(device.type, enabled=config.training.amp == "fp16")
     amp = _AMP.get(config.training.amp)
     forward = _compiled(model) if config.training.compile else model
@@ -167,7 +165,7 @@ def train(
         torch.autograd.backward(scaler.scale(objective(outputs, targets)))
         scaler.unscale_(optimizer)
         if proximal_mu:
-            _add_proximal_gradient(backbone, anchor, proximal_mu)
+            _add_proximal_gradient(pulled, proximal_mu)
         if config.training.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
         set_rates(optimizer, config.training, lr_factor, round_number - 1 + step / steps)
@@ -179,7 +177,6 @@ def train(
         losses=objective.means(),
         images=images_seen,
         steps=steps,
-        seconds=time.monotonic() - started,
         moments=moments(optimizer, model, keep_moments),
     )
 
@@ -229,8 +226,19 @@ def _class_weights(
     }
 
 
-def _add_proximal_gradient(parameters: list[nn.Parameter], anchor: list[Tensor], mu: float) -> None:
-    """Add μ(θ - θ_r), the gradient of the proximal term."""
-    for parameter, start in zip(parameters, anchor, strict=True):
+def _pulled(
+    model: MDMTModel, anchor: Mapping[str, Tensor] | None
+) -> list[tuple[nn.Parameter, Tensor]]:
+    """Trainable parameters of the backbone, each with its value in θ_0."""
+    return [
+        (p, p.detach().clone() if anchor is None else anchor[f"backbone.{name}"].to(p))
+        for name, p in model.backbone.named_parameters()
+        if p.requires_grad
+    ]
+
+
+def _add_proximal_gradient(pulled: list[tuple[nn.Parameter, Tensor]], mu: float) -> None:
+    """Add μ(θ - θ_0), the gradient of the proximal term."""
+    for parameter, start in pulled:
         if parameter.grad is not None:
             parameter.grad.add_(parameter.detach() - start, alpha=mu)

@@ -1,1 +1,1 @@
-"""The Flower ServerApp: roll call, rounds, aggregation and the run directory."""
+"""The Flower ServerApp: registration, rounds, aggregation and the run directory."""

@@ -1,24 +1,24 @@
-"""Which updates may be averaged, and their weighted mean."""
+"""Which updates can be combined, and their weighted mean."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mdmt.wire import Arrays
+from mdmt.blob import Arrays
 
 __all__ = ["refusal", "weighted_mean"]
 
 _IMPLAUSIBLE = 1e6
-"""How many times the largest value sent (or 1) may come back."""
+"""A value may be so many times as large as the largest value sent (or as 1)."""
 _PIECE = 2**15
 """Numbers that are added at once."""
 
 
 def refusal(received: Arrays, expected: Arrays) -> str | None:
-    """Say why an update cannot be averaged with what was sent, or None.
+    """Say why an update cannot be combined, or None.
 
     Names, shapes and dtypes must be those of `expected`, every value finite and not absurdly large.
     """
@@ -33,47 +33,46 @@ def refusal(received: Arrays, expected: Arrays) -> str | None:
                 f"array {name} is {array.dtype} {list(array.shape)},"
                 f" not {sent.dtype} {list(sent.shape)}"
             )
-        # Extremes tell NaN and infinity too, and need no array of flags.
+        # The extremes show NaN and infinity too, without an array of flags.
         peak = max(abs(float(array.max(initial=0))), abs(float(array.min(initial=0))))
         if not np.isfinite(peak):
             return f"array {name} is not finite"
         limit = _IMPLAUSIBLE
-        if peak > limit:  # hardly ever: only then are the values sent looked at
+        if peak > limit:  # rare: only then the values sent are read
             limit *= max(1.0, float(np.abs(sent).max(initial=0)))
         if peak > limit:
-            return f"array {name} holds {peak:.1e}, which is beyond {limit:.0e}: no weight is"
+            return f"array {name} holds {peak:.1e}, above the limit of {limit:.0e} for a weight"
     return None
 
 
 def weighted_mean(
-    updates: Iterable[Arrays],
-    weights: Iterable[float | Mapping[str, float]],
-    start: Callable[[str], NDArray[np.float64]] | None = None,
+    updates: Iterable[tuple[Arrays, Mapping[str, float]]],
 ) -> dict[str, NDArray[np.floating]]:
-    """Σ_s w_s θ_s, accumulated in place and in float64 in the order given; the updates' dtypes.
+    """Σ_s w_s θ_s of each array, added in place in float64 in the order given.
 
     Parameters
     ----------
-    updates : iterable of mapping of str to ndarray
-        Taken one at a time: each may be forgotten before the next is made.
-    weights : iterable of float or of mapping of str to float
-        w_s, or one for each array of the update; those of an array sum to 1.
-    start : callable, optional
-        Gives an array to begin the sum of that name with, instead of zeros; it is used up.
+    updates : iterable of (mapping of str to ndarray, mapping of str to float)
+        Arrays of a site and the weight of each; those of an array sum to 1. An array without a
+        weight is left out. One update is taken at a time.
+
+    Returns
+    -------
+    dict of str to ndarray
+        In the dtypes of the updates.
     """
     totals: dict[str, NDArray[np.float64]] = {}
     dtypes: dict[str, np.dtype[np.floating]] = {}
-    for update, weight in zip(updates, weights, strict=True):
-        for name, array in update.items():
-            w = weight if isinstance(weight, float) else weight[name]
-            if name not in totals:
-                dtypes[name] = array.dtype
-                if start is None:
-                    whole = np.empty(array.shape)  # else a product without axes is no array
-                    totals[name] = np.multiply(array, w, out=whole, dtype=np.float64)
-                    continue
-                totals[name] = np.asarray(start(name), order="C")
-            _add(totals[name], array, w)
+    for arrays, weights in updates:
+        for name, array in arrays.items():
+            if name not in weights:
+                continue
+            if name in totals:
+                _add(totals[name], array, weights[name])
+                continue
+            dtypes[name] = array.dtype
+            total = np.empty(array.shape)  # np.multiply gives a scalar for an array without axes
+            totals[name] = np.multiply(array, weights[name], out=total, dtype=np.float64)
     return {name: total.astype(dtypes[name], copy=False) for name, total in totals.items()}
 
 

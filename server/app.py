@@ -1,4 +1,4 @@
-"""The Flower ServerApp: roll call, rounds, final test, release."""
+"""The Flower ServerApp: registration, rounds, final test, release."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from flwr.serverapp import Grid, ServerApp
 from mdmt.config import FederationConfig, find_config, load_federation
 from mdmt.errors import MDMTError
 from mdmt.memory import return_memory
-from server.federate import begin, final_test, references
-from server.federation import restore
-from server.registration import roll_call
+from server.evaluation import final_test, references
+from server.federation import begin, restore
+from server.registration import register_sites
 from server.release import write_release
 from server.rounds import run_rounds
 from server.run import RunDirectory, new_run_folder
@@ -30,7 +30,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run a federation from the roll call to the release."""
+    """Run a federation from registration to release."""
     file = str(context.run_config["federation"])
     config = load_federation(
         find_config(file), shlex.split(str(context.run_config.get("overrides", "")))
@@ -60,10 +60,10 @@ def federate(
     grid: Grid, config: FederationConfig, run: RunDirectory, expected: list[str], *, resume: bool
 ) -> None:
     """A federation, step by step."""
-    run.event("roll call", sites=expected or sorted(config.sites))
-    roster = roll_call(grid, config, run.event, expected)
-    run.write_sites(config, roster.sites)
-    federation = begin(config, roster)
+    run.event("registration", sites=expected or sorted(config.sites))
+    registry = register_sites(grid, config, run.event, expected)
+    run.write_sites(config, registry.sites)
+    federation = begin(config, registry)
     if resume and run.begun:
         restore(federation, run)
     else:

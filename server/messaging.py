@@ -1,52 +1,80 @@
-"""Asking sites, and collecting what comes back in time."""
+"""Requests to sites, and the replies that arrive in time."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import NamedTuple, TypeAlias, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
-from flwr.app import Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
+from pydantic import BaseModel, ValidationError
 
-from mdmt.errors import Refused, RunError
+from mdmt.blob import BLOB
+from mdmt.config import FederationConfig
+from mdmt.errors import Refused
+from mdmt.messages import EvaluateReport, ReferenceReport, SiteCard, TrainReport
 from server.flower import ErrorCode
 
 __all__ = [
-    "Conversation",
-    "Questions",
-    "Refused",
-    "arrivals",
-    "away",
-    "converse",
-    "converse_with_each",
-    "exchange",
-    "lost",
+    "LONGEST_REPORT",
+    "content_bytes",
+    "deadline",
+    "is_lost",
+    "is_unavailable",
+    "read_report",
     "reason",
+    "replies",
+    "request",
 ]
 
+LONGEST_REPORT = 2**20
+"""Characters. A report of ten tasks with a hundred metrics each has a twentieth of it."""
 _FIRST_POLL, _LAST_POLL = 0.05, 1.0
-"""Seconds between two looks for replies: more while none come, as each look is a request."""
-_AT_ONCE = 8
-"""Conversations held at once: the server has a backbone in memory for each."""
-T = TypeVar("T")
-Again: TypeAlias = Callable[[int, Message], Message | None]
-"""Given node and reply: what to ask instead of taking that reply, if anything."""
+"""Seconds between two polls; the pause grows while nothing arrives, as each poll is a request."""
+R = TypeVar("R", TrainReport, EvaluateReport, ReferenceReport)
 
 
-def _never(node: int, reply: Message) -> None:
-    """Take every reply."""
+def request(kind: str, node: int, order: BaseModel, blob: bytes, timeout: float) -> Message:
+    """Write a message that carries an order and arrays.
+
+    Parameters
+    ----------
+    kind : str
+        Flower's message type.
+    node : int
+    order : BaseModel
+    blob : bytes
+        As `Codec.broadcast` encodes arrays.
+    timeout : float
+        Seconds after which Flower drops the message.
+    """
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord({BLOB: Array("uint8", (len(blob),), BLOB, blob)}),
+            "config": ConfigRecord({"order": order.model_dump_json()}),
+        }
+    )
+    return Message(content, node, kind, ttl=timeout)
 
 
-def arrivals(
-    grid: Grid, messages: Iterable[Message], timeout: float, again: Again = _never
+def deadline(config: FederationConfig, requests: int, rounds: int = 1) -> float:
+    """Seconds in which sites must answer.
+
+    The sites of a simulation share one machine and wait for each other, so they get the time of
+    all of them together; each one's own time is compared with `round_timeout` afterwards.
+    """
+    sharing = max(1, requests) if config.sites else 1
+    return config.training.round_timeout * max(1, rounds) * sharing
+
+
+def replies(
+    grid: Grid, messages: Iterable[Message], timeout: float
 ) -> Iterator[tuple[int, Message]]:
-    """Send `messages` and yield their replies as they arrive, each within `timeout` seconds.
+    """Send messages; iterate over their replies as they arrive.
 
-    A reply that was yielded is not held here any more. But all replies that lie ready when Flower's
-    own grid looks are in memory at once, each of them whole: it takes no part of a reply, and does
-    not say how large one is.
+    A reply that was given is not held here any more. Flower's own grid holds all replies that are
+    ready at a poll in memory at once.
 
     Parameters
     ----------
@@ -55,150 +83,78 @@ def arrivals(
         At most one per node.
     timeout : float
         Seconds.
-    again : callable
-        Asked before a reply is yielded.
 
-    Yields
-    ------
-    int
-        The node that was asked (an error reply does not name its sender itself).
-    Message
-        Its reply.
+    Returns
+    -------
+    iterator of (int, Message)
+        The node that was asked (an error reply does not name its sender), and its reply.
     """
-    waiting: dict[str, tuple[int, float]] = {}
+    messages = list(messages)
+    grid.push_messages(messages)
+    nodes = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
+    return _arriving(grid, nodes, time.monotonic() + timeout)
 
-    def ask(*messages: Message) -> None:
-        grid.push_messages(list(messages))
-        end = time.monotonic() + timeout
-        waiting.update({m.metadata.message_id: (m.metadata.dst_node_id, end) for m in messages})
 
-    ask(*messages)
+def _arriving(grid: Grid, waiting: dict[str, int], end: float) -> Iterator[tuple[int, Message]]:
     pause = _FIRST_POLL
-    while waiting:
+    while waiting and time.monotonic() < end:
         arrived = list(grid.pull_messages(list(waiting)))
         pause = _FIRST_POLL if arrived else min(1.5 * pause, _LAST_POLL)
         idle = not arrived
         while arrived:
             reply = arrived.pop(0)
-            node, _ = waiting.pop(reply.metadata.reply_to_message_id, (None, 0.0))
-            if node is None or lost(reply):
-                continue
-            if (question := again(node, reply)) is not None:
-                ask(question)
-            else:
+            node = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if node is not None and not is_lost(reply):
                 yield node, reply
-        now = time.monotonic()
-        for message_id in [m for m, (_, end) in waiting.items() if now >= end]:
-            del waiting[message_id]
         if idle and waiting:
-            time.sleep(min(pause, max(0.0, max(end for _, end in waiting.values()) - now)))
+            time.sleep(min(pause, max(0.0, end - time.monotonic())))
 
 
-def exchange(grid: Grid, messages: Iterable[Message], timeout: float) -> dict[int, Message]:
-    """Send `messages` and wait for their replies (`arrivals`).
+def read_report(kind: type[R], reply: Message, card: SiteCard, number: int) -> R:
+    """Read the report in a reply: of the round that was asked for, and of the site's own tasks.
 
-    Returns
-    -------
-    dict of int to Message
-        Replies by node; nodes that did not answer in time are absent.
+    Raises
+    ------
+    Refused
     """
-    return dict(arrivals(grid, messages, timeout))
-
-
-class Questions(NamedTuple):
-    """What a conversation asks: at most one message per node."""
-
-    messages: list[Message]
-    again: Again = _never
-
-
-Conversation: TypeAlias = Generator[Questions, Iterator[tuple[int, Message]], T]
-"""Yields questions, and is sent node and reply of each answer as `arrivals` yields them."""
-
-
-def converse(grid: Grid, conversation: Conversation[T], timeout: float) -> T:
-    """Hold a conversation to its end; give what it returns."""
+    if reply.has_error():
+        raise Refused(reason(reply))
     try:
-        questions = next(conversation)
-        while True:
-            messages, again = questions
-            questions = conversation.send(arrivals(grid, messages, timeout, again))
-    except StopIteration as end:
-        result: T = end.value
-        return result
+        text = str(reply.content.config_records["report"]["json"])
+        if len(text) > LONGEST_REPORT:
+            raise Refused(f"the report has {len(text)} characters")
+        report = kind.model_validate_json(text)
+    except (KeyError, ValidationError) as error:
+        raise Refused(f"the reply is not a {kind.__name__}") from error
+    if (report.site, report.round) != (card.name, number):
+        raise Refused(f"the report is of site {report.site[:64]}, round {report.round}")
+    if unknown := report.tasks - set(card.tasks):
+        raise Refused(f"the report names the task {min(unknown)[:64]!r}, which the site lacks")
+    return report
 
 
-def converse_with_each(
-    grid: Grid, conversations: Mapping[int, Conversation[T]], timeout: float
-) -> dict[int, T | RunError]:
-    """Hold a conversation with each of several nodes, some at once; none waits for another's reply.
-
-    Parameters
-    ----------
-    grid : Grid
-    conversations : mapping of int to Conversation
-        Each asks its own node.
-    timeout : float
-        Seconds for which each reply is waited for.
-
-    Returns
-    -------
-    dict
-        Node → what its conversation returned, or the error it ended with.
-    """
-    results: dict[int, T | RunError] = {}
-    asked: dict[int, Again] = {}
-    to_begin = deque(conversations)
-
-    def go_on(node: int, replies: Iterator[tuple[int, Message]] | None) -> Message | None:
-        """The next question to a node; None when its conversation is over."""
-        try:
-            while True:
-                # Beginning a generator takes a None, which its type does not know.
-                questions = conversations[node].send(replies)  # type: ignore[arg-type]
-                if questions.messages:
-                    asked[node] = questions.again
-                    return questions.messages[0]
-                replies = iter(())  # the node is not there
-        except StopIteration as end:
-            results[node] = end.value
-        except RunError as error:
-            results[node] = error
-        asked.pop(node, None)
-        return None
-
-    def begin() -> Message | None:
-        """The first question of the next conversation that has one."""
-        while to_begin:
-            if (question := go_on(to_begin.popleft(), None)) is not None:
-                return question
-        return None
-
-    def answered(node: int, reply: Message) -> Message | None:
-        return asked[node](node, reply) or go_on(node, iter([(node, reply)])) or begin()
-
-    while to_begin or asked:
-        first = [question for _ in range(_AT_ONCE) if (question := begin()) is not None]
-        for _ in arrivals(grid, first, timeout, answered):
-            pass  # a conversation ended, and there is none to begin
-        for node in list(asked):  # no answer came
-            go_on(node, iter(()))
-    return results
+def content_bytes(content: RecordDict) -> int:
+    """Payload of a message in bytes: its arrays as serialised, and its text."""
+    arrays = sum(len(a.data) for record in content.array_records.values() for a in record.values())
+    texts = sum(
+        len(str(value)) for record in content.config_records.values() for value in record.values()
+    )
+    return arrays + texts
 
 
-def lost(reply: Message) -> bool:
-    """Whether this is but what Flower says in place of a reply that came late, or not whole."""
+def is_lost(reply: Message) -> bool:
+    """Whether Flower says that the reply came too late, or not whole."""
     unavailable = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
     return reply.has_error() and reply.error.code in unavailable
 
 
-def away(reply: Message | None) -> bool:
-    """Whether this is what Flower says of a node that is not connected any more."""
+def is_unavailable(reply: Message | None) -> bool:
+    """Whether Flower says that the node is not connected any more."""
     error = reply.error if reply is not None and reply.has_error() else None
     return error is not None and error.code == ErrorCode.NODE_UNAVAILABLE
 
 
 def reason(reply: Message) -> str:
-    """What an error reply says, on one short line: a site may write anything there."""
+    """Text of an error reply on one short line: a site may write anything into it."""
     words = " ".join(str(reply.error.reason).split())
     return "".join(letter for letter in words if letter.isprintable())[:200]

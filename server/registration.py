@@ -1,4 +1,4 @@
-"""Who is there, with which tasks, and whether they can form this federation."""
+"""Registration: which sites are there, with which tasks, and whether they can form a federation."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from mdmt.config import FederationConfig
-from mdmt.errors import RegistrationError
+from mdmt.errors import Refused, RegistrationError
 from mdmt.messages import SiteCard
 from server.flower import NodeInfo
-from server.messaging import Refused, away, exchange
-from server.site_registry import Roster, node_name, read_card, site_problems
+from server.messaging import deadline, is_unavailable, replies
+from server.site_registry import SiteRegistry, node_name, read_card, site_problems
 
-__all__ = ["check_cards", "roll_call"]
+__all__ = ["check_cards", "register_sites"]
 
 
-def roll_call(
+def register_sites(
     grid: Grid,
     config: FederationConfig,
     on_event: Callable[..., None] = lambda kind, **facts: None,
     expected: Iterable[str] = (),
-) -> Roster:
-    """Ask every connected node for its card and refuse a federation that cannot work.
+) -> SiteRegistry:
+    """Query every connected node for its card, and refuse a federation that cannot work.
 
     Parameters
     ----------
@@ -33,69 +33,65 @@ def roll_call(
         With `sites` (a simulation) all of them must answer; otherwise `aggregation.min_sites`
         must, and under ``on_missing: continue`` a node that cannot answer is left out.
     on_event : callable
-        See `Roster`.
+        See `SiteRegistry`.
     expected : iterable of str
-        Sites to wait for, for `aggregation.join_timeout` at most.
-
-    Returns
-    -------
-    Roster
-        The sites that take part.
+        Sites to wait for, for at most `aggregation.join_timeout`.
 
     Raises
     ------
     RegistrationError
-        One sentence per site that stands in the way.
+        One sentence for each problem.
     """
-    roster = Roster(grid, config, on_event)
+    registry = SiteRegistry(grid, config, on_event)
     wanted = max(config.aggregation.min_sites, len({*expected, *config.sites}))
-    nodes, replies = _ask(grid, config, roster, wanted)
+    nodes, answers = _query(grid, config, registry, wanted)
     if not nodes:
         raise RegistrationError(
             f"no site connected within {config.aggregation.join_timeout:.0f} s;"
             " start the sites, or raise aggregation.join_timeout"
         )
-    answered: list[tuple[NodeInfo, SiteCard]] = []
-    silent: dict[str, str] = {}
+    cards: list[tuple[NodeInfo, SiteCard]] = []
+    without: dict[str, str] = {}
     for node in nodes:
         try:
-            card = read_card(node, replies.get(node.node_id))
+            card = read_card(node, answers.get(node.node_id))
             if card is not None:
-                answered.append((node, card))
+                cards.append((node, card))
         except Refused as refused:
-            silent[node_name(node)] = str(refused)
-            if node.node_id not in replies or away(replies[node.node_id]):
-                roster.forget(node)
-    problems = check_cards(config, [card for _, card in answered])
+            without[node_name(node)] = str(refused)
+            if node.node_id not in answers or is_unavailable(answers[node.node_id]):
+                registry.forget(node)
+    problems = check_cards(config, [card for _, card in cards])
     if problems or config.sites or config.aggregation.on_missing == "stop":
-        problems = [f"{name}: {why}" for name, why in silent.items()] + problems
+        problems = [f"{name}: {why}" for name, why in without.items()] + problems
     if problems:
-        raise RegistrationError(f"the roll call failed: {'; '.join(problems)}")
-    for name, why in silent.items():
+        raise RegistrationError(f"registration failed: {'; '.join(problems)}")
+    for name, why in without.items():
         on_event("refused", site=name, reason=why)
-    for node, card in sorted(answered, key=lambda pair: pair[1].name):
-        roster.admit(node, card)
-    return roster
+    for node, card in sorted(cards, key=lambda pair: pair[1].name):
+        registry.register(node, card)
+    return registry
 
 
-def _ask(
-    grid: Grid, config: FederationConfig, roster: Roster, wanted: int
+def _query(
+    grid: Grid, config: FederationConfig, registry: SiteRegistry, wanted: int
 ) -> tuple[list[NodeInfo], dict[int, Message]]:
-    """Wait for as many nodes as are `wanted` and ask them; the nodes, and replies by node.
+    """Wait for `wanted` nodes and query them; give the nodes, and the answers by node.
 
-    For a minute after server and sites were restarted together, Flower takes sites to be connected
-    that are not yet: those are waited for like any other.
+    For a minute after server and sites were restarted together, Flower lists sites as connected
+    that are not yet. Those are waited for too.
     """
-    deadline = time.monotonic() + config.aggregation.join_timeout
-    replies: dict[int, Message] = {}
+    end = time.monotonic() + config.aggregation.join_timeout
+    answers: dict[int, Message] = {}
     while True:
-        nodes = roster.wait(lambda connected: len(connected) >= wanted, deadline)
-        replies |= exchange(grid, roster.questions(nodes), config.training.round_timeout)
-        gone = [node for node in nodes if away(replies.get(node.node_id))]
-        if not gone or time.monotonic() >= deadline:
-            return nodes, replies
+        nodes = registry.wait(lambda connected: len(connected) >= wanted, end)
+        queries = registry.queries(nodes)
+        answers |= dict(replies(grid, queries, deadline(config, len(queries))))
+        gone = [node for node in nodes if is_unavailable(answers.get(node.node_id))]
+        if not gone or time.monotonic() >= end:
+            return nodes, answers
         for node in gone:
-            roster.forget(node)
+            registry.forget(node)
 
 
 def check_cards(config: FederationConfig, cards: Iterable[SiteCard]) -> list[str]:

@@ -64,12 +64,12 @@ def _model_card(
         f"One `{config.model.backbone}` backbone, trained from"
         f" {_origin(config.model.weights)} weights in {config.training.rounds} rounds of federated"
         " multi-dataset multi-task learning"
-        f" by {len(federation.roster.cards)} sites. Images stayed at their sites.",
+        f" by {len(federation.registry.cards)} sites. Images stayed at their sites.",
         "",
         "| site | task | training labels | test images | test result |",
         "|---|---|---|---|---|",
     ]
-    for card in federation.roster.sites.values():
+    for card in federation.registry.sites.values():
         for task in card.tasks:
             primary = config.space(task).primary
             name = f"best:{task}" if f"best:{task}" in checkpoints else "last"
@@ -104,12 +104,12 @@ def _origin(weights: str) -> str:
 
 
 def _count(number: int | None) -> str:
-    return "not told" if number is None else str(number)
+    return "withheld" if number is None else str(number)
 
 
 def _result(test: Mapping[str, Any], task: str, metric: str) -> str:
     value, low, high = (test.get(f"{task}/{metric}{end}") for end in ("", "_low", "_high"))
     if value is None:
-        return "undefined" if test.get(f"{task}/examples", 0) is not None else "not told"
+        return "undefined" if test.get(f"{task}/examples", 0) is not None else "withheld"
     interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
     return f"{metric} {value:.3f}{interval}"

@@ -1,229 +1,167 @@
-"""Rounds: send, train, average, book what the sites said of the backbone they received."""
+"""The rounds of a federation, from the admission of sites to the checkpoint."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+import numpy as np
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 
-from mdmt.config import WireConfig
+from mdmt.algorithms import State
 from mdmt.errors import RunError
-from mdmt.messages import (
-    EvaluateOrder,
-    EvaluateReport,
-    Metrics,
-    SiteCard,
-    TrainOrder,
-    TrainReport,
-)
-from mdmt.metrics import weighted_mean_metrics
-from mdmt.wire import Arrays
-from server.downlink import Downlink
+from mdmt.messages import Metrics, SiteCard
+from mdmt.seeds import derive_seed
+from mdmt.wire import Codec
+from server.aggregation import weighted_mean
+from server.collection import Collected, Sent, collect, send
+from server.evaluation import evaluate_round
 from server.federation import Federation
-from server.messaging import Conversation, Questions, Refused, converse, reason
-from server.optimiser import load_optimiser_arrays, optimiser_arrays
-from server.records import from_record, to_record
 from server.run import RunDirectory
-from server.strategy import Round, SiteAverage, build_strategy
-from server.update import read_report
-from server.weighting import loss_coefficients
+from server.update_buffer import UpdateBuffer
+from server.weighting import array_weights, loss_coefficients, site_weights
 
-__all__ = ["evaluate_round", "rounds_of", "run_rounds"]
+__all__ = ["run_rounds"]
 
 
 def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: int) -> None:
-    """Train up to round `rounds`, leaving the final backbone in `federation.arrays`."""
-    timeout = federation.config.training.round_timeout
-    converse(grid, rounds_of(grid, federation, run, rounds), timeout)
+    """Train up to round `rounds`, then evaluate the final model.
 
-
-def rounds_of(
-    grid: Grid, federation: Federation, run: RunDirectory, rounds: int
-) -> Conversation[None]:
-    """The rounds up to `rounds` as a conversation: whoever holds it sends what it asks.
-
-    Every message of round r also brings the validation metrics of round r-1's backbone; they are
-    booked in the history line of round r-1. Sites that appear are admitted between rounds.
+    Every reply of round r also brings the validation metrics of the model of round r-1; they
+    complete the history line of round r-1.
     """
-    strategy = build_strategy(
-        federation.config,
-        cards=federation.roster.cards,
-        plain={k: v for k, v in federation.arrays.items() if k not in federation.trained},
-        travelling=federation.travelling,
-        write_order=_order_writer(federation),
-        downlink=federation.downlink,
-        folder=run.folder,
-    )
-    load_optimiser_arrays(strategy, federation.optimiser, federation.trained)
+    codec = Codec(federation.config.wire)
     for number in range(federation.round + 1, rounds + 1):
         started = time.monotonic()
-        run.event("round", arm=federation.arm, round=number, rounds=rounds)
-        strategy.absent = _gather(federation, run)
-        mean = yield from _train_and_average(grid, federation, strategy, run, number)
-        reports = strategy.round.reports
-        book(federation, run, {site: report.validation for site, report in reports.items()})
-        federation.arrays = federation.arrays | strategy.plain | mean
-        federation.optimiser = optimiser_arrays(strategy, federation.trained)
-        _note_parts(federation, run, reports)
-        federation.line = _history_line(number, strategy.round, time.monotonic() - started)
-        federation.round = number
-        if federation.arm == "federated":
-            federation.save(run)
-    federation.last_reports = yield from _evaluate(federation, run, rounds, federation.arrays)
-    book(federation, run, {site: r.metrics["val"] for site, r in federation.last_reports.items()})
+        run.event("round", round=number, rounds=rounds)
+        admit(federation, run)
+        sites = select(federation, number)
+        with UpdateBuffer(run.folder) as buffer:
+            sent = send(grid, federation, codec, number, sites)
+            collected = collect(federation, run, codec, sent, buffer)
+            check_quorum(federation, number, collected)
+            state = combine(federation, codec, sent, collected, buffer)
+        book(federation, run, {s: r.validation for s, r in collected.reports.items()})
+        note_rounds(federation, run, collected)
+        seconds = time.monotonic() - started
+        federation.line = history_line(federation, number, sent, collected, seconds)
+        federation.state, federation.round = state, number
+        federation.save(run)
+    federation.last_reports = evaluate_round(grid, federation, run, rounds, federation.state.arrays)
+    book(federation, run, {s: r.metrics["val"] for s, r in federation.last_reports.items()})
 
 
-def _note_parts(
-    federation: Federation, run: RunDirectory, reports: Mapping[str, TrainReport]
-) -> None:
-    """Count who took part, and say whose heads are not those it trained before."""
-    for site, report in reports.items():
-        rounds = federation.taken_part.get(site, 0)
-        if rounds and report.new_heads:
-            lost = f"{site} has kept nothing of the {rounds} rounds it trained: its heads are new"
-            run.event("notice", round=report.round, message=lost)
-        federation.taken_part[site] = rounds + 1
-
-
-def _gather(federation: Federation, run: RunDirectory) -> frozenset[int]:
-    """Admit sites that have come, wait while too few are there; the nodes that are not."""
-    roster = federation.roster
-    if federation.arm == "federated":
-        before = set(roster.sites)
-        roster.admit_joiners()
-        if joined := set(roster.sites) - before:
-            new = loss_coefficients(federation.config, roster.sites)
-            federation.coefficients |= {
-                site: new[site] for site in joined - set(federation.coefficients)
-            }
-            run.write_sites(federation.config, roster.sites)
+def admit(federation: Federation, run: RunDirectory) -> None:
+    """Register sites that have joined, and wait while too few are connected."""
+    registry, before = federation.registry, set(federation.registry.sites)
+    registry.register_joiners()
+    if joined := set(registry.sites) - before:
+        new = loss_coefficients(federation.config, registry.sites)
+        federation.coefficients |= {
+            site: new[site] for site in joined - set(federation.coefficients)
+        }
+        run.write_sites(federation.config, registry.sites)
     needed = federation.config.aggregation.min_sites
-    roster.wait(lambda connected: len(connected & set(roster.cards)) >= needed)
-    return frozenset(set(roster.cards) - roster.connected)
+    registry.wait(lambda connected: len(connected & set(registry.cards)) >= needed)
 
 
-def _order_writer(federation: Federation) -> Callable[[str, int], str]:
-    """Give the function that writes a site's order for a round."""
-
-    def write(site: str, number: int) -> str:
-        return TrainOrder(
-            run=federation.run_id,
-            arm=federation.arm,
-            round=number,
-            recipe=federation.recipe,
-            coefficients=federation.coefficients[site],
-            lr_factor=federation.selection.lr_factor,
-            keep=federation.selection.kept_rounds,
-        ).model_dump_json()
-
-    return write
+def select(federation: Federation, number: int) -> dict[int, SiteCard]:
+    """Draw the sites of a round, by node: from sorted names, with a seed of the round's own."""
+    cards, options = federation.registry.cards, federation.config.aggregation
+    nodes = sorted(cards, key=lambda node: cards[node].name)
+    wanted = max(round(options.fraction * len(nodes)), options.min_sites)
+    rng = np.random.default_rng(derive_seed(federation.config.seed, "sites", number))
+    drawn = rng.choice(len(nodes), size=min(wanted, len(nodes)), replace=False)
+    return {nodes[i]: cards[nodes[i]] for i in sorted(drawn)}
 
 
-def _train_and_average(
-    grid: Grid, federation: Federation, strategy: SiteAverage, run: RunDirectory, number: int
-) -> Conversation[dict[str, NDArray[Any]]]:
-    """Let the sites of a round train; return the trained backbone arrays' new values."""
+def check_quorum(federation: Federation, number: int, collected: Collected) -> None:
+    """Fail where too few updates were accepted.
 
-    def arriving() -> Iterator[Message]:
-        for node, reply in replies:
-            site = federation.roster.cards[node].name
-            run.event("reply", arm=federation.arm, round=number, site=site)
-            yield reply
-
-    trainable = to_record({name: federation.arrays[name] for name in federation.trained})
-    messages = strategy.configure_train(number, trainable, ConfigRecord(), grid)
-    replies = yield Questions([*messages], strategy.again)
-    record, _ = strategy.aggregate_train(number, arriving())
-    assert record is not None, "aggregate_train raises when there is nothing to average"
-    # Server optimisers compute in float64; what travels keeps its dtype.
-    return {
-        k: v.astype(federation.arrays[k].dtype, copy=False) for k, v in from_record(record).items()
-    }
+    Raises
+    ------
+    RunError
+        Fewer than `aggregation.min_sites`, or one is missing and `on_missing` is ``stop``.
+    """
+    options, accepted = federation.config.aggregation, len(collected.reports)
+    reasons = "; ".join(f"{site}: {why}" for site, why in collected.refusals.items())
+    if accepted < options.min_sites:
+        raise RunError(
+            f"round {number}: {accepted} updates could be used,"
+            f" {options.min_sites} are needed ({reasons})"
+        )
+    if reasons and options.on_missing == "stop":
+        raise RunError(f"round {number} stopped, as aggregation.on_missing says ({reasons})")
 
 
-def _history_line(number: int, done: Round, seconds: float) -> dict[str, Any]:
-    """What a round brought, but for the validation of its backbone, which the next one brings."""
-    return {
-        "round": number,
-        "sites": {
-            site: {
-                "weight": done.weights[site],
-                "images": report.images,
-                "steps": report.steps,
-                "seconds": round(report.seconds, 3),
-                "losses": report.losses,
-                "bytes_down": done.bytes_down[site],
-                "bytes_up": done.bytes_up[site],
-            }
-            for site, report in done.reports.items()
-        },
-        "refusals": done.refusals,
-        "seconds": round(seconds, 3),
-    }
+def combine(
+    federation: Federation,
+    codec: Codec,
+    sent: Sent,
+    collected: Collected,
+    buffer: UpdateBuffer,
+) -> State:
+    """Let the algorithm make the next state from the accepted updates, in order of site names.
+
+    How much a site counts depends on which others are accepted, so updates wait in the buffer until
+    the last one is there. For a sum they are then decoded one at a time.
+    """
+    cards = [federation.registry.sites[site] for site in sorted(collected.reports)]
+    weights = array_weights(federation.config, cards, federation.uploaded)
+    updates = (
+        (card.name, codec.decode_upload(buffer.take(card.name), sent.arrays[card.name]))
+        for card in cards
+    )
+    algorithm = federation.config.algorithm
+    if algorithm.needs == "updates":
+        return algorithm.combine_each(federation.state, dict(updates), weights)
+    mean = weighted_mean((arrays, weights[site]) for site, arrays in updates)
+    return algorithm.combine(federation.state, mean)
 
 
 def book(federation: Federation, run: RunDirectory, validation: Mapping[str, Metrics]) -> None:
-    """Complete the history line of the last round with the validation metrics of its backbone."""
+    """Complete the history line of the last round with the validation metrics of its model."""
     line = federation.line
-    tasks = weighted_mean_metrics(validation)
-    federation.selection.book(line["round"], tasks)
-    if federation.arm == "local":
-        return
+    expected = federation.registry.validators()
+    tasks = federation.selection.book(line["round"], validation, expected)
     for site, metrics in validation.items():
         line["sites"].setdefault(site, {})["validation"] = metrics
     run.history(line | {"tasks": tasks})
     run.event("booked", round=line["round"], tasks=tasks, refusals=line["refusals"])
 
 
-def evaluate_round(
-    grid: Grid, federation: Federation, run: RunDirectory, number: int, arrays: Arrays
-) -> dict[str, EvaluateReport]:
-    """Let every site evaluate the backbone of round `number` with its own heads of that round."""
-    timeout = federation.config.training.round_timeout
-    return converse(grid, _evaluate(federation, run, number, arrays), timeout)
+def note_rounds(federation: Federation, run: RunDirectory, collected: Collected) -> None:
+    """Count the rounds of each site, and report a site that lost its memory."""
+    for site, report in collected.reports.items():
+        rounds = federation.rounds_of.get(site, 0)
+        if rounds and report.new_memory:
+            message = f"{site} kept nothing of the {rounds} rounds it trained: its heads are new"
+            run.event("notice", round=report.round, message=message)
+        federation.rounds_of[site] = rounds + 1
 
 
-def _evaluate(
-    federation: Federation, run: RunDirectory, number: int, arrays: Arrays
-) -> Conversation[dict[str, EvaluateReport]]:
-    run.event("evaluate", arm=federation.arm, round=number)
-    order = EvaluateOrder(
-        run=federation.run_id, arm=federation.arm, round=number, recipe=federation.recipe
-    )
-    timeout = federation.config.training.round_timeout
-    absent = _gather(federation, run)
-    messages = []
-    exact = Downlink(WireConfig())  # what is tested is what is released
-    exact.advance(arrays)
-    for node, card in federation.roster.cards.items():
-        if node in absent:
-            continue
-        own, _ = exact.record(card)
-        config = ConfigRecord({"order": order.model_dump_json()})
-        content = RecordDict({"arrays": own, "config": config})
-        messages.append(Message(content, node, MessageType.EVALUATE, ttl=timeout))
-    replies = dict((yield Questions(messages)))
-    reports: dict[str, EvaluateReport] = {}
-    for node, card in federation.roster.cards.items():
-        silence = "not connected" if node in absent else f"no answer within {timeout:.0f} s"
-        try:
-            reports[card.name] = _read_evaluation(card, number, replies.get(node), silence)
-        except Refused as refused:
-            run.event("refused", round=number, site=card.name, reason=str(refused))
-    if not reports:
-        raise RunError(f"no site could evaluate the backbone of round {number}")
-    return dict(sorted(reports.items()))
-
-
-def _read_evaluation(
-    card: SiteCard, number: int, reply: Message | None, silence: str
-) -> EvaluateReport:
-    if reply is None:
-        raise Refused(silence)
-    if reply.has_error():
-        raise Refused(reason(reply))
-    return read_report(EvaluateReport, reply, card, number, "an evaluation report")
+def history_line(
+    federation: Federation, number: int, sent: Sent, collected: Collected, seconds: float
+) -> dict[str, Any]:
+    """What a round did; the validation of its model follows in the next round."""
+    cards = [federation.registry.sites[site] for site in sorted(collected.reports)]
+    weights = site_weights(federation.config, cards)
+    sites: dict[str, dict[str, Any]] = {
+        site: {"bytes_down": size} for site, size in sent.bytes.items()
+    }
+    for site, report in collected.reports.items():
+        sites[site] |= {
+            "weight": weights[site],
+            "images": report.images,
+            "steps": report.steps,
+            "seconds": round(report.seconds, 3),
+            "losses": report.losses,
+            "bytes_up": collected.bytes[site],
+        }
+    return {
+        "round": number,
+        "sites": sites,
+        "refusals": collected.refusals,
+        "seconds": round(seconds, 3),
+    }

@@ -113,7 +113,7 @@ def last_event(folder: Path, earlier: int = 0) -> dict[str, Any]:
     Empty if the attempt has not begun.
     """
     events = read_lines(folder / "events.jsonl")[earlier:]
-    begun = [event["process"] for event in events if event["event"] == "roll call"]
+    begun = [event["process"] for event in events if event["event"] == "registration"]
     own = [event for event in events if begun and event["process"] == begun[-1]]
     return own[-1] if own else {}
 

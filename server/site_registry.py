@@ -1,4 +1,4 @@
-"""Which sites there are: asked at the roll call, and whenever one appears later."""
+"""The site registry: which sites may take part, and which of their nodes are connected."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from pydantic import ValidationError
 
+from mdmt import __version__
 from mdmt.config import FederationConfig
-from mdmt.messages import Query, SiteCard
+from mdmt.errors import Refused
+from mdmt.messages import PROTOCOL, Query, SiteCard, protocol_of
 from server.flower import NodeInfo
-from server.messaging import Refused, away, lost, reason
+from server.messaging import is_lost, is_unavailable, reason
 
-__all__ = ["Roster", "node_name", "read_card", "site_problems"]
-
+__all__ = ["SiteRegistry", "node_name", "read_card", "site_problems"]
 
 _PAUSE = 0.2
-"""Seconds between two looks for nodes."""
+"""Seconds between two polls for nodes."""
 
 
-class Roster:
-    """Cards of the sites that may take part, and which of their nodes are connected.
+class SiteRegistry:
+    """Cards of the registered sites, and which of their nodes are connected.
 
-    A node is asked for its card when it appears, and again after it reconnected; a site keeps the
-    card it was admitted with.
+    A node is queried for its card when it appears, and again after it reconnected; a site keeps the
+    card it was registered with.
 
     Parameters
     ----------
     grid : Grid
     config : FederationConfig
     on_event : callable
-        Told ``"joined"`` or ``"refused"``, with ``site`` and, if refused, ``reason``.
+        Called with ``"joined"`` or ``"refused"``, ``site`` and, if refused, ``reason``.
     """
 
     def __init__(self, grid: Grid, config: FederationConfig, on_event: Callable[..., None]) -> None:
         self.cards: dict[int, SiteCard] = {}
         self.connected: set[int] = set()
         self._grid, self._config, self._on_event = grid, config, on_event
-        self._asked: dict[int, str] = {}
+        self._queried: dict[int, str] = {}
         self._waiting: dict[str, tuple[NodeInfo, float]] = {}
 
     @property
@@ -47,7 +48,23 @@ class Roster:
         """Cards by site name, sorted."""
         return {card.name: card for card in sorted(self.cards.values(), key=lambda c: c.name)}
 
-    def look(self) -> list[NodeInfo]:
+    @property
+    def absent(self) -> set[int]:
+        """Nodes of registered sites that were not connected at the last poll."""
+        return set(self.cards) - self.connected
+
+    def validators(self) -> dict[str, list[str]]:
+        """Task → sites that have validation labels of it, or withhold their number."""
+        return {
+            task: [
+                name
+                for name, card in self.sites.items()
+                if task in card.tasks and card.counts.get(task, {}).get("val", 0) != 0
+            ]
+            for task in self._config.tasks
+        }
+
+    def poll(self) -> list[NodeInfo]:
         """Note which nodes are connected."""
         nodes = sorted(self._grid.get_nodes(), key=lambda node: (node.name, node.node_id))
         self.connected = {node.node_id for node in nodes}
@@ -56,48 +73,52 @@ class Roster:
     def wait(
         self, enough: Callable[[set[int]], bool], deadline: float | None = None
     ) -> list[NodeInfo]:
-        """Look until enough nodes are connected, or the (monotonic) deadline has passed.
+        """Poll until enough nodes are connected, or the (monotonic) deadline has passed.
 
-        Without one, for `aggregation.join_timeout`.
+        Without a deadline, poll for `aggregation.join_timeout`.
         """
         if deadline is None:
             deadline = time.monotonic() + self._config.aggregation.join_timeout
         while True:
-            nodes = self.look()
+            nodes = self.poll()
             if enough(self.connected) or time.monotonic() >= deadline:
                 return nodes
             time.sleep(_PAUSE)
 
     def forget(self, node: NodeInfo) -> None:
-        """Ask a node again that left a question unanswered."""
-        self._asked.pop(node.node_id, None)
+        """Query a node again that did not answer."""
+        self._queried.pop(node.node_id, None)
 
-    def questions(self, nodes: Iterable[NodeInfo]) -> list[Message]:
-        """Write the question for the card of every node that has not been asked yet."""
+    def queries(self, nodes: Iterable[NodeInfo]) -> list[Message]:
+        """Write the query for the card of every node that has not been queried yet."""
         query = Query(recipe=self._config.recipe).model_dump_json()
         content = RecordDict({"config": ConfigRecord({"order": query})})
         timeout = self._config.training.round_timeout
         messages = []
         for node in nodes:
-            if node.node_id in self.cards or self._asked.get(node.node_id) == _since(node):
+            since = str(node.last_activated_at)
+            if node.node_id in self.cards or self._queried.get(node.node_id) == since:
                 continue
-            self._asked[node.node_id] = _since(node)
+            self._queried[node.node_id] = since
             messages.append(Message(content, node.node_id, MessageType.QUERY, ttl=timeout))
         return messages
 
-    def admit(self, node: NodeInfo, card: SiteCard) -> None:
-        """Let a site take part, under the node it is connected by now."""
+    def register(self, node: NodeInfo, card: SiteCard) -> None:
+        """Let a site take part, under the node that it is connected by now."""
         for former in [n for n, known in self.cards.items() if known.name == card.name]:
             del self.cards[former]
         self.cards[node.node_id] = card
         self._on_event("joined", site=card.name)
 
-    def admit_joiners(self) -> None:
-        """Ask nodes that appeared since, and admit those whose earlier answer has arrived."""
+    def register_joiners(self) -> None:
+        """Query nodes that appeared, and register those whose answer to an earlier query is here.
+
+        This does not wait: an answer is read before a later round.
+        """
         if self._waiting:
             for reply in self._grid.pull_messages(list(self._waiting)):
                 node, _ = self._waiting.pop(reply.metadata.reply_to_message_id)
-                if lost(reply) or away(reply):
+                if is_lost(reply) or is_unavailable(reply):
                     self.forget(node)
                 else:
                     self._consider(node, reply)
@@ -105,19 +126,13 @@ class Roster:
             if time.monotonic() > deadline:
                 del self._waiting[message_id]
                 self.forget(node)
-        nodes = {node.node_id: node for node in self.look()}
-        if questions := self.questions(nodes.values()):
-            self._grid.push_messages(questions)
+        nodes = {node.node_id: node for node in self.poll()}
+        if queries := self.queries(nodes.values()):
+            self._grid.push_messages(queries)
         deadline = time.monotonic() + self._config.training.round_timeout
-        for message in questions:
+        for message in queries:
             node = nodes[message.metadata.dst_node_id]
             self._waiting[message.metadata.message_id] = node, deadline
-
-    def alone(self, node: int) -> Roster:
-        """A roster of one of the sites."""
-        one = Roster(self._grid, self._config, self._on_event)
-        one.cards, one.connected = {node: self.cards[node]}, {node}
-        return one
 
     def _consider(self, node: NodeInfo, reply: Message) -> None:
         try:
@@ -130,21 +145,21 @@ class Roster:
         except Refused as refused:
             self._on_event("refused", site=node_name(node), reason=str(refused))
         else:
-            self.admit(node, card)
+            self.register(node, card)
 
 
 def node_name(node: NodeInfo) -> str:
-    """The name a node's key was registered under, or its number where nodes have no names."""
+    """The name that a node's key was registered under, or its number where nodes have no names."""
     return node.name or f"node {node.node_id}"
 
 
 def read_card(node: NodeInfo, reply: Message | None) -> SiteCard | None:
-    """Read the card a node answered with; None for a simulated node that no site uses.
+    """Read the card that a node answered with; None for a simulated node that no site uses.
 
     Raises
     ------
     Refused
-        It did not answer, answered something else, or answered for another site.
+        The node did not answer, sent something else, or answered for another site.
     """
     if reply is None:
         raise Refused("did not answer in time")
@@ -152,10 +167,17 @@ def read_card(node: NodeInfo, reply: Message | None) -> SiteCard | None:
         raise Refused(reason(reply))
     try:
         text = str(reply.content.config_records["report"]["json"])
-        card = None if text == "null" else SiteCard.model_validate_json(text)
+        if text == "null":
+            return None
+        if (protocol := protocol_of(text)) != PROTOCOL:
+            raise Refused(
+                f"speaks protocol {protocol} and this server protocol {PROTOCOL} (mdmt"
+                f" {__version__}): install the same version at both ends"
+            )
+        card = SiteCard.model_validate_json(text)
     except (KeyError, ValidationError) as error:
         raise Refused("did not send a site card") from error
-    if card is not None and node.name and node.name != card.name:
+    if node.name and node.name != card.name:
         raise Refused(f"holds the key of {node.name} but says it is {card.name}")
     return card
 
@@ -178,15 +200,10 @@ def site_problems(
             problems.append(f"site {card.name} disagrees on the task {task}: {difference}")
     if all(card.labels(task) == 0 for task in card.tasks):
         problems.append(f"site {card.name} has no labelled training sample")
-    untold = [task for task in card.tasks if card.labels(task) is None]
-    if untold and config.aggregation.weighting != "uniform":
+    withheld = [task for task in card.tasks if card.labels(task) is None]
+    if withheld and config.aggregation.weighting != "uniform":
         problems.append(
-            f"site {card.name} does not tell how many labels of the task {untold[0]} it has,"
-            " which needs aggregation.weighting: uniform"
+            f"site {card.name} withholds how many labels of the task {withheld[0]} it has, which"
+            " needs aggregation.weighting: uniform"
         )
     return problems
-
-
-def _since(node: NodeInfo) -> str:
-    """When a node connected."""
-    return str(node.last_activated_at)

@@ -63,11 +63,12 @@ def array_weights(
     """How much each site counts in the mean of each array: site → array → weight.
 
     Backbone arrays have `site_weights`; those of a shared head the shares of its task, over the
-    sites that have it. The weights of an array sum to 1.
+    sites that have it. The weights of an array sum to 1; the head of a task that none of these
+    sites has a training label of has no weight at all.
     """
     whole = site_weights(config, cards)
     uniform = config.aggregation.weighting == "uniform"
-    # A site need not tell its counts where they do not count.
+    # Under uniform weighting a site may withhold its counts.
     shares = {} if uniform else task_shares(config, cards)
     by_task: dict[str | None, dict[str, float]] = {}
     for task in (None, *config.tasks):
@@ -90,7 +91,7 @@ def array_weights(
 def loss_coefficients(
     config: FederationConfig, cards: Mapping[str, SiteCard]
 ) -> dict[str, dict[str, float]]:
-    """c_{s,t}, fixed at the roll call; a site's coefficients sum to 1.
+    """c_{s,t}, fixed at registration; a site's coefficients sum to 1.
 
     ``tasks``: c_{s,t} = a_{s,t}/w_s. Otherwise c_{s,t} = λ_t over the sum of λ of the site's tasks.
     """
@@ -114,5 +115,5 @@ def _labels(card: SiteCard, task: str) -> int:
     """n_{s,t}, which every weighting but ``uniform`` needs."""
     labels = card.labels(task)
     if labels is None:
-        raise RegistrationError(f"site {card.name} does not tell how many labels of {task} it has")
+        raise RegistrationError(f"site {card.name} withholds how many labels of {task} it has")
     return labels

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from client.site import kept_tensors
+from client.memory import kept_tensors
 from mdmt.config import FederationConfig
 from mdmt.files import atomic_path
 from mdmt.releases import site_file

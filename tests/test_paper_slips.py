@@ -16,6 +16,7 @@ import torch
 from published_builders import BRIXIA_ROWS, brixia_site, write_brixia
 from pydantic import TypeAdapter, ValidationError
 
+from mdmt import central
 from mdmt.config import (
     AugmentationConfig,
     FederationConfig,
@@ -29,11 +30,9 @@ from mdmt.data.cohort import Cohort
 from mdmt.data.manifest import Manifest
 from mdmt.data.readers import read_manifest
 from mdmt.evaluation import evaluate
-from mdmt.metrics import weighted_mean_metrics
 from mdmt.models import build_model
+from mdmt.selection import Selection
 from mdmt.tasks import Classification, Ordinal, Regression
-from server.selection import Selection
-from simulation.study import central
 from simulation.study.data import make_folds
 from simulation.study.kinds import FoldsConfig
 
@@ -153,8 +152,9 @@ def test_slip_5_the_learning_rate_follows_a_loss_that_no_mix_of_samples_dilutes(
     for parameter in model.heads.parameters():
         torch.nn.init.zeros_(parameter)
     if arm == "federated":
-        told = {s: evaluate(model, c, "val", config, tasks, cpu) for s, c in cohorts.items()}
-        selection.book(1, weighted_mean_metrics(told))  # as the server does
+        found = {s: evaluate(model, c, "val", config, tasks, cpu) for s, c in cohorts.items()}
+        everybody = {task: list(cohorts) for task in tasks}
+        selection.book(1, found, everybody)  # as the server does
     else:
         monkeypatch.setattr(central, "build_model", lambda *_, **__: model)
         monkeypatch.setattr(central, "Selection", lambda _: selection)

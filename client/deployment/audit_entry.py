@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from client.policy import content_bytes
-from mdmt import wire
+from mdmt import blob
 from mdmt.strict import Strict
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ class Entry(Strict):
     error: str | None = None
     """What an error tells instead of a report."""
     arrays: dict[str, ArrayFacts] = {}
-    """Name → dtype, shape, bytes; those of a compressed blob before it was."""
+    """Name → type, shape, bytes."""
     beside: dict[str, str] = {}
-    """What the blobs of arrays tell in their headers: of a delta, the hash of what it builds on."""
+    """Headers of blobs in lines that mdmt 0.1.0 wrote."""
     report: dict[str, Any] | None = None
     """As sent (`mdmt.messages`)."""
     other: dict[str, str] = {}
@@ -85,12 +85,6 @@ def describe(message: Message, asked: Message | None, **facts: str) -> Entry:
             for name, array in arrays.items()
             for name, facts in _describe_arrays(f"{record}/{name}", array)
         },
-        beside={
-            key: _short(value)
-            for arrays in content.array_records.values()
-            for array in arrays.values()
-            for key, value in _facts(array.data).items()
-        },
         report=report,
         other={
             name: _short(value)
@@ -104,16 +98,9 @@ def describe(message: Message, asked: Message | None, **facts: str) -> Entry:
 def _describe_arrays(name: str, array: Array) -> Iterator[tuple[str, ArrayFacts]]:
     """Yield the arrays of a blob, or the one array of another client."""
     try:
-        yield from wire.describe(array.data).items()
+        yield from blob.describe(array.data).items()
     except ValueError:
         yield name, (array.dtype, tuple(array.shape), len(array.data))
-
-
-def _facts(blob: bytes) -> dict[str, str]:
-    try:
-        return wire.facts_of(blob)
-    except ValueError:
-        return {}
 
 
 def parse_object(text: str | bytes) -> dict[str, Any] | None:

@@ -17,12 +17,12 @@ __all__ = ["Progress", "duration", "follow", "watching"]
 
 _POLL_SECONDS = 0.2
 _FEW_SITES = 8
-"""So many are named in a line."""
-_ALONE = "local-only references"
+"""Up to so many sites are named in a line."""
+_REFERENCES = "references"
 
 
 class Progress:
-    """What is known of a run under way.
+    """What the events of a run say of it.
 
     Parameters
     ----------
@@ -32,43 +32,57 @@ class Progress:
     def __init__(self, config: FederationConfig) -> None:
         self.sites = sorted(config.sites)
         self.rounds = config.training.rounds
-        # The local-only reference trains every site once more: about as long as the federation.
+        # The local reference trains every site once more: about as long as the federation.
         self.lengths = 2 if "local" in config.references else 1
         self.primary = {name: task.space.primary for name, task in config.tasks.items()}
         self.started: float | None = None
-        self.now = 0.0
         self.stage = "starting"
         self.answered: list[str] = []
         self.booked = ""
-        self.alone: dict[str, int] = {}
         self.done = 0.0
         self.first = 0
 
     def update(self, event: dict[str, Any]) -> list[str]:
-        """Take an event in and return the lines that deserve to stay on the screen."""
-        self.now = event["time"]
+        """Take an event and return the lines that stay on the screen."""
         kind = event["event"]
-        if kind == "roll call" and event["sites"]:
+        if kind == "registration" and event["sites"]:
             self.sites = event["sites"]
-        if kind == "joined":
-            self.stage = "roll call"
+        elif kind == "joined":
+            self.stage = "registration"
             return [f"{event['site']} joined"]
-        if kind == "notice":
+        elif kind == "notice":
             return [event["message"]]
-        if kind == "resumed":
+        elif kind == "resumed":
             self.done = self.first = event["round"]
             return [f"resumed after round {event['round']}"]
-        if kind == "round":
-            return self._round(event)
-        if kind == "reply":
-            self._reply(event)
+        elif kind == "round":
+            self.started = self.started or event["time"]
+            self.done, self.answered = event["round"] - 1.0, []
+            self.stage = f"round {event['round']} of {event['rounds']}"
+        elif kind == "reply":
+            self.answered.append(event["site"])
+            self.done += min(1 / max(len(self.sites), 1), int(self.done) + 1 - self.done)
         elif kind == "booked":
             return self._book(event)
-        elif kind == "evaluate" and event["arm"] == "federated":
+        elif kind == "evaluate":
             self.stage, self.answered = f"evaluating round {event['round']}", []
+        elif kind == "references":
+            self.stage, self.answered = _REFERENCES, []
+            return ["computing the references at the sites"]
+        elif kind == "answered":
+            self.answered.append(event["site"])
         elif kind == "refused":
             return [f"refused: {event['site']}: {event['reason']}"]
         return []
+
+    def note_local_rounds(self, reached: dict[str, int]) -> None:
+        """Take the rounds that sites have trained alone, where their files can be seen."""
+        if self.stage.startswith(_REFERENCES) and reached:
+            self.done = self.rounds + sum(reached.values()) / max(len(self.sites), 1)
+            each = ", ".join(f"{site} {number}" for site, number in sorted(reached.items()))
+            many = f"{sum(reached.values())} of {len(self.sites) * self.rounds}"
+            shown = many if len(self.sites) > _FEW_SITES else f"{each} of {self.rounds}"
+            self.stage = f"{_REFERENCES}: local rounds: {shown}"
 
     def seconds_left(self, now: float) -> float | None:
         """Estimate from the mean time of what is done; None before the first reply."""
@@ -78,38 +92,12 @@ class Progress:
         return (now - self.started) * left / (self.done - self.first)
 
     def status(self, now: float) -> str:
-        """Say in two lines where the run is."""
+        """Describe the state of the run in two lines."""
         many = len(self.sites) > _FEW_SITES
         who = f"{len(self.answered)} of {len(self.sites)}" if many else ", ".join(self.answered)
         answered = f"; answered: {who}" if self.answered else ""
         first = f"{self.stage}{answered}  ({self._clock(now)})"
         return f"{first}\n{self.booked}" if self.booked else first
-
-    def _round(self, event: dict[str, Any]) -> list[str]:
-        self.started = self.started or event["time"]
-        number, self.answered = event["round"], []
-        if event["arm"] == "federated":
-            self.done = number - 1.0
-            self.stage = f"round {number} of {event['rounds']}"
-        elif not self.stage.startswith(_ALONE):
-            self.stage = _ALONE
-            return [self.stage]
-        return []
-
-    def _reply(self, event: dict[str, Any]) -> None:
-        share = 1 / max(len(self.sites), 1)
-        if event["arm"] == "federated":
-            self.answered.append(event["site"])
-            self.done += min(share, int(self.done) + 1 - self.done)
-            return
-        self.done += share
-        self.alone[event["site"]] = event["round"]
-        if len(self.sites) > _FEW_SITES:
-            rounds = f"{sum(self.alone.values())} of {len(self.sites) * self.rounds} rounds"
-        else:
-            each = ", ".join(f"{site} {number}" for site, number in sorted(self.alone.items()))
-            rounds = f"{each} of {self.rounds} rounds"
-        self.stage = f"{_ALONE}: {rounds}"
 
     def _book(self, event: dict[str, Any]) -> list[str]:
         values = [
@@ -131,13 +119,23 @@ class Progress:
         return f"{duration(now - self.started)} elapsed{estimate}"
 
 
+def local_rounds(folder: Path) -> dict[str, int]:
+    """Site → rounds that it has trained alone; empty where sites are on other machines."""
+    files = folder.glob("sites/*/*/*/local/round-*.safetensors")
+    reached: dict[str, int] = {}
+    for file in files:
+        site, number = file.parts[-5], int(file.stem.removeprefix("round-"))
+        reached[site] = max(number, reached.get(site, 0))
+    return reached
+
+
 def follow(
     path: Path,
     on_event: Callable[[dict[str, Any]], None],
     stop: threading.Event,
     position: int = 0,
 ) -> None:
-    """Hand over every line of a JSON-lines file beyond byte `position`, until `stop` is set."""
+    """Call `on_event` with every line of a file beyond byte `position`, until `stop` is set."""
     last = False
     while not last:
         last = stop.wait(_POLL_SECONDS)
@@ -167,13 +165,15 @@ def watching(folder: Path, config: FederationConfig) -> Iterator[None]:
             console.print(line)
 
     events = folder / "events.jsonl"
-    told = events.stat().st_size if events.exists() else 0  # by a run that is resumed now
-    follower = threading.Thread(target=follow, args=(events, on_event, stop, told), daemon=True)
-    live = Live(
-        get_renderable=lambda: Text(progress.status(time.time())),
-        console=console,
-        transient=True,
-    )
+    shown = events.stat().st_size if events.exists() else 0  # events of the run that is resumed
+    follower = threading.Thread(target=follow, args=(events, on_event, stop, shown), daemon=True)
+
+    def status() -> Text:
+        if progress.stage.startswith(_REFERENCES):
+            progress.note_local_rounds(local_rounds(folder))
+        return Text(progress.status(time.time()))
+
+    live = Live(get_renderable=status, console=console, transient=True)
     if console.is_terminal:
         live.start(refresh=True)
     follower.start()

@@ -24,14 +24,13 @@ from mdmt.config.loading import (
 from mdmt.config.policy import Policy
 from mdmt.config.site import SiteConfig, SiteTask
 from mdmt.config.training import TrainingConfig
-from mdmt.config.wire import Encoding, WireConfig
+from mdmt.config.wire import WireConfig
 
 __all__ = [
     "AIforCOVID",
     "AggregationConfig",
     "AugmentationConfig",
     "Brixia",
-    "Encoding",
     "FederationConfig",
     "HeadConfig",
     "ModelConfig",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from mdmt.algorithms import AnyAlgorithm, FedAvg
 from mdmt.config.aggregation import AggregationConfig
 from mdmt.config.site import SiteConfig
 from mdmt.config.training import TrainingConfig
@@ -162,6 +163,7 @@ class FederationConfig(Strict):
     preprocessing: PreprocessingConfig = PreprocessingConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     training: TrainingConfig
+    algorithm: AnyAlgorithm = FedAvg()
     aggregation: AggregationConfig = AggregationConfig()
     wire: WireConfig = WireConfig()
     references: tuple[Literal["constant", "local"], ...] = ()
@@ -193,6 +195,11 @@ class FederationConfig(Strict):
         for name, site in self.sites.items():
             if site.name != name:
                 raise ValueError(f"sites.{name}.name: expected {name}, not {site.name}")
+        if self.training.scheduler.name == "plateau" and self.aggregation.fraction < 1:
+            raise ValueError(
+                "training.scheduler: plateau compares the validation loss of all sites, round by"
+                " round, and needs aggregation.fraction 1"
+            )
         if self.augmentation.flip:
             for name, task in self.tasks.items():
                 if task.space.mirror_permutation() is None:

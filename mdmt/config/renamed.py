@@ -11,6 +11,7 @@ from typing import Any
 __all__ = ["new_name", "upgrade"]
 
 _RENAMED = {
+    "aggregation.strategy": "algorithm",
     "policy.tell_counts": "policy.report_counts",
     "policy.tell_histogram": "policy.report_histogram",
 }

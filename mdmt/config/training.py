@@ -72,6 +72,8 @@ class TrainingConfig(Strict):
     local_steps: Annotated[int, Field(gt=0)] | None = None
     """Epochs or optimiser steps per round; one epoch if neither is given."""
     batch_size: Annotated[int, Field(gt=0)] = 32
+    evaluation_batch_size: Annotated[int, Field(gt=0)] = 64
+    """Images per batch of validation and test; it changes speed and memory alone."""
     optimizer: Optimizer = SGD()
     scheduler: Scheduler = Constant()
     amp: Literal["none", "bf16", "fp16"] = "none"

@@ -1,4 +1,4 @@
-"""How arrays are written on the wire."""
+"""How arrays are encoded in messages."""
 
 from __future__ import annotations
 
@@ -6,23 +6,16 @@ from typing import Literal
 
 from mdmt.strict import Strict
 
-__all__ = ["Encoding", "WireConfig"]
-
-Encoding = Literal["float32", "float16", "int8"]
+__all__ = ["WireConfig"]
 
 
 class WireConfig(Strict):
-    """How the backbone travels; `float32` is exact, anything else a delta that loses a little.
+    """Encoding of the backbone in messages. `float32` is exact; the others round.
 
-    What a delta loses is not lost: it is added to the next one (error feedback).
+    Small arrays and running statistics are always float32.
     """
 
-    up: Encoding = "float32"
-    """Site to server: what training changed."""
-    down: Encoding = "float32"
-    """Server to site: what the round changed, for sites that have the one before."""
-
-    @property
-    def exact(self) -> bool:
-        """Whether nothing is lost either way, so that neither side has to remember anything."""
-        return self.up == self.down == "float32"
+    up: Literal["float32", "float16", "int8"] = "float32"
+    """Site to server. float16 and int8 encode the difference from what the site received."""
+    down: Literal["float32", "float16"] = "float32"
+    """Server to site."""

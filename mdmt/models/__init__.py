@@ -2,16 +2,16 @@
 
 from mdmt.models.heads import MDMTModel, build_model
 from mdmt.models.partition import (
+    broadcast_names,
     get_arrays,
     head_task,
-    load_staying,
+    load_local,
+    local_tensors,
     norm_modules,
-    received,
+    optimised_names,
     set_arrays,
     set_training_mode,
-    staying,
-    trained,
-    travelling,
+    uploaded_names,
 )
 
 __all__ = [
@@ -19,12 +19,12 @@ __all__ = [
     "build_model",
     "get_arrays",
     "head_task",
-    "load_staying",
+    "load_local",
     "norm_modules",
-    "received",
+    "broadcast_names",
     "set_arrays",
     "set_training_mode",
-    "staying",
-    "trained",
-    "travelling",
+    "local_tensors",
+    "optimised_names",
+    "uploaded_names",
 ]

@@ -1,4 +1,4 @@
-"""Which parts of a model travel, which are trained, which stay at a site.
+"""Which parts of a model are broadcast, uploaded, optimised, or local to a site.
 
 A name is a key of ``model.state_dict()``: ``backbone.<…>`` or ``heads.<task>.<…>``. Normalisation
 layers are found by the type of a module, never by its name.
@@ -24,14 +24,14 @@ from mdmt.models.heads import MDMTModel
 __all__ = [
     "get_arrays",
     "head_task",
-    "load_staying",
+    "load_local",
     "norm_modules",
-    "received",
+    "broadcast_names",
     "set_arrays",
     "set_training_mode",
-    "staying",
-    "trained",
-    "travelling",
+    "local_tensors",
+    "optimised_names",
+    "uploaded_names",
 ]
 
 NORM_TYPES: tuple[type[nn.Module], ...] = (
@@ -77,7 +77,7 @@ def head_task(name: str) -> str | None:
     return rest.partition(".")[0] if part == "heads" else None
 
 
-def received(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
+def broadcast_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
     """Sorted names of what a site is sent: the backbone's float tensors, and shared heads'.
 
     Local normalisation layers are sent too: a site starts from their first values.
@@ -89,14 +89,14 @@ def received(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...
     )
 
 
-def travelling(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
-    """Sorted names of what a site sends back: `received` without local normalisation layers."""
+def uploaded_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
+    """Sorted names of what a site sends back: no local normalisation layers."""
     home = _norm_names(model) if aggregation.norm_layers == "local" else set()
-    return tuple(name for name in received(model, aggregation) if name not in home)
+    return tuple(name for name in broadcast_names(model, aggregation) if name not in home)
 
 
-def trained(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
-    """Sorted names of the backbone arrays among `travelling` that training changes by gradients.
+def optimised_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
+    """Sorted names of the uploaded backbone arrays that training changes by gradients.
 
     Without running statistics, and without frozen normalisation layers.
     """
@@ -109,10 +109,10 @@ def trained(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]
     }
     if aggregation.norm_layers == "frozen":
         parameters -= norm
-    return tuple(name for name in travelling(model, aggregation) if name in parameters)
+    return tuple(name for name in uploaded_names(model, aggregation) if name in parameters)
 
 
-def staying(model: MDMTModel, aggregation: AggregationConfig) -> dict[str, Tensor]:
+def local_tensors(model: MDMTModel, aggregation: AggregationConfig) -> dict[str, Tensor]:
     """Copy what a site keeps for itself: heads and normalisation layers where they are local.
 
     Returns
@@ -128,8 +128,8 @@ def staying(model: MDMTModel, aggregation: AggregationConfig) -> dict[str, Tenso
     }
 
 
-def load_staying(model: MDMTModel, tensors: Mapping[str, Tensor]) -> None:
-    """Put `staying` back.
+def load_local(model: MDMTModel, tensors: Mapping[str, Tensor]) -> None:
+    """Put `local_tensors` back.
 
     Raises
     ------

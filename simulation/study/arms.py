@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
+from mdmt.central import Start, Trained, train_centrally
 from simulation.study.bench import Bench, Outcome
-from simulation.study.central import Start, Trained, train_centrally
 from simulation.study.federated import run_federated
 from simulation.study.metadata import has_columns, predict_from_columns
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from client.site import kept_tensors
+from client.memory import kept_tensors
 from mdmt.config import FederationConfig
 from mdmt.errors import StateError
-from mdmt.models import MDMTModel, build_model, head_task, load_staying, set_arrays
+from mdmt.models import MDMTModel, build_model, head_task, load_local, set_arrays
 from mdmt.releases import open_release
 from mdmt.results.runs import read_lines
 from server.run import RunDirectory
@@ -88,6 +88,6 @@ def _last(run: Path, config: FederationConfig) -> Iterator[tuple[str, str, MDMTM
             if key.startswith("backbone.") or head_task(key) in tasks
         }
         set_arrays(model, broadcast)
-        load_staying(model, kept_tensors(site, config, saved.facts["run"], saved.round))
+        load_local(model, kept_tensors(site, config, saved.facts["run"], saved.round))
         for task in tasks:
             yield name, task, model

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from blobs import pack_record
 from flwr.app import ConfigRecord, Message, RecordDict
 from numpy import float32
 
-from server.records import pack_record
 from simulation.engine import task_identity
 
 
@@ -18,7 +18,7 @@ def ask() -> Any:
     """Builder of server messages: ``ask("train", order_json, w=[1.0, 2.0])``."""
 
     def build(kind: str, order: str, **arrays: list[float]) -> Message:
-        content = RecordDict({"config": ConfigRecord({"order": order, "proximal-mu": 0.0})})
+        content = RecordDict({"config": ConfigRecord({"order": order})})
         content["arrays"] = pack_record({k: float32(v) for k, v in arrays.items()})
         message = Message(content, 2, kind)
         message.metadata.__dict__["_message_id"] = "asked"

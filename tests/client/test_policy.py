@@ -16,7 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 
 from client.app import app
 from client.policy import cap_memory, check_app, check_data, check_order, check_upload
-from client.privacy_filter import site_card, told_metrics, train_report
+from client.privacy_filter import reported_metrics, site_card, train_report
 from mdmt.config import Policy, SiteConfig, load_site
 from mdmt.data.cohort import Cohort
 from mdmt.data.manifest import Manifest
@@ -25,9 +25,7 @@ from mdmt.messages import EvaluateOrder, Query, TrainOrder
 from mdmt.training import TrainingResult
 
 NAN = float("nan")
-NOTHING = TrainOrder(
-    run="0" * 12, arm="federated", round=1, recipe="", coefficients={}, lr_factor=1.0, keep=()
-)
+NOTHING = TrainOrder(run="0" * 12, round=1, recipe="", coefficients={}, lr_factor=1.0, keep=())
 
 
 def make_cohort(**targets: list[list[float]]) -> Cohort:
@@ -116,7 +114,7 @@ def test_a_task_that_is_not_offered_cannot_be_ordered(make_config):
         check_order(policy, make_config(), tasks=["severity", "prognosis"])
 
 
-def test_too_few_examples_refuse_the_site_and_are_not_told(make_config):
+def test_too_few_examples_refuse_the_site_and_are_withheld(make_config):
     cohort = make_cohort(prognosis=[[0], [1], [NAN]])
     check_data(Policy(min_examples=2), make_config(), cohort, ["prognosis"])
     with pytest.raises(PolicyError) as error:
@@ -185,7 +183,7 @@ def test_a_policy_that_cannot_be_meant_is_refused(tmp_path, policy):
 
 
 @pytest.mark.parametrize("kind", ["query", "train", "evaluate"])
-def test_a_refused_order_opens_and_writes_nothing_and_is_told_by_name(
+def test_a_refused_order_opens_and_writes_nothing_and_is_reported_by_name(
     make_config, tmp_path, ask, kind
 ):
     """The dataset does not exist: who opened it would have noticed."""
@@ -203,7 +201,7 @@ def test_a_refused_order_opens_and_writes_nothing_and_is_told_by_name(
     orders = {
         "query": Query(recipe=config.recipe),
         "train": NOTHING.model_copy(update={"recipe": config.recipe}),
-        "evaluate": EvaluateOrder(run="0" * 12, arm="federated", round=1, recipe=config.recipe),
+        "evaluate": EvaluateOrder(run="0" * 12, round=1, recipe=config.recipe),
     }
     asked = ask(kind, orders[kind].model_dump_json(), w=[1.0])
     context = Context(1, 2, {"site": str(tmp_path / "site.yaml")}, RecordDict(), {})
@@ -257,7 +255,7 @@ def test_the_launcher_can_ask_the_policy_without_loading_torch():
     assert done.stdout == "set()\n"
 
 
-# What is told. Eight images, seven of them labelled MILD or SEVERE.
+# What is reported. Eight images, seven of them labelled MILD or SEVERE.
 LABELS = [[0], [0], [0], [1], [1], [1], [1], [NAN]]
 
 
@@ -265,44 +263,44 @@ def card(make_config, make_site, cohort, *tasks, **policy):
     return site_card(make_site(*tasks, **policy), make_config(), cohort)
 
 
-def test_counts_are_told_from_the_minimum_on(make_config, make_site):
+def test_counts_are_reported_from_the_minimum_on(make_config, make_site):
     cohort = make_cohort(prognosis=LABELS)
-    told = card(make_config, make_site, cohort, min_examples_per_metric=7)
-    assert told.counts == {"prognosis": {"train": 7, "val": 7, "test": 0}}
-    assert told.images == {"train": 8, "val": 8, "test": 0}
-    told = card(make_config, make_site, cohort, min_examples_per_metric=8)
-    assert told.counts == {"prognosis": {"train": None, "val": None, "test": 0}}
+    reported = card(make_config, make_site, cohort, min_examples_per_metric=7)
+    assert reported.counts == {"prognosis": {"train": 7, "val": 7, "test": 0}}
+    assert reported.images == {"train": 8, "val": 8, "test": 0}
+    reported = card(make_config, make_site, cohort, min_examples_per_metric=8)
+    assert reported.counts == {"prognosis": {"train": None, "val": None, "test": 0}}
     # Of eight images and one task, the seven labels would be seven or eight.
-    assert told.images == {"train": None, "val": None, "test": 0}
+    assert reported.images == {"train": None, "val": None, "test": 0}
 
 
 def test_a_histogram_with_a_small_cell_is_withheld_whole(make_config, make_site):
     cohort = make_cohort(prognosis=LABELS)
-    told = card(make_config, make_site, cohort, min_examples_per_metric=3)
-    assert told.histogram == {"prognosis": {"": {"MILD": 3, "SEVERE": 4}}}
-    told = card(make_config, make_site, cohort, min_examples_per_metric=4)
-    assert told.histogram == {"prognosis": {"": None}}
-    assert told.counts["prognosis"]["train"] == 7
+    reported = card(make_config, make_site, cohort, min_examples_per_metric=3)
+    assert reported.histogram == {"prognosis": {"": {"MILD": 3, "SEVERE": 4}}}
+    reported = card(make_config, make_site, cohort, min_examples_per_metric=4)
+    assert reported.histogram == {"prognosis": {"": None}}
+    assert reported.counts["prognosis"]["train"] == 7
 
 
 @pytest.mark.parametrize(
     ("policy", "counts"), [({"report_histogram": False}, 7), ({"report_counts": False}, None)]
 )
-def test_what_the_policy_hides_is_not_told(make_config, make_site, policy, counts):
-    told = card(make_config, make_site, make_cohort(prognosis=LABELS), **policy)
-    assert told.histogram == {"prognosis": {"": None}}
-    assert told.counts["prognosis"] == {"train": counts, "val": counts, "test": 0}
-    assert told.images["train"] == (8 if counts else None)
+def test_what_the_policy_hides_is_withheld(make_config, make_site, policy, counts):
+    reported = card(make_config, make_site, make_cohort(prognosis=LABELS), **policy)
+    assert reported.histogram == {"prognosis": {"": None}}
+    assert reported.counts["prognosis"] == {"train": counts, "val": counts, "test": 0}
+    assert reported.images["train"] == (8 if counts else None)
 
 
-def test_metrics_are_told_from_the_minimum_on():
+def test_metrics_are_reported_from_the_minimum_on():
     manifest = make_cohort(prognosis=LABELS).manifest
     metrics = {"prognosis/examples": 7, "prognosis/auroc": 0.5, "prognosis/auroc_low": 0.25}
-    assert told_metrics(Policy(min_examples_per_metric=7), manifest, metrics, "val") == metrics
-    told = told_metrics(Policy(min_examples_per_metric=8), manifest, metrics, "val")
-    assert told == dict.fromkeys(metrics)
-    told = told_metrics(Policy(report_counts=False), manifest, metrics, "val")
-    assert told == metrics | {"prognosis/examples": None}
+    assert reported_metrics(Policy(min_examples_per_metric=7), manifest, metrics, "val") == metrics
+    reported = reported_metrics(Policy(min_examples_per_metric=8), manifest, metrics, "val")
+    assert reported == dict.fromkeys(metrics)
+    reported = reported_metrics(Policy(report_counts=False), manifest, metrics, "val")
+    assert reported == metrics | {"prognosis/examples": None}
 
 
 def test_one_output_with_few_labels_hides_the_task():
@@ -310,19 +308,19 @@ def test_one_output_with_few_labels_hides_the_task():
     scores = [[1, NAN]] * 4 + [[1, 2]]
     manifest = make_cohort(severity=scores).manifest
     metrics = {"severity/examples": 5, "severity/mae_B": 0.5}
-    assert told_metrics(Policy(min_examples_per_metric=1), manifest, metrics, "val") == metrics
-    told = told_metrics(Policy(min_examples_per_metric=2), manifest, metrics, "val")
-    assert told == dict.fromkeys(metrics)
+    assert reported_metrics(Policy(min_examples_per_metric=1), manifest, metrics, "val") == metrics
+    reported = reported_metrics(Policy(min_examples_per_metric=2), manifest, metrics, "val")
+    assert reported == dict.fromkeys(metrics)
     apart = make_cohort(severity=[[1, NAN]] * 3 + [[NAN, 1]] * 3 + [[1, 1]]).manifest
-    told = told_metrics(Policy(min_examples_per_metric=2), apart, metrics, "val")
-    assert told == dict.fromkeys(metrics)
+    reported = reported_metrics(Policy(min_examples_per_metric=2), apart, metrics, "val")
+    assert reported == dict.fromkeys(metrics)
 
 
-def test_a_split_without_labels_is_told_as_such():
+def test_a_split_without_labels_is_reported_as_such():
     manifest = make_cohort(prognosis=[[NAN], [NAN]]).manifest
     metrics = {"prognosis/examples": 0, "prognosis/auroc": None}
     policy = Policy(min_examples_per_metric=5, report_counts=False)
-    assert told_metrics(policy, manifest, metrics, "val") == metrics
+    assert reported_metrics(policy, manifest, metrics, "val") == metrics
 
 
 @pytest.mark.parametrize("run", ["/tmp/elsewhere", "../../../other", "", "0" * 13])
@@ -330,7 +328,7 @@ def test_a_run_cannot_be_named_so_that_its_heads_lie_elsewhere(run):
     with pytest.raises(ValueError, match="run"):
         TrainOrder.model_validate(NOTHING.model_dump() | {"run": run})
     with pytest.raises(ValueError, match="run"):
-        EvaluateOrder(run=run, arm="federated", round=1, recipe="")
+        EvaluateOrder(run=run, round=1, recipe="")
 
 
 @pytest.mark.parametrize(
@@ -343,8 +341,10 @@ def test_a_run_cannot_be_named_so_that_its_heads_lie_elsewhere(run):
 )
 def test_a_training_report_tells_no_small_count(make_site, policy, loss, images):
     cohort = make_cohort(prognosis=LABELS)
-    result = TrainingResult({"prognosis": 0.5}, images=7, steps=1, seconds=1.0, moments={})
-    report = train_report(make_site(**policy), NOTHING, cohort, {}, result, new_heads=False)
+    result = TrainingResult({"prognosis": 0.5}, images=7, steps=1, moments={})
+    report = train_report(
+        make_site(**policy), NOTHING, cohort, {}, result, seconds=1.0, new_memory=False
+    )
     assert report.losses == {"prognosis": loss}
     assert report.images == images
     assert report.steps == (images and 1)

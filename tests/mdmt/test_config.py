@@ -96,7 +96,7 @@ def test_inline_sites_take_name_and_label_space_from_the_federation(write) -> No
         ("training.scheduler={gamma: 0.5}", "training.scheduler.name: this key is needed"),
         ("training={rounds: 1, local_steps: 2, local_epochs: 1}", "exclude each other"),
         ("aggregation.weighting=task", "weighting: Input should be 'tasks', 'examples'"),
-        ("aggregation.strategy={name: fedavg, mu: 1}", "mu: no such key"),
+        ("algorithm={name: fedavg, mu: 1}", "mu: no such key"),
         ("preprocessing.clip=[98, 2]", "clip: expected 0 <= low < high <= 100"),
         ("preprocessing.mean=[0.1, 0.2]", "preprocessing.mean: expected one value"),
         ("preprocessing.std=[0]", "preprocessing.std.0: Input should be greater than 0"),
@@ -203,14 +203,14 @@ def test_overrides_set_nested_keys_in_order(write) -> None:
     overrides = [
         "training.rounds=5",
         "training.optimizer.lr=0.25",
-        "aggregation.strategy={name: fedprox, mu: 0.5}",
+        "algorithm={name: fedprox, mu: 0.5}",
         "augmentation.flip=false",
         "training.rounds=7",
     ]
     config = load_federation(write(), overrides)
     assert config.training.rounds == 7
     assert (config.training.optimizer.name, config.training.optimizer.lr) == ("adam", 0.25)
-    assert config.aggregation.strategy.model_dump() == {"name": "fedprox", "mu": 0.5}
+    assert config.algorithm.model_dump() == {"name": "fedprox", "mu": 0.5}
 
 
 @pytest.mark.parametrize(

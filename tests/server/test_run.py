@@ -38,16 +38,16 @@ def test_a_file_that_is_but_half_a_line_begins_anew(run):
 
 
 def test_what_an_earlier_attempt_says_late_is_not_taken_for_this_one(run):
-    run.event("roll call")
+    run.event("registration")
     earlier = len(read_lines(run.folder / "events.jsonl"))
     ended = {"event": "failed", "process": os.getpid() + 1, "message": "was stopped"}
     with (run.folder / "events.jsonl").open("a") as stream:
         stream.write(json.dumps(ended) + "\n")
     assert last_event(run.folder, earlier) == {}
-    run.event("roll call")
+    run.event("registration")
     with (run.folder / "events.jsonl").open("a") as stream:
         stream.write(json.dumps(ended) + "\n")
-    assert last_event(run.folder, earlier)["event"] == "roll call"
+    assert last_event(run.folder, earlier)["event"] == "registration"
     run.event("done")
     assert last_event(run.folder, earlier)["event"] == "done"
 

@@ -74,5 +74,5 @@ def test_hidden_counts_need_uniform_weighting(make_config, make_card):
     assert loss_coefficients(uniform, {"b": hidden}) == {"b": {"prognosis": 1.0}}
     for weighting in ("tasks", "examples"):
         config = make_config(aggregation={"weighting": weighting})
-        with pytest.raises(RegistrationError, match="site b does not tell how many labels"):
+        with pytest.raises(RegistrationError, match="site b withholds how many labels"):
             site_weights(config, [known, hidden])

@@ -40,7 +40,7 @@ def test_a_federation_in_which_a_site_tells_no_number_runs(make_config, two_site
     assert row.split() == ["hospital", "prognosis", "-/-/-", "-/-/-", "-"]
     assert "None" not in shown.stdout
     assert (
-        "| hospital | prognosis | not told | not told | not told |"
+        "| hospital | prognosis | withheld | withheld | withheld |"
         in (out / "release" / "README.md").read_text()
     )
 
@@ -63,7 +63,7 @@ def test_counts_that_are_not_told_need_uniform_weighting(
     sites = with_policy(two_sites, **policy)
     with pytest.raises(
         RegistrationError,
-        match=r"site hospital does not tell how many labels of the task prognosis it has, which"
+        match=r"site hospital withholds how many labels of the task prognosis it has, which"
         r" needs aggregation\.weighting: uniform",
     ):
         federate(make_config(sites=sites, aggregation={"weighting": weighting}))

@@ -118,7 +118,10 @@ def test_one_federated_step_is_one_pooled_step_in_float64(config, make_card):
             for u in updates.values()
         ]
         weights = site_weights(config, cards.values())
-        federated = weighted_mean(backbone, [weights[name] for name in updates])
+        federated = weighted_mean(
+            (arrays, dict.fromkeys(arrays, weights[name]))
+            for name, arrays in zip(updates, backbone, strict=True)
+        )
         pooled = pooled_step(config, cohorts)
     finally:
         torch.set_default_dtype(torch.float32)

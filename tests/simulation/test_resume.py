@@ -106,8 +106,9 @@ def test_a_kill_between_a_rounds_checkpoint_and_its_booking_loses_nothing(
 def test_the_server_optimiser_goes_on_from_its_state(
     make_config, two_sites, tmp_path, monkeypatch, strategy
 ):
+    training = TRAINING | {"scheduler": {"name": "step", "rounds": 1}}
     config = make_config(
-        sites=two_sites, training=TRAINING, aggregation={"strategy": strategy, "fraction": 0.5}
+        sites=two_sites, training=training, algorithm=strategy, aggregation={"fraction": 0.5}
     )
     whole = comparable(run(config, tmp_path / "whole"))
     out = tmp_path / "killed"
@@ -164,7 +165,7 @@ def test_a_checkpoint_that_was_not_finished_costs_one_round_more(config, killed,
 def test_without_a_sound_checkpoint_nothing_is_resumed(config, killed):
     for file in (killed / "checkpoints").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(RunError, match="no sound checkpoint"):
+    with pytest.raises(RunError, match="no intact checkpoint"):
         run(config, killed, resume=True)
 
 

@@ -14,9 +14,9 @@ import torch
 from builders import PROGNOSIS, SEVERITY
 
 import client.site
+import mdmt.central
 import simulation.study.arms
 import simulation.study.cells
-import simulation.study.central
 import simulation.study.federated
 from mdmt.config import find_config
 from mdmt.errors import RunError
@@ -90,7 +90,7 @@ def test_all_arms_start_from_the_same_weights_with_the_same_recipe(
         return wrapped
 
     monkeypatch.setattr(client.site, "train", spy(client.site.train))
-    central = simulation.study.central
+    central = mdmt.central
     monkeypatch.setattr(central, "train", spy(central.train))
     run_study(load(sites=tables), tmp_path / "out", workers=0)
     assert len(starts) == 3  # local at the hospital, pooled, federated at the hospital
@@ -203,7 +203,7 @@ def test_an_arm_that_leaves_out_a_target_site_has_no_result(load, tables, tmp_pa
 
 def test_the_best_round_of_central_training_is_kept(load, tables, tmp_path, monkeypatch):
     """With validation that is best in round 2 of 4, the weights after round 2 are tested."""
-    central = simulation.study.central
+    central = mdmt.central
     values = iter([0.1, 0.9, 0.2, 0.3])
     states = []
 
@@ -234,7 +234,7 @@ def test_the_first_stage_hands_on_the_round_that_would_be_tested(
     load, tables, tmp_path, monkeypatch, checkpoint, number
 ):
     """Severity's validation is best in round 1 of 2: `best` goes on from there."""
-    central, arms = simulation.study.central, simulation.study.arms
+    central, arms = mdmt.central, simulation.study.arms
     values, states, starts = iter([0.1, 0.9]), [], []
 
     def evaluate(model, cohort, split, config, tasks, device):

@@ -76,10 +76,10 @@ def test_any_number_of_workers_gives_the_bits_of_one(config, tmp_path):
 def test_a_worker_that_is_killed_costs_its_site_one_round(config, tmp_path, monkeypatch):
     original = Site.train
 
-    def train(self, order, arrays, proximal_mu):
-        if (self.config.name, order.arm, order.round) == ("hospital", "federated", 2):
+    def train(self, order, arrays):
+        if (self.config.name, order.round) == ("hospital", 2):
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(self, order, arrays, proximal_mu)
+        return original(self, order, arrays)
 
     monkeypatch.setattr(Site, "train", train)  # a fork has it, the worker spawned after it has not
     out = run(config, tmp_path / "run", 2)
@@ -93,10 +93,10 @@ def test_a_worker_that_is_killed_costs_its_site_one_round(config, tmp_path, monk
 def test_an_error_at_a_site_costs_it_one_round_and_no_worker(config, tmp_path, monkeypatch):
     original = Site.train
 
-    def train(self, order, arrays, proximal_mu):
+    def train(self, order, arrays):
         if (self.config.name, order.round) == ("ward", 1):
             raise ValueError
-        return original(self, order, arrays, proximal_mu)
+        return original(self, order, arrays)
 
     monkeypatch.setattr(Site, "train", train)
     out = run(config, tmp_path / "run", 2)

@@ -26,7 +26,7 @@ def check_dataset(site: SiteConfig, progress: Callable[[int, int], None] | None 
     """Read the table and every image.
 
     Splits that the table does not give are drawn with seed 0: the federation's seed is not known
-    before the registration.
+    before registration.
     """
     from mdmt.data.validation import validate_dataset
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from mdmt.blob import pack, unpack
 from mdmt.messages import TrainReport
-from mdmt.wire import pack, unpack
 
 SECRET = "patient-4711.dcm"
 """A file name that an exception tells, and nobody but the site may."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from blobs import pack_record
 from cli_builders import run_cli
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from numpy import float32
@@ -14,7 +15,6 @@ from numpy import float32
 from client.deployment.audit import open_audit_log
 from mdmt.config import load_site
 from mdmt.deployment.kits import open_site_kit
-from server.records import pack_record
 from simulation.engine import task_identity
 
 REPORT = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mdmt.cli.progress import Progress, follow
+from mdmt.cli.progress import Progress, follow, local_rounds
 from mdmt.config import FederationConfig
 
 
@@ -25,32 +25,36 @@ def event(kind: str, time: float, **data: Any) -> dict[str, Any]:
 
 def test_time_left_counts_the_local_reference(progress: Progress) -> None:
     """2 rounds and as much again for local-only; a site's reply is half a round."""
-    progress.update(event("round", 10.0, arm="federated", round=1, rounds=2))
+    progress.update(event("round", 10.0, round=1, rounds=2))
     assert progress.seconds_left(10.0) is None
-    progress.update(event("reply", 13.0, arm="federated", round=1, site="clinic"))
+    progress.update(event("reply", 13.0, round=1, site="clinic"))
     assert progress.seconds_left(13.0) == pytest.approx(3.0 / 0.5 * 3.5)
-    progress.update(event("reply", 16.0, arm="federated", round=1, site="hospital"))
+    progress.update(event("reply", 16.0, round=1, site="hospital"))
     assert "answered: clinic, hospital" in progress.status(16.0)
-    progress.update(event("round", 16.0, arm="federated", round=2, rounds=2))
+    progress.update(event("round", 16.0, round=2, rounds=2))
     for site in ("clinic", "hospital"):
-        progress.update(event("reply", 22.0, arm="federated", round=2, site=site))
+        progress.update(event("reply", 22.0, round=2, site=site))
     assert progress.seconds_left(22.0) == pytest.approx(12.0)
-    progress.update(event("evaluate", 22.0, arm="federated", round=2))
-    alone = event("round", 22.0, arm="local", round=1, rounds=2)
-    assert progress.update(alone) == ["local-only references"]
-    assert progress.update(alone) == []
-    for site, number in (("clinic", 1), ("clinic", 2), ("hospital", 1)):
-        progress.update(event("reply", 31.0, arm="local", round=number, site=site))
-        assert progress.update(alone | {"round": number + 1}) == []
-    assert "local-only references: clinic 2, hospital 1 of 2 rounds" in progress.status(31.0)
+    progress.update(event("evaluate", 22.0, round=2))
+    references = event("references", 22.0, sites=["clinic", "hospital"], rounds=2)
+    assert progress.update(references) == ["computing the references at the sites"]
+    progress.note_local_rounds({"clinic": 2, "hospital": 1})
+    assert "local rounds: clinic 2, hospital 1 of 2" in progress.status(31.0)
     assert progress.seconds_left(31.0) == pytest.approx(3.0)
-    progress.update(event("evaluate", 31.0, arm="local", round=2))
-    progress.update(event("reply", 34.0, arm="local", round=2, site="hospital"))
+    progress.note_local_rounds({"clinic": 2, "hospital": 2})
     assert progress.seconds_left(34.0) == pytest.approx(0.0)
 
 
+def test_rounds_that_sites_train_alone_are_read_from_their_files(tmp_path: Path) -> None:
+    for site, number in (("clinic", 1), ("clinic", 12), ("hospital", 3)):
+        file = tmp_path / "sites" / site / "covid" / "ab12" / "local"
+        file.mkdir(parents=True, exist_ok=True)
+        (file / f"round-{number:05d}.safetensors").touch()
+    assert local_rounds(tmp_path) == {"clinic": 12, "hospital": 3}
+
+
 def test_refusals_and_metrics_stay_on_the_screen(progress: Progress) -> None:
-    progress.update(event("round", 0.0, arm="federated", round=1, rounds=2))
+    progress.update(event("round", 0.0, round=1, rounds=2))
     tasks = {"prognosis/auroc": 0.75, "severity/mae": None}
     booked = event("booked", 2.0, round=1, tasks=tasks, refusals={"clinic": "non-finite"})
     refusal, metrics = progress.update(booked)
@@ -67,10 +71,10 @@ def test_a_resumed_run_estimates_from_its_own_rounds(
     training = {"rounds": 10, "local_steps": 1}
     progress = Progress(make_config(sites=two_sites, training=training))
     assert progress.update(event("resumed", 0.0, round=8)) == ["resumed after round 8"]
-    progress.update(event("round", 0.0, arm="federated", round=9, rounds=10))
+    progress.update(event("round", 0.0, round=9, rounds=10))
     assert progress.seconds_left(0.0) is None
     for site in ("clinic", "hospital"):
-        progress.update(event("reply", 4.0, arm="federated", round=9, site=site))
+        progress.update(event("reply", 4.0, round=9, site=site))
     assert progress.seconds_left(4.0) == pytest.approx(4.0)
 
 

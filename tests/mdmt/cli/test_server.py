@@ -104,7 +104,7 @@ def test_a_run_under_way_is_watched_when_it_is_to_be_resumed_and_no_other(
     done = run_cli("server", "run", config, "--out", tmp_path / "second", "--resume")
     assert done.exit_code == 1
     assert submission.make_ready(kit, loaded, tmp_path / "first") == "7"
-    RunDirectory(tmp_path / "first", loaded).event("roll call")
+    RunDirectory(tmp_path / "first", loaded).event("registration")
     assert submission.make_ready(kit, loaded, tmp_path / "first") == "7"
     assert superlink == []
 
@@ -116,7 +116,7 @@ def test_what_is_left_of_a_killed_run_is_stopped_when_it_is_resumed(
     """Flower takes a ServerApp that was killed for running, for a minute."""
     kit = open_server_kit(tmp_path / "kits" / "server")
     run = RunDirectory(tmp_path / "first", load_federation(config))
-    run.event("roll call")
+    run.event("registration")
     if ending == "failed":
         run.event("failed", exit_code=1, message="")
     else:
@@ -130,11 +130,11 @@ def test_status_shows_the_rounds_of_each_attempt_at_a_run(config, tmp_path):
     kit = open_server_kit(tmp_path / "kits" / "server")
     run = RunDirectory(tmp_path / "run", load_federation(config))
     for number in (1, 2, 3):
-        run.event("round", arm="federated", round=number, rounds=8)
-    run.event("round", arm="federated", round=3, rounds=8)
+        run.event("round", round=number, rounds=8)
+    run.event("round", round=3, rounds=8)
     write_json(kit.submissions, {"1": [str(run.folder), 0], "2": [str(run.folder), 3]})
-    run.event("round", arm="federated", round=4, rounds=8)
-    run.event("round", arm="local", round=1, rounds=4)  # a reference
+    run.event("round", round=4, rounds=8)
+    run.event("references", sites=["north"], rounds=8)
     assert submission.describe_run(kit, "1") == ("3 of 8", str(run.folder))
     assert submission.describe_run(kit, "2") == ("4 of 8", str(run.folder))
     (run.folder / "events.jsonl").write_text("{]\n")

@@ -15,17 +15,17 @@ from mdmt.config import AggregationConfig, ModelConfig
 from mdmt.errors import StateError
 from mdmt.models import (
     MDMTModel,
+    broadcast_names,
     build_model,
     get_arrays,
     head_task,
-    load_staying,
+    load_local,
+    local_tensors,
     norm_modules,
-    received,
+    optimised_names,
     set_arrays,
     set_training_mode,
-    staying,
-    trained,
-    travelling,
+    uploaded_names,
 )
 from mdmt.models.backbones import build_backbone
 from mdmt.models.partition import NORM_TYPES
@@ -93,7 +93,7 @@ def test_normalisation_layers_are_found_by_type_not_by_name() -> None:
     model.backbone.add_module("bn1", nn.Conv2d(1, 2, 1))
     model.backbone.add_module("conv", nn.BatchNorm2d(2))
     local = AggregationConfig(norm_layers="local")
-    assert travelling(model, local) == ("backbone.bn1.bias", "backbone.bn1.weight")
+    assert uploaded_names(model, local) == ("backbone.bn1.bias", "backbone.bn1.weight")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,13 +101,13 @@ def test_normalisation_layers_are_found_by_type_not_by_name() -> None:
 def test_every_float_tensor_either_travels_or_stays(name: str, policy: str) -> None:
     model = model_of(name)
     aggregation = AggregationConfig(norm_layers=policy)
-    sent, back = set(received(model, aggregation)), set(travelling(model, aggregation))
-    kept = set(staying(model, aggregation))
+    sent, back = set(broadcast_names(model, aggregation)), set(uploaded_names(model, aggregation))
+    kept = set(local_tensors(model, aggregation))
     floats = {n for n, t in model.state_dict().items() if t.is_floating_point()}
     assert back | kept >= floats
     assert not back & kept
     assert sent == {n for n in floats if n.startswith("backbone.")}
-    assert set(trained(model, aggregation)) <= back <= sent
+    assert set(optimised_names(model, aggregation)) <= back <= sent
     assert (sent - back == set()) == (policy != "local" or name == "test_nfnet")
 
 
@@ -120,34 +120,34 @@ def test_policies_on_batch_normalisation_by_hand() -> None:
     average, local, frozen = (AggregationConfig(norm_layers=policy) for policy in POLICIES)
     everything = (*conv, parameters[0], *statistics, parameters[1])
 
-    assert all(received(model, policy) == everything for policy in (average, local, frozen))
-    assert travelling(model, average) == travelling(model, frozen) == everything
-    assert travelling(model, local) == conv
-    assert trained(model, average) == (*conv, *parameters)
-    assert trained(model, local) == trained(model, frozen) == conv
+    assert all(broadcast_names(model, policy) == everything for policy in (average, local, frozen))
+    assert uploaded_names(model, average) == uploaded_names(model, frozen) == everything
+    assert uploaded_names(model, local) == conv
+    assert optimised_names(model, average) == (*conv, *parameters)
+    assert optimised_names(model, local) == optimised_names(model, frozen) == conv
     head = ["heads.a.bias", "heads.a.weight"]
-    assert list(staying(model, average)) == list(staying(model, frozen)) == head
+    assert list(local_tensors(model, average)) == list(local_tensors(model, frozen)) == head
     counter = "backbone.1" + COUNTER
-    assert set(staying(model, local)) == {*parameters, *statistics, counter, *head}
+    assert set(local_tensors(model, local)) == {*parameters, *statistics, counter, *head}
 
 
 def test_shared_heads_travel_and_do_not_stay_but_no_server_optimiser_touches_them() -> None:
     model = model_of("test_resnet")
     shared = AggregationConfig(heads="shared")
     head = {"heads.norm.weight", "heads.norm.bias"}
-    assert head <= set(received(model, shared)) & set(travelling(model, shared))
-    assert not head & set(trained(model, shared))
-    assert staying(model, shared) == {}
+    assert head <= set(broadcast_names(model, shared)) & set(uploaded_names(model, shared))
+    assert not head & set(optimised_names(model, shared))
+    assert local_tensors(model, shared) == {}
 
 
 def test_what_is_trained_does_not_depend_on_the_mode_last_used() -> None:
     model = model_of("test_resnet")
     average = AggregationConfig()
-    before = trained(model, average)
+    before = optimised_names(model, average)
     set_training_mode(model, "frozen")
-    assert trained(model, average) == before
+    assert optimised_names(model, average) == before
     model.backbone.get_parameter("conv1.0.weight").requires_grad_(False)
-    assert set(before) - set(trained(model, average)) == {"backbone.conv1.0.weight"}
+    assert set(before) - set(optimised_names(model, average)) == {"backbone.conv1.0.weight"}
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_arrays_and_kept_tensors_together_restore_a_model_exactly(name: str) -> 
         for tensor in other.state_dict().values():
             tensor.add_(1)
     local = AggregationConfig(norm_layers="local")
-    set_arrays(model, get_arrays(other, travelling(other, local)))
-    load_staying(model, staying(other, local))
+    set_arrays(model, get_arrays(other, uploaded_names(other, local)))
+    load_local(model, local_tensors(other, local))
     state = model.state_dict()
     assert all(torch.equal(state[key], value) for key, value in other.state_dict().items())
 
@@ -178,8 +178,8 @@ def test_arrays_and_kept_tensors_together_restore_a_model_exactly(name: str) -> 
 def test_copies_do_not_change_with_the_model() -> None:
     model = model_of("test_resnet")
     aggregation = AggregationConfig(norm_layers="local")
-    arrays = get_arrays(model, received(model, aggregation))
-    kept = staying(model, aggregation)
+    arrays = get_arrays(model, broadcast_names(model, aggregation))
+    kept = local_tensors(model, aggregation)
     assert all(a.dtype == np.float32 and a.flags.c_contiguous for a in arrays.values())
     with torch.no_grad():
         for tensor in model.state_dict().values():
@@ -204,9 +204,11 @@ def test_arrays_go_into_the_live_parameters_that_the_optimiser_holds() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_arrays_go_to_a_gpu_and_back() -> None:
     model, aggregation = model_of("test_resnet").cuda(), AggregationConfig()
-    arrays = {name: a + 1 for name, a in get_arrays(model, received(model, aggregation)).items()}
+    arrays = {
+        name: a + 1 for name, a in get_arrays(model, broadcast_names(model, aggregation)).items()
+    }
     set_arrays(model, arrays)
-    back = get_arrays(model, received(model, aggregation))
+    back = get_arrays(model, broadcast_names(model, aggregation))
     assert all(np.array_equal(arrays[name], back[name]) for name in arrays)
 
 
@@ -231,7 +233,7 @@ def test_what_does_not_fit_is_refused_before_anything_changes(
     if through == "tensors":
         wrong = {key: torch.from_numpy(value) for key, value in wrong.items()}
     with pytest.raises(StateError, match=message):
-        (set_arrays if through == "arrays" else load_staying)(model, wrong)
+        (set_arrays if through == "arrays" else load_local)(model, wrong)
     assert np.array_equal(get_arrays(model, [first])[first], before)
 
 
@@ -239,15 +241,15 @@ def test_what_does_not_fit_is_refused_before_anything_changes(
 def test_frozen_layers_keep_values_and_statistics_while_the_rest_trains(name: str) -> None:
     model = model_of(name)
     frozen = AggregationConfig(norm_layers="frozen")
-    before = get_arrays(model, received(model, frozen))
+    before = get_arrays(model, broadcast_names(model, frozen))
     set_training_mode(model, "frozen")
     optimizer = torch.optim.SGD(model.backbone.parameters(), lr=1.0, weight_decay=0.1)
     model.backbone(torch.rand(4, 1, 64, 64)).square().sum().backward()
     optimizer.step()
-    after = get_arrays(model, received(model, frozen))
+    after = get_arrays(model, broadcast_names(model, frozen))
     changed = {key for key in before if not np.array_equal(before[key], after[key])}
     assert changed
-    assert changed <= set(trained(model, frozen))
+    assert changed <= set(optimised_names(model, frozen))
 
 
 def test_another_policy_ends_freezing() -> None:
@@ -263,5 +265,5 @@ def test_another_policy_ends_freezing() -> None:
 def test_model_of_the_federation_is_partitioned_like_any(make_config) -> None:
     config = make_config(aggregation={"heads": "shared"})
     model = build_model(config, ("severity",), weights=False)
-    heads = {head_task(name) for name in received(model, config.aggregation)}
+    heads = {head_task(name) for name in broadcast_names(model, config.aggregation)}
     assert heads == {None, "severity"}

@@ -1,0 +1,37 @@
+"""Federated averaging (McMahan et al. 2017): the weighted mean of what sites trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mdmt.algorithms.base import Algorithm, State, Update, algorithms
+from mdmt.blob import Arrays
+
+if TYPE_CHECKING:
+    from mdmt.algorithms.site_round import SiteRound
+
+__all__ = ["FedAvg"]
+
+
+@algorithms.register("fedavg")
+class FedAvg(Algorithm):
+    """Each site trains the backbone and its own heads; the server averages the backbone.
+
+    Optimiser moments of what is averaged start from zero in every round; those of a site's own
+    heads are kept.
+    """
+
+    name: str = "fedavg"
+
+    def load(self, site: SiteRound) -> None:
+        """Put the arrays received and the site's own heads into the model."""
+        site.load()
+
+    def train(self, site: SiteRound) -> Update:
+        """Train everything from there."""
+        result = site.train()
+        return Update(site.uploaded_arrays(), site.local_memory(result), result)
+
+    def combine(self, state: State, mean: Arrays) -> State:
+        """θ_{r+1} = Σ_s w_s θ_s."""
+        return state.updated(mean)

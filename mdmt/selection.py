@@ -1,0 +1,140 @@
+"""Reads validation metrics: which rounds are best, and when to lower the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mdmt.config import FederationConfig
+from mdmt.messages import Metrics
+from mdmt.metrics import weighted_mean_metrics
+
+__all__ = ["Best", "Selection"]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best round of one task so far, and the sites whose validation says so."""
+
+    round: int
+    value: float
+    sites: tuple[str, ...]
+
+
+@dataclass
+class Selection:
+    """The best round of each task by its primary validation metric, and the plateau scheduler.
+
+    Rounds are compared over one set of sites: a round counts only if every site that validates the
+    task reported it. If more sites report than before, the comparison starts again with them. The
+    initial backbone (round 0) is never a best round: its heads are random.
+    """
+
+    config: FederationConfig
+    best: dict[str, Best] = field(default_factory=dict)
+    lr_factor: float = 1.0
+    lowest_loss: float = float("inf")
+    compared: tuple[str, ...] = ()
+    """What `lowest_loss` sums: ``site/task``."""
+    rounds_without_gain: int = 0
+    _before: tuple[int, ...] = ()
+
+    @property
+    def best_rounds(self) -> tuple[int, ...]:
+        """Rounds that are best for some task."""
+        return tuple(sorted({best.round for best in self.best.values()}))
+
+    @property
+    def kept_rounds(self) -> tuple[int, ...]:
+        """Best rounds now and one round ago, as a run may go back by one round."""
+        return tuple(sorted({*self.best_rounds, *self._before}))
+
+    def book(
+        self,
+        number: int,
+        validation: Mapping[str, Metrics],
+        expected: Mapping[str, Collection[str]],
+    ) -> Metrics:
+        """Note the validation of a round.
+
+        Parameters
+        ----------
+        number : int
+            The round.
+        validation : mapping of str to mapping
+            Site → metrics.
+        expected : mapping of str to collection of str
+            Task → sites that validate it.
+
+        Returns
+        -------
+        dict
+            Means over the sites that reported, weighted by their labelled images.
+        """
+        self._before = self.best_rounds
+        means = weighted_mean_metrics(validation)
+        complete = {task for task, sites in expected.items() if set(sites) <= set(validation)}
+        if number > 0:
+            for task in complete & set(self.config.tasks):
+                self._compare(number, task, means, validation)
+        if self.config.training.scheduler.name == "plateau" and complete >= set(expected):
+            self._plateau(means, validation)
+        return means
+
+    def save(self) -> dict[str, Any]:
+        """What `load` needs, in types that JSON has."""
+        return {
+            "best": {t: [best.round, best.value, best.sites] for t, best in self.best.items()},
+            "lr_factor": self.lr_factor,
+            "lowest_loss": None if self.lowest_loss == float("inf") else self.lowest_loss,
+            "compared": self.compared,
+            "rounds_without_gain": self.rounds_without_gain,
+        }
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Restore what `save` gave."""
+        self.best = {t: Best(n, v, tuple(sites)) for t, (n, v, sites) in saved["best"].items()}
+        self.lr_factor = saved["lr_factor"]
+        lowest = saved["lowest_loss"]
+        self.lowest_loss = float("inf") if lowest is None else lowest
+        self.compared = tuple(saved["compared"])
+        self.rounds_without_gain = saved["rounds_without_gain"]
+
+    def _compare(
+        self, number: int, task: str, means: Metrics, validation: Mapping[str, Metrics]
+    ) -> None:
+        space = self.config.space(task)
+        key = f"{task}/{space.primary}"
+        sites = _defined(key, validation)
+        value, best = means.get(key), self.best.get(task)
+        if value is None or (best is not None and not set(best.sites) <= set(sites)):
+            return
+        sign = 1 if space.primary_is_better_when == "higher" else -1
+        if best is None or best.sites != sites or sign * value > sign * best.value:
+            self.best[task] = Best(number, float(value), sites)
+
+    def _plateau(self, means: Metrics, validation: Mapping[str, Metrics]) -> None:
+        scheduler = self.config.training.scheduler
+        assert scheduler.name == "plateau", "the caller asked for it"
+        losses = {
+            name: loss
+            for name in self.config.tasks
+            if (loss := means.get(f"{name}/loss")) is not None
+        }
+        compared = tuple(f"{s}/{t}" for t in losses for s in _defined(f"{t}/loss", validation))
+        if not losses or not set(self.compared) <= set(compared):
+            return
+        total = sum(self.config.tasks[name].weight * loss for name, loss in losses.items())
+        if total < self.lowest_loss or compared != self.compared:
+            self.lowest_loss, self.compared, self.rounds_without_gain = total, compared, 0
+            return
+        self.rounds_without_gain += 1
+        if self.rounds_without_gain > scheduler.patience:
+            self.lr_factor *= scheduler.gamma
+            self.rounds_without_gain = 0
+
+
+def _defined(key: str, validation: Mapping[str, Metrics]) -> tuple[str, ...]:
+    """Sites that report a value, sorted."""
+    return tuple(s for s in sorted(validation) if validation[s].get(key) is not None)

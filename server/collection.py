@@ -1,0 +1,159 @@
+"""One round's training orders, and the updates that come back and pass every check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from mdmt.blob import BLOB, Arrays
+from mdmt.errors import Refused
+from mdmt.messages import SiteCard, TrainOrder, TrainReport
+from mdmt.models import head_task
+from mdmt.wire import Codec, largest_message
+from server.aggregation import refusal
+from server.federation import Federation
+from server.messaging import (
+    LONGEST_REPORT,
+    content_bytes,
+    deadline,
+    read_report,
+    replies,
+    request,
+)
+from server.run import RunDirectory
+from server.update_buffer import UpdateBuffer
+
+__all__ = ["Collected", "Sent", "collect", "own_arrays", "send"]
+
+
+@dataclass
+class Sent:
+    """The orders of a round.
+
+    Attributes
+    ----------
+    number : int
+        The round.
+    cards : dict of int to SiteCard
+        Node → site; all that were drawn.
+    arrays : dict of str to mapping
+        Site → the arrays it was sent, before they were encoded.
+    bytes : dict of str to int
+    replies : iterator of (int, Message)
+        Node and reply, as they arrive.
+    absent : set of int
+        Nodes that were drawn and are not connected.
+    """
+
+    number: int
+    cards: Mapping[int, SiteCard]
+    arrays: dict[str, Arrays] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+    replies: Iterator[tuple[int, Message]] = field(default_factory=lambda: iter(()))
+    absent: set[int] = field(default_factory=set)
+
+
+@dataclass
+class Collected:
+    """What came back in a round, by site in order of names."""
+
+    reports: dict[str, TrainReport] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+
+
+def own_arrays(arrays: Arrays, card: SiteCard) -> Arrays:
+    """The arrays of the backbone, and those of the heads of a site's tasks."""
+    return {n: v for n, v in arrays.items() if (head_task(n) or "") in {"", *card.tasks}}
+
+
+def send(
+    grid: Grid, federation: Federation, codec: Codec, number: int, cards: Mapping[int, SiteCard]
+) -> Sent:
+    """Send the training order of a round to every drawn site that is connected."""
+    sent = Sent(number, cards, absent=set(cards) & federation.registry.absent)
+    asked = {node: card for node, card in cards.items() if node not in sent.absent}
+    timeout, algorithm = deadline(federation.config, len(asked)), federation.config.algorithm
+    blobs: dict[tuple[int, frozenset[str]], tuple[bytes, Arrays]] = {}
+    messages = []
+    for node, card in asked.items():
+        arrays = algorithm.broadcast(federation.state, card.name)
+        own = own_arrays(arrays, card)
+        key = id(arrays), frozenset(own)
+        if key not in blobs:  # sites with the same arrays share one blob
+            blobs[key] = codec.broadcast(own), own
+        blob, sent.arrays[card.name] = blobs[key]
+        order = TrainOrder(
+            run=federation.run_id,
+            round=number,
+            recipe=federation.recipe,
+            coefficients=federation.coefficients[card.name],
+            lr_factor=federation.selection.lr_factor,
+            keep=federation.selection.kept_rounds,
+        )
+        messages.append(request(MessageType.TRAIN, node, order, blob, timeout))
+        sent.bytes[card.name] = content_bytes(messages[-1].content)
+    sent.replies = replies(grid, messages, timeout)
+    return sent
+
+
+def collect(
+    federation: Federation, run: RunDirectory, codec: Codec, sent: Sent, buffer: UpdateBuffer
+) -> Collected:
+    """Check every reply when it arrives, and keep the updates that pass in the buffer."""
+    found = Collected()
+    for node, reply in sent.replies:
+        card = sent.cards[node]
+        run.event("reply", round=sent.number, site=card.name)
+        try:
+            report, blob = _read_update(federation, codec, card, sent, reply)
+        except Refused as refused:
+            found.refusals[card.name] = str(refused)
+        else:
+            buffer.put(card.name, blob)
+            found.reports[card.name] = report
+            found.bytes[card.name] = content_bytes(reply.content)
+        if reply.has_content():
+            for record in reply.content.array_records.values():
+                record.clear()  # Flower's records refer to themselves and would stay in memory
+    for node, card in sent.cards.items():
+        if card.name not in found.reports:
+            silence = f"no answer within {federation.config.training.round_timeout:.0f} s"
+            why = "not connected" if node in sent.absent else silence
+            found.refusals.setdefault(card.name, why)
+    found.reports = dict(sorted(found.reports.items()))
+    return found
+
+
+def _read_update(
+    federation: Federation, codec: Codec, card: SiteCard, sent: Sent, reply: Message
+) -> tuple[TrainReport, bytes]:
+    """Check a reply to a training order.
+
+    Raises
+    ------
+    Refused
+    """
+    arrays = sent.arrays[card.name]
+    expected = {name: array for name, array in arrays.items() if name in federation.uploaded}
+    # Size first: what is too large is never decoded.
+    allowed = largest_message({name: array.nbytes for name, array in expected.items()})
+    if reply.has_content() and (size := content_bytes(reply.content)) > allowed + LONGEST_REPORT:
+        raise Refused(f"the update has {size} bytes, at most {allowed} are expected")
+    report = read_report(TrainReport, reply, card, sent.number)
+    limit = federation.config.training.round_timeout
+    if federation.config.sites and report.seconds > limit:  # see `deadline`
+        raise Refused(f"took {report.seconds:.1f} s; training.round_timeout is {limit:g} s")
+    try:
+        blob = reply.content.array_records["arrays"][BLOB].data
+        update = codec.decode_upload(blob, arrays)
+    except KeyError as error:
+        raise Refused("the reply has no arrays") from error
+    except ValueError as error:
+        raise Refused(f"the arrays cannot be decoded: {error}") from error
+    if unfit := refusal(update, expected):
+        raise Refused(unfit)
+    return report, blob
