@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old one or the new one, never half of one."""
+"""Atomic writes: a reader sees the old file or the new one, never a part of one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Parameters
     ----------
     target : Path
-        Final place; its folder is made if missing.
+        Final place; its folder is created if missing.
 
     Yields
     ------
     Path
-        Where to write. It is removed when the block raises.
+        Where to write. It is removed if the block raises.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")

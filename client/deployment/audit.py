@@ -1,8 +1,8 @@
-"""What left this site: a line per message, each with the hash of the line before it.
+"""The audit log: a line for each message that left this site, with the hash of the line before.
 
-A removed, changed or moved line breaks the chain. Lines cut off the end break no chain, so the
-number of lines and the hash of the last one are also kept in a second file, the head, elsewhere.
-A line is on the disk before its message is sent.
+A removed, changed or moved line breaks the chain. Lines that are cut off the end do not. So a
+second file elsewhere, the head, holds the number of lines and the hash of the last one. A line is
+on the disk before its message is sent.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import hashlib
 import json
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO, NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -35,9 +34,8 @@ _NOTHING = "0" * 64
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Where a log is not what was written; `line` counts from 1, 0 is the head."""
+class Problem(NamedTuple):
+    """A place where the log differs from what was written; `line` counts from 1, 0 is the head."""
 
     line: int
     text: str
@@ -47,7 +45,7 @@ class Problem:
 
 
 class _Head(Strict):
-    """How far the log was known to go when the head was last written."""
+    """The end of the log when the head was last written."""
 
     lines: Annotated[int, Field(ge=0)] = 0
     hash: str = _NOTHING
@@ -64,14 +62,13 @@ class AuditLog:
     Parameters
     ----------
     path : Path
-        JSON lines; made with the first message.
+        JSON lines; created with the first message.
     head : Path
-        JSON; best on another disk, or under another user.
+        JSON; best on another disk, or owned by another user.
     """
 
     def __init__(self, path: Path, head: Path) -> None:
-        self.path = path
-        self.head = head
+        self.path, self.head = path, head
 
     def record(self, message: Message, asked: Message | None = None) -> str:
         """Append a line for `message`, which must not be sent before this returns.
@@ -81,17 +78,17 @@ class AuditLog:
         message : Message
             A reply. No array is decoded.
         asked : Message, optional
-            What it replies to: it names federation, run and round, which an error does not.
+            The server's message. It names federation, run and round; an error reply does not.
 
         Returns
         -------
         str
-            SHA-256 of the line, which is where the log ends now.
+            SHA-256 of the line, which is now the last one.
 
         Raises
         ------
         StateError
-            The log does not end where the head says.
+            The log does not end as the head says.
         OSError
             The disk is full or read-only.
         """
@@ -106,18 +103,16 @@ class AuditLog:
             os.fsync(stream.fileno())
             if not head.lines:
                 _sync_folder(self.path.parent)
-            head = _after(head, line)
-            self._write_head(head)
-        return head.hash
+            return self._write_head(head.lines + 1, line).hash
 
     def verify(self) -> list[Problem]:
-        """Every place where the log is not what was written; reads only.
+        """List every place where the log differs from what was written; only read.
 
-        A last line without its end, or one that the head does not know yet, is what a crash leaves:
-        no problem, and put right with the next message.
+        A crash leaves a last line without its end, or one that the head does not know yet. Neither
+        is a problem: the next message repairs it.
         """
         try:
-            head = self._read_head()  # first: a message recorded meanwhile is then one line more
+            head = self._read_head()  # first: a message recorded meanwhile is one line more
         except StateError as error:
             return [Problem(0, str(error))]
         lines, torn = self._read()
@@ -125,11 +120,9 @@ class AuditLog:
         for number, line in enumerate(lines, start=1):
             entry = _parse(line)
             if entry is None:
-                problems.append(Problem(number, "was changed: it is no entry of this log any more"))
+                problems.append(Problem(number, "was changed: it is not an entry any more"))
             elif entry.previous != previous:
-                problems.append(
-                    Problem(number, "does not follow the line before: that was changed, or removed")
-                )
+                problems.append(Problem(number, f"{_BREAK}: that was changed, or removed"))
             previous = _hash(line)
         return problems + self._compare(lines, torn, head)
 
@@ -148,15 +141,14 @@ class AuditLog:
             missing = head.lines - len(lines)
             return [Problem(len(lines) + 1, f"{missing} of {head.lines} lines are missing")]
         if len(lines) > head.lines + (not torn):  # a crash leaves one of the two
-            return [
-                Problem(head.lines + 1, f"{self.head} knows neither this line nor what follows")
-            ]
+            text = f"{self.head} knows neither this line nor the following ones"
+            return [Problem(head.lines + 1, text)]
         if head.lines and _hash(lines[head.lines - 1]) != head.hash:
             return [Problem(head.lines, f"is not the line that {self.head} names")]
         return []
 
     def _recover(self, stream: BinaryIO) -> tuple[_Head, dict[str, str]]:
-        """Put right what a crash left at the end; where to go on, and what was done."""
+        """Repair what a crash left at the end; return the head and what was done."""
         head = self._read_head()
         stream.seek(0)
         *lines, torn = stream.read().split(b"\n")
@@ -165,23 +157,22 @@ class AuditLog:
         if not problems and unknown:
             entry = _parse(unknown[0])
             if entry is None or entry.previous != head.hash:
-                problems = [Problem(len(lines), "does not follow the line before")]
+                problems = [Problem(len(lines), _BREAK)]
         if problems:
             raise StateError(f"{self.path}: {problems[0]}: {_REMEDY}")
         if unknown:
-            head = _after(head, unknown[0])
-            self._write_head(head)
-            story = "a crash came between the line before and its message, which may not be sent"
+            head = self._write_head(len(lines), unknown[0])
+            story = "a crash came after the line before; its message may not be sent"
         elif torn:
             stream.truncate(stream.tell() - len(torn))
-            story = "a crash left half a line, which was cut off; its message was not sent"
+            story = "a crash left half a line, which was removed; its message was not sent"
         else:
             return head, {}
         log.warning("%s: %s", self.path, story)
         return head, {"recovered": story}
 
     def _read(self) -> tuple[list[bytes], bytes]:
-        """Complete lines, and what stands after the last."""
+        """Complete lines, and what follows the last one."""
         try:
             with self.path.open("rb") as stream:
                 fcntl.flock(stream, fcntl.LOCK_SH)
@@ -198,12 +189,15 @@ class AuditLog:
         except ValueError as error:
             raise StateError(f"{self.head} is damaged: {_REMEDY}") from error
 
-    def _write_head(self, head: _Head) -> None:
+    def _write_head(self, lines: int, last: bytes) -> _Head:
+        head = _Head(lines=lines, hash=_hash(last))
         write_json(self.head, head.model_dump())
         _sync_folder(self.head.parent)
+        return head
 
 
-_REMEDY = "see what `mdmt site audit` finds; to begin a new log, move both files away and keep them"
+_BREAK = "does not follow the line before"
+_REMEDY = "run `mdmt site audit`; to begin a new log, move both files away and keep them"
 
 
 def _parse(line: bytes) -> Entry | None:
@@ -213,16 +207,12 @@ def _parse(line: bytes) -> Entry | None:
         return None
 
 
-def _after(head: _Head, line: bytes) -> _Head:
-    return _Head(lines=head.lines + 1, hash=_hash(line))
-
-
 def _hash(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put a file's new name on the disk, too."""
+    """Write the folder's entry of a new file to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

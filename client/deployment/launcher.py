@@ -1,8 +1,8 @@
-"""What `mdmt site start` runs: Flower's SuperNode, and beside it what answers its messages.
+"""What `mdmt site start` runs: Flower's SuperNode, and the worker that answers its messages.
 
-The SuperNode runs with ``--isolation process``: it hands messages over and starts nothing itself.
-So the bundle that the server ships is looked at before anything of it could run, and in fact none
-of it ever runs: messages are answered by the ClientApp that the hospital installed.
+The SuperNode runs with ``--isolation process``: it hands messages over and starts no code. Messages
+are answered by the ClientApp that the hospital installed. The launcher compares the bundle that the
+server sent with the policy, and nothing of the bundle ever runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 from flwr.app import Error, Message
 
-from client.deployment.audit import AuditLog, open_audit_log
+from client.deployment.audit import open_audit_log
 from client.deployment.runtime import Assignment, ObjectPullError, Runtime
 from client.deployment.worker import Worker
 from client.policy import cap_memory, check_app
@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 _SITE_FAILED = 2
 """Flower's code for a client that raised."""
 _PAUSE = 0.2
-"""Seconds between two looks for a message."""
+"""Seconds between two requests for a message."""
 _RESTARTS = (1.0, *(8.0,) * 10, 60.0)
-"""A SuperNode that was killed is refused for a minute; one that never gets in asks less often."""
+"""The server refuses a killed SuperNode's successor for a minute; later restarts are rarer."""
 
 
 def serve_site(kit: SiteKit, site: SiteConfig) -> None:
@@ -66,9 +66,8 @@ def serve_site(kit: SiteKit, site: SiteConfig) -> None:
 class _Launcher:
     def __init__(self, kit: SiteKit, site: SiteConfig, home: Path) -> None:
         self._kit, self._site = kit, site
-        self._audit: AuditLog = open_audit_log(kit, site)
-        self._secret_file = home / "secret"
-        self._secret = secrets.token_bytes(32)
+        self._audit = open_audit_log(kit, site)
+        self._secret_file, self._secret = home / "secret", secrets.token_bytes(32)
         self._secret_file.touch(mode=0o600)
         self._secret_file.write_bytes(self._secret)
         self._runtime: Runtime | None = None
@@ -80,20 +79,20 @@ class _Launcher:
             flower_environment(home),
             site.state_root / "supernode.log",
             _RESTARTS,
-            advice=f"; if it lasts over 2 minutes, mdmt site check {kit.folder} says why",
+            advice=f"; if it lasts over 2 minutes, run mdmt site check {kit.folder}",
         )
 
     def run(self) -> None:
-        """Tend both processes and answer messages.
+        """Keep both processes running and answer messages.
 
-        Each in a thread of its own, as the half of a message that a run left behind may be waited
-        for while the next run is on; the worker takes one at a time.
+        Each message has a thread of its own: one may wait for the rest of a message that an ended
+        run left behind, while the next run goes on. The worker takes one message at a time.
         """
         log.info("%s serves %s", self._site.name, self._kit.facts.server)
         while True:
             self._supernode.tend()
             if self._training.acquire(blocking=False):
-                self._worker.tend()  # so that it has imported torch before it is asked
+                self._worker.tend()  # it imports torch before the first message
                 self._training.release()
             token = self._runtime.acquire() if self._runtime and self._supernode.pid else None
             if token is None:
@@ -108,11 +107,10 @@ class _Launcher:
 
     def _command(self) -> list[str]:
         """Write the SuperNode's command line, with a port that is free now."""
-        address = f"127.0.0.1:{free_port()}"
+        host, port = "127.0.0.1", str(free_port())
         if self._runtime is not None:
             self._runtime.close()
-        self._runtime = Runtime(address, self._secret)
-        host, _, port = address.partition(":")
+        self._runtime = Runtime(f"{host}:{port}", self._secret)
         return [
             "flower-supernode",
             *("--superlink", self._kit.facts.server),
@@ -125,26 +123,27 @@ class _Launcher:
         ]
 
     def _serve(self, token: str) -> None:
-        assert self._runtime is not None, "it gave the token"
+        """Answer one message."""
+        assert self._runtime is not None, "it issued the token"
         started = time.monotonic()
         try:
             with self._runtime.assignment(token) as (task, replies):
                 reply = self._answer(task)
-                # What cannot be recorded is not sent.
+                # A reply that cannot be recorded is not sent.
                 head = self._audit.record(reply, task.message)
                 replies.append(reply)
         except (StateError, OSError) as error:
-            log.error("nothing was sent, as the audit log cannot be kept: %s", error)
+            log.error("nothing was sent, because the audit log cannot be written: %s", error)
         except (httpx.HTTPError, ObjectPullError) as error:
             log.warning("a message was lost at the SuperNode: %s", type(error).__name__)
         else:
             what = f"refused: {reply.error.reason}" if reply.has_error() else "answered"
             kind, seconds = task.message.metadata.message_type, time.monotonic() - started
-            # The head in a journal that others keep: the site's own files cannot undo it.
+            # Others keep the journal: whoever changes the site's files cannot change this head.
             log.info("%s %s in %.1f s; audit log now ends with %s", kind, what, seconds, head)
 
     def _answer(self, task: Assignment) -> Message:
-        """Let the worker answer a message that the policy lets through, while somebody waits."""
+        """Let the worker answer a message that the policy allows, while the server waits for it."""
         deadline = time.monotonic() + task.message.metadata.ttl
         supernode = self._supernode.pid
 

@@ -1,4 +1,4 @@
-"""Messages from process to process on this machine, without the copies of pipes and of protobuf."""
+"""Messages between processes of this machine, without the copies of pipes and of protobuf."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["read_message", "write_message"]
 
 
 def write_message(connection: Connection, message: Message) -> None:
-    """Write a message without its arrays, then those: protobuf would copy them several times."""
+    """Write a message without its arrays, then the arrays: protobuf would copy those often."""
     bare = message
     if message.has_content():
         records = dict(message.content)
@@ -42,10 +42,10 @@ def read_message(connection: Connection) -> Message:
 
 
 def _receive(line: socket.socket, size: int) -> bytes:
-    """So many bytes in one piece; a `Connection` would collect them in one that keeps growing."""
+    """Read `size` bytes into one object; a `Connection` would enlarge its buffer."""
     parts = []
     while size:
-        parts.append(line.recv(size, socket.MSG_WAITALL))  # 2 GiB come at most
+        parts.append(line.recv(size, socket.MSG_WAITALL))  # at most 2 GiB at once
         if not parts[-1]:
             raise EOFError
         size -= len(parts[-1])

@@ -1,4 +1,4 @@
-"""``mdmt site audit``: every message that left a site, and whether the log of them is whole."""
+"""``mdmt site audit``: every message that left a site, and whether the log of them is intact."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from client.deployment.audit import AuditLog, Problem
     from client.deployment.audit_entry import Entry
 
 __all__ = ["audit"]
@@ -29,61 +26,41 @@ def audit(
 ) -> None:
     """Show every message that left this site.
 
-    Exits with 1 when the log is not what was written. The table is short; --json names every array
-    with its type, shape and bytes, and every value.
+    Exits with 1 if the log was changed. The table is short; --json names every array with its type,
+    shape and bytes, and every value.
     """
     from client.deployment.audit import open_audit_log
-    from mdmt.cli.console import result_console
+    from mdmt.cli.console import new_table, result_console
     from mdmt.config import load_site
     from mdmt.deployment.kits import open_site_kit
 
     opened = open_site_kit(kit)
     log = open_audit_log(opened, load_site(opened.site_file))
     problems, entries = log.verify(), log.entries()
-    for line in _verdict(log, problems, entries):
+    verdict = "nothing has left this site yet"
+    if entries:
+        since = f"{len(entries)} messages since {entries[0].time}"
+        verdict = f"intact: {since}, head {log.last_hash()}"
+    lines = [f"error: {log.path}: {problem}" for problem in problems]
+    for line in lines or [f"{log.path}: {verdict}"]:
         typer.echo(line, err=as_json)
     if as_json:
         for entry in entries:
             typer.echo(json.dumps(entry.model_dump(exclude_defaults=True)))
     elif entries:
-        result_console().print(_table(entries))
+        columns = ("time", ">round", "kind", ">arrays", ">bytes", "content")
+        table = new_table("messages that left", *columns)
+        for entry in entries:
+            numbers = [entry.round, entry.kind, len(entry.arrays), entry.bytes]
+            cells = ["-" if number is None else str(number) for number in numbers]
+            table.add_row(entry.time, *cells, "; ".join(_content(entry)))
+        result_console().print(table)
     if problems:
         raise typer.Exit(1)
 
 
-def _verdict(log: AuditLog, problems: list[Problem], entries: list[Entry]) -> Iterator[str]:
-    """Say whether the log is whole, or what is wrong with it."""
-    for problem in problems:
-        yield f"error: {log.path}: {problem}"
-    if not problems and entries:
-        yield (
-            f"{log.path}: intact: {len(entries)} messages since {entries[0].time},"
-            f" head {log.last_hash()}"
-        )
-    elif not problems:
-        yield f"{log.path}: nothing has left this site yet"
-
-
-def _table(entries: list[Entry]) -> Table:
-    from mdmt.cli.console import new_table
-
-    table = new_table(
-        "messages that left", "time", ">round", "kind", ">arrays", ">bytes", "what it says"
-    )
-    for entry in entries:
-        table.add_row(
-            entry.time,
-            "-" if entry.round is None else str(entry.round),
-            entry.kind,
-            str(len(entry.arrays)),
-            str(entry.bytes),
-            "; ".join(_says(entry)),
-        )
-    return table
-
-
-def _says(entry: Entry) -> Iterator[str]:
-    """Yield the content of a message, short."""
+def _content(entry: Entry) -> Iterator[str]:
+    """Yield what a message says, in short."""
     if entry.error is not None:
         yield f"error: {entry.error}"
     values = [f"{name} {value:.4g}" for name, value in _values("", entry.report)]
@@ -97,7 +74,7 @@ def _says(entry: Entry) -> Iterator[str]:
 
 
 def _values(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    """Yield every number of a report, but for its round, with where it stands."""
+    """Yield every number of a report with its key, except the round."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if (name, key) != ("", "round"):

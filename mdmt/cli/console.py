@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["log_to_stderr", "new_table", "progress_console", "result_console"]
 
 _LOG_WIDTH = 160
-"""Columns where no terminal says how many: a table in a log is not cut."""
+"""Columns where there is no terminal: a table in a log is not truncated."""
 
 
 def result_console() -> Console:
@@ -25,7 +25,7 @@ def progress_console() -> Console:
 
 
 def log_to_stderr() -> None:
-    """Show what a service logs, a line each; Flower's own loggers write to their files."""
+    """Show the log of a service on standard error; Flower's own loggers write to their files."""
     import logging
 
     handler = logging.StreamHandler()
@@ -54,7 +54,7 @@ def new_table(title: str, *columns: str) -> Table:
         title=f"\n{title}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
-        pad_edge=False,  # results have to fit into 80 columns
+        pad_edge=False,  # results must fit into 80 columns
         show_edge=False,
     )
     for column in columns:

@@ -1,4 +1,4 @@
-"""The one way out of every command that goes wrong: a line on standard error and an exit code."""
+"""How every failing command ends: one line on standard error and an exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mdmt.errors import MDMTError
 __all__ = ["INTERRUPTED", "Commands"]
 
 INTERRUPTED = 130
-"""128 + SIGINT, as shells have it."""
+"""128 + SIGINT, as in shells."""
 
 
 class Commands(TyperGroup):
@@ -23,17 +23,17 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except MDMTError as error:
-            _say(str(error))
+            _report(str(error))
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            _say("interrupted")
+            _report("interrupted")
             raise typer.Exit(INTERRUPTED) from error
-        except BrokenPipeError:  # the reader of a pipe had enough: not an error
+        except BrokenPipeError:  # the reader of a pipe has closed it: not an error
             raise
         except OSError as error:  # a full disk, a folder that may not be written to
-            _say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            _report(f"{error.filename}: {error.strerror}" if error.filename else str(error))
             raise typer.Exit(1) from error
 
 
-def _say(message: str) -> None:
+def _report(message: str) -> None:
     typer.echo(f"error: {' '.join(message.split())}", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from client.deployment.worker import Worker
     from mdmt.config import FederationConfig
 
 __all__ = ["demo", "simulate"]
@@ -28,7 +28,7 @@ Out = Annotated[
 
 
 def demo(out: Out = None) -> None:
-    """Train two synthetic hospitals with different labels together, and show what each gained."""
+    """Train two synthetic hospitals with different labels together, and show what each gains."""
     from mdmt.config import find_config, load_federation
 
     folder = _simulate(load_federation(find_config("demo")), _Engine.inprocess, out)
@@ -50,8 +50,8 @@ def simulate(
         int | None,
         typer.Option(
             min=1,
-            help="Processes that train sites at once; 1 trains them in this one. The result is the"
-            " same.  [default: what processors, GPUs and memory allow]",
+            help="Processes that train sites at once; with 1, this process trains them. The result"
+            " is the same.  [default: what processors, GPUs and memory allow]",
             show_default=False,
         ),
     ] = None,
@@ -61,7 +61,7 @@ def simulate(
     ] = None,
     out: Out = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the run in --out, or the newest, stopped.")
+        bool, typer.Option("--resume", help="Resume the run in --out, or the newest one.")
     ] = False,
 ) -> None:
     """Run a federation of several sites on this machine."""
@@ -81,72 +81,54 @@ def _simulate(
     resume: bool = False,
 ) -> Path:
     """Check everything, then run and show the results; return the run directory."""
-    from mdmt.cli.console import progress_console
-    from mdmt.errors import BadInput
-
-    if resume:
-        from server.run import find_run
-
-        out = find_run(out, config)
-    elif out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out}: already holds something; choose another --out, or --resume it")
-    console = progress_console()
-    console.print(f"reading the data of {', '.join(sorted(config.sites)) or 'no site'}")
-    if engine is _Engine.ray:
-        if workers is not None:
-            raise BadInput(
-                "--workers: Ray has workers of its own; training.threads decides how many"
-            )
-        return _run(config, engine, out, [], resume=resume)
-    from simulation.workers import count_workers, start_workers
-
-    # Before there is any thread: workers may be forks of this process.
-    with start_workers(config, workers or count_workers(config)) as started:
-        return _run(config, engine, out, started, resume=resume)
-
-
-def _run(
-    config: FederationConfig,
-    engine: _Engine,
-    out: Path | None,
-    workers: list[Worker],
-    *,
-    resume: bool,
-) -> Path:
     from mdmt.cli.console import progress_console, result_console
     from mdmt.cli.progress import watching
     from mdmt.cli.tables import result_tables
     from mdmt.errors import BadInput
     from mdmt.results.runs import read_run
-    from server.run import new_run_folder
-    from simulation.simulate import prepare
-    from simulation.simulate import simulate as run
+    from server.run import find_run, new_run_folder
 
+    resumed = find_run(out, config) if resume else None
+    existed = out is not None and out.exists()
+    if out is not None and existed and not resume and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out}: already holds something; choose another --out, or --resume it")
+    if engine is _Engine.ray and workers is not None:
+        raise BadInput("--workers: Ray has workers of its own; training.threads decides how many")
     console = progress_console()
-    with console.status("reading") as status:
-        prepare(config, lambda site, done, n: status.update(f"{site}: image {done} of {n}"))
-    # Only what this command makes is removed again if the federation cannot start.
-    made = not resume and (out is None or not out.exists())
-    folder = out if resume and out else new_run_folder(out, config.name)
-    console.print(f"running in {folder}")
-    try:
-        with watching(folder, config):
-            run(config, folder, engine.value, workers, resume=resume)
-    except BadInput:
-        if not resume and not (folder / "history.jsonl").exists():
-            _discard(folder, itself=made)
-        raise
+    console.print(f"reading the data of {', '.join(sorted(config.sites)) or 'no site'}")
+    with ExitStack() as stack:
+        started = []
+        if engine is _Engine.inprocess:
+            from simulation.workers import count_workers, start_workers
+
+            # Before there is any thread: workers may be forks of this process.
+            wanted = workers or count_workers(config)
+            started = stack.enter_context(start_workers(config, wanted))
+        from simulation.simulate import prepare
+        from simulation.simulate import simulate as run
+
+        with console.status("reading") as status:
+            prepare(config, lambda site, done, n: status.update(f"{site}: image {done} of {n}"))
+        folder = resumed or new_run_folder(out, config.name)
+        console.print(f"running in {folder}")
+        try:
+            with watching(folder, config):
+                run(config, folder, engine.value, started, resume=resume)
+        except BadInput:
+            if not resume and not (folder / "history.jsonl").exists():
+                _discard(folder, keep=existed)
+            raise
     for table in result_tables(read_run(folder)):
         result_console().print(table)
     return folder
 
 
-def _discard(folder: Path, *, itself: bool) -> None:
-    """Remove what was written for a federation that could not start; the folder too if `itself`."""
+def _discard(folder: Path, *, keep: bool) -> None:
+    """Remove what this command wrote for a federation that could not start.
+
+    A folder that was there before is the user's: `keep` it, and only empty it again.
+    """
     for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    if itself:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if not keep:
         folder.rmdir()
