@@ -76,7 +76,8 @@ def check_order(
 def check_plugins(policy: Policy, federation: FederationConfig) -> None:
     """Refuse a backbone of an installed package that is not listed, before its code is imported.
 
-    Task kinds are looked up while the recipe is parsed: parse it within `permit_plugins` too.
+    Task kinds and the algorithm are looked up while the recipe is parsed: parse it within
+    `permit_plugins` too.
 
     Raises
     ------

@@ -68,6 +68,8 @@ def test_the_package_is_used_from_yaml(package, federation, tmp_path):
     assert done.returncode == 0, done.stderr
     sites = read_json(tmp_path / "run" / "metrics.json")["checkpoints"]["last"]["sites"]
     assert sites["ward"]["test"]["nodules/mae"] > 0
+    recipe = yaml.safe_load((tmp_path / "run" / "federation.yaml").read_text())
+    assert recipe["algorithm"] == {"name": "median"}
     assert sites["clinic"]["test"]["outcome/examples"] > 0
     for command in ("show", "report"):
         done = mdmt(command, tmp_path / "run", path=package)

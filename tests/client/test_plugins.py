@@ -13,6 +13,7 @@ from plugin_packages import install_package
 
 from client.app import app
 from client.site import Site
+from mdmt.algorithms import algorithms
 from mdmt.config import load_site
 from mdmt.errors import PolicyError
 from mdmt.messages import Query
@@ -22,7 +23,11 @@ from mdmt.tasks import task_kinds
 
 CODE = """
 from typing import Literal
+from mdmt.algorithms import FedAvg
 from mdmt.tasks import Regression
+
+class Best(FedAvg):
+    name: Literal["best"] = "best"
 
 class Score(Regression):
     kind: Literal["score"] = "score"
@@ -30,6 +35,7 @@ class Score(Regression):
 def build_it(config, pretrained):
     raise ValueError("not here")
 """
+NEEDS = ["task kind score", "algorithm best", "backbone score_net"]
 SCORE = {"kind": "score", "outputs": ["A"], "range": [0, 3]}
 
 
@@ -38,13 +44,18 @@ def plugin(tmp_path, monkeypatch):
     points = {
         "mdmt.tasks": {"score": "score_pack:Score"},
         "mdmt.backbones": {"score_net": "score_pack:build_it"},
+        "mdmt.algorithms": {"best": "score_pack:Best"},
     }
     package = tmp_path / "lib", "mdmt-score", {"score_pack.py": CODE}, points
     monkeypatch.syspath_prepend(install_package(*package))
     yield
     sys.modules.pop("score_pack", None)
     registry: Registry
-    for registry, name in ((task_kinds, "score"), (backbones, "score_net")):
+    for registry, name in (
+        (task_kinds, "score"),
+        (backbones, "score_net"),
+        (algorithms, "best"),
+    ):
         registry._entries.pop(name, None)
         registry._plugins.pop(name, None)
 
@@ -70,7 +81,7 @@ def site_file(tmp_path):
 
 @pytest.fixture
 def recipes(make_config):
-    """Recipes that need the plug-in's task kind, or its backbone."""
+    """Recipes that need the plug-in's task kind, algorithm or backbone."""
 
     def changed(change):
         recipe = json.loads(make_config().recipe)
@@ -79,11 +90,12 @@ def recipes(make_config):
 
     return {
         "task kind score": changed(lambda r: r["tasks"].update(scores={"space": SCORE})),
+        "algorithm best": changed(lambda r: r.update(algorithm={"name": "best"})),
         "backbone score_net": changed(lambda r: r["model"].update(backbone="score_net")),
     }
 
 
-@pytest.mark.parametrize("need", ["task kind score", "backbone score_net"])
+@pytest.mark.parametrize("need", NEEDS)
 def test_a_deployed_site_refuses_a_plugin_it_does_not_list(site_file, recipes, need, ask):
     """It is installed, but the policy does not name it: the server is told, and nothing ran."""
     context = Context(1, 2, {"site": str(site_file())}, RecordDict(), {})
@@ -94,7 +106,7 @@ def test_a_deployed_site_refuses_a_plugin_it_does_not_list(site_file, recipes, n
     assert "score_pack" not in sys.modules
 
 
-@pytest.mark.parametrize("need", ["task kind score", "backbone score_net"])
+@pytest.mark.parametrize("need", NEEDS)
 def test_a_site_that_lists_another_package_refuses_too(site_file, recipes, need):
     site = Site(load_site(site_file(plugins=["mdmt-other"])))
     with pytest.raises(PolicyError, match="does not list mdmt-score"):
@@ -102,7 +114,7 @@ def test_a_site_that_lists_another_package_refuses_too(site_file, recipes, need)
     assert "score_pack" not in sys.modules
 
 
-@pytest.mark.parametrize("need", ["task kind score", "backbone score_net"])
+@pytest.mark.parametrize("need", NEEDS)
 def test_a_site_that_lists_it_admits_it(site_file, recipes, need):
     federation = Site(load_site(site_file(plugins=["mdmt-score"])))._admit(recipes[need])
     assert federation.name == "test"
