@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,41 +65,35 @@ def compare_aurocs(
     """
     from scipy.stats import norm
 
-    _, cluster = np.unique(
-        np.arange(len(positive)) if patients is None else patients, return_inverse=True
-    )
+    images = np.arange(len(positive)) if patients is None else patients
+    _, cluster = np.unique(images, return_inverse=True)
     every = np.zeros(len(positive)) if strata is None else strata
     within = [every == stratum for stratum in np.unique(every)]
     pairs = [float(positive[s].sum() * (~positive[s]).sum()) for s in within]
     if not any(pairs):
         return None
-    auroc_a, auroc_b, parts = 0.0, 0.0, []
+    aurocs, sums, having = np.zeros(2), np.zeros((2, len(positive))), np.zeros(3)
     for chosen, number in zip(within, pairs, strict=True):
         if number == 0:
             continue
-        share = number / sum(pairs)
-        positive_a, negative_a = _components(positive[chosen], a[chosen])
-        positive_b, negative_b = _components(positive[chosen], b[chosen])
-        auroc_a += share * float(positive_a.mean())
-        auroc_b += share * float(positive_b.mean())
-        of = positive_a - positive_b, negative_a - negative_b
-        part = _cluster_sums(positive[chosen], *of, cluster[chosen], len(positive))
-        parts.append((share, part))
-    variance = _variance(parts)
+        share, truth, patient = number / sum(pairs), positive[chosen], cluster[chosen]
+        of_a, of_b = (_components(truth, scores[chosen]) for scores in (a, b))
+        aurocs += share * np.array([of_a[0].mean(), of_b[0].mean()])
+        differences = [x - y for x, y in zip(of_a, of_b, strict=True)]
+        for row, (rows, values) in enumerate(zip((truth, ~truth), differences, strict=True)):
+            deviations = (values - differences[0].mean()) / len(values)
+            sums[row] += share * np.bincount(patient[rows], deviations, len(positive))
+        having += [len(np.unique(patient[rows])) for rows in (truth, ~truth, slice(None))]
+    auroc_a, auroc_b = aurocs.tolist()
     difference = auroc_a - auroc_b
-    if variance is None or variance <= 1e-15:
+    variance = _variance(sums, having, sum(number > 0 for number in pairs))
+    if variance <= 1e-15:
         return AurocComparison(auroc_a, auroc_b, difference, None, None, None, None, None)
     error = math.sqrt(variance)
-    z = difference / error
+    z, half = difference / error, _Z_95 * error
+    ends = difference - half, difference + half
     return AurocComparison(
-        auroc_a,
-        auroc_b,
-        difference,
-        error,
-        difference - _Z_95 * error,
-        difference + _Z_95 * error,
-        z,
-        float(2 * norm.sf(abs(z))),
+        auroc_a, auroc_b, difference, error, *ends, z, float(2 * norm.sf(abs(z)))
     )
 
 
@@ -122,44 +115,28 @@ def _components(
     return of_positive, of_negative
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What clusters add to an AUROC difference within one stratum, by positives and by negatives.
+def _variance(sums: NDArray[np.float64], having: NDArray[np.float64], strata: int) -> float:
+    """Variance of an AUROC difference (Obuchowski 1997), summed over strata with weights.
 
-    `sums` (2, n_clusters) are of (component - mean) / number of positives, or negatives; `having`
-    counts the clusters that have a positive, a negative, and any image.
+    Every stratum has its own mean, so that I clusters in S strata leave I - S degrees of freedom:
+    the factor I / (I - S) is the formula's I / (I - 1) for one stratum.
+
+    Parameters
+    ----------
+    sums : ndarray, float, (2, clusters)
+        What each cluster adds, by its positives and by its negatives: deviations of the components
+        from their mean, over the number of positives or negatives.
+    having : ndarray, float, (3,)
+        Clusters that have a positive, a negative, and any image, counted in each stratum.
+    strata : int
+
+    Returns
+    -------
+    float
+        0 where no degree of freedom is left.
     """
-
-    sums: NDArray[np.float64]
-    having: tuple[int, int, int]
-
-
-def _cluster_sums(
-    positive: NDArray[np.bool_],
-    of_positive: NDArray[np.float64],
-    of_negative: NDArray[np.float64],
-    cluster: NDArray[np.intp],
-    n_clusters: int,
-) -> _Part:
-    mean = of_positive.mean()
-    sums = [
-        np.bincount(cluster[chosen], (values - mean) / len(values), n_clusters)
-        for chosen, values in ((positive, of_positive), (~positive, of_negative))
-    ]
-    a, b, c = (len(np.unique(cluster[rows])) for rows in (positive, ~positive, slice(None)))
-    return _Part(np.stack(sums), (a, b, c))
-
-
-def _variance(parts: Sequence[tuple[float, _Part]]) -> float | None:
-    """Variance of an AUROC difference (Obuchowski 1997) summed over strata with weights.
-
-    Every stratum has a mean of its own, so that I clusters in S strata leave I - S degrees of
-    freedom: the factor I / (I - S) is the formula's I / (I - 1) for one stratum. None where no
-    degree of freedom is left.
-    """
-    x, y = np.sum([share * part.sums for share, part in parts], axis=0)
-    having = np.sum([part.having for _, part in parts], axis=0)
-    if (having <= len(parts)).any():
-        return None
-    of_x, of_y, of_both = having / (having - len(parts))
+    if (having <= strata).any():
+        return 0.0
+    of_x, of_y, of_both = having / (having - strata)
+    x, y = sums
     return float(of_x * (x**2).sum() + of_y * (y**2).sum() + 2 * of_both * (x * y).sum())

@@ -1,4 +1,4 @@
-"""The folds of a study: the images of all sites divided anew, by whole patients."""
+"""The folds of a study: how the images of all sites are divided, by whole patients."""
 
 from __future__ import annotations
 
@@ -207,22 +207,21 @@ def _levels(targets: NDArray[np.float32], has_classes: bool) -> list[str]:
 
 
 def folds_from_files(config: SplitFiles, sites: Sites, manifests: Manifests) -> list[Fold]:
-    """Read the folds of every site from split files.
+    """Read the folds ``<folder>/<fold>/`` of every site from split files.
 
     Raises
     ------
     DataError
-        A site has no folder, or the sites have different folds.
+        A site has no folder or no folds, the sites have different folds, or an image is in none of
+        the files of a fold.
     """
-    missing = sorted(set(manifests) - set(config.folders))
-    unknown = sorted(set(config.folders) - set(manifests))
-    if missing or unknown:
-        problem = f"none for {missing[0]}" if missing else f"no site {unknown[0]}"
-        raise DataError(f"folds.folders: {problem}; each site of the study needs one")
-    by_site = {}
-    for site, folder in config.folders.items():
-        root = sites[site].dataset.root
-        by_site[site] = read_folds(folder if root is None else root / folder, manifests[site])
+    for site in sorted(manifests.keys() ^ config.folders.keys()):
+        problem = "none for" if site in manifests else "no site"
+        raise DataError(f"folds.folders: {problem} {site}; each site of the study needs one")
+    by_site = {
+        site: _read_folds((sites[site].dataset.root or Path()) / folder, manifests[site])
+        for site, folder in config.folders.items()
+    }
     first, folds = next(iter(by_site.items()))
     for site, others in by_site.items():
         if others.keys() != folds.keys():
@@ -231,30 +230,17 @@ def folds_from_files(config: SplitFiles, sites: Sites, manifests: Manifests) -> 
     return [Fold(name, {site: by_site[site][name] for site in by_site}) for name in folds]
 
 
-def read_folds(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.str_]]:
-    """Read the folds ``<folder>/<fold>/`` of a site.
-
-    Returns
-    -------
-    dict of str to ndarray of str, (N,)
-        By fold: the split of each image of `manifest`.
-
-    Raises
-    ------
-    DataError
-        There is no fold, or an image of the manifest is in none of its files.
-    """
+def _read_folds(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.str_]]:
+    """By fold: the split of each image of a site, (N,)."""
     names = sorted(path.parent.name for path in folder.glob("*/train.txt"))
     if not names:
         raise DataError(f"{folder}: no fold there: expected folders with train.txt, val.txt, ...")
     folds = {}
     for name in names:
-        assignments = read_split_files(folder / name)
-        splits = []
-        for row, image in zip(manifest.rows, manifest.images, strict=True):
-            assignment = assignments.get(image_id(image.name))
-            if assignment is None:
+        found = read_split_files(folder / name)
+        ids = [image_id(image.name) for image in manifest.images]
+        for row, image in zip(manifest.rows, ids, strict=True):
+            if image not in found:
                 raise DataError(f"{folder / name}: no split file names the image of {row}")
-            splits.append(assignment.split)
-        folds[name] = np.array(splits, dtype=np.str_)
+        folds[name] = np.array([found[image].split for image in ids], dtype=np.str_)
     return folds

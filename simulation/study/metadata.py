@@ -1,4 +1,4 @@
-"""The shortcut row: what columns of the table alone say of a task, without looking at an image."""
+"""The metadata arm: what columns of the table predict of a task without the image."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def predict_from_columns(
     targets = manifest.targets[task]
     if space.exclusive:
         labelled = train[np.isfinite(targets[train, 0])]
-        model = _fitted(features[labelled], targets[labelled, 0].astype(int), "classes")
+        model = _fitted(features[labelled], targets[labelled, 0].astype(int))
         return _probabilities(model, features[test], len(space.labels))
     predictions = np.empty((len(test), len(space.prediction_names)))
     for output in range(space.width):
         labelled = train[np.isfinite(targets[train, output])]
         values = targets[labelled, output]
         if output in space.binary_outputs:
-            model = _fitted(features[labelled], values.astype(int), "classes")
+            model = _fitted(features[labelled], values.astype(int))
             predictions[:, output] = _probabilities(model, features[test], 2)[:, 1]
         else:
-            model = _fitted(features[labelled], values, "scores")
+            model = _fitted(features[labelled], values)
             predictions[:, output] = np.clip(model.predict(features[test]), *space.bounds)
     return predictions
 
@@ -84,7 +84,8 @@ def check_columns(manifest: Manifest, site: SiteConfig, columns: Sequence[str]) 
                 raise DataError(f"site {site.name}: the column {name} is the label of {task}")
 
 
-def _fitted(features: NDArray[Any], values: NDArray[Any], what: str) -> Any:
+def _fitted(features: NDArray[Any], values: NDArray[Any]) -> Any:
+    """Fit a classifier of integers, or a regression of other numbers."""
     from sklearn.compose import ColumnTransformer
     from sklearn.dummy import DummyClassifier
     from sklearn.impute import SimpleImputer
@@ -103,7 +104,7 @@ def _fitted(features: NDArray[Any], values: NDArray[Any], what: str) -> Any:
         [("numbers", numeric, numbers), ("names", OneHotEncoder(handle_unknown="ignore"), others)],
         sparse_threshold=0,
     )
-    if what == "scores":
+    if values.dtype.kind == "f":
         model: Any = Ridge()
     elif len(set(values.tolist())) < 2:  # one finding of several may have no case
         model = DummyClassifier(strategy="prior")
@@ -113,13 +114,13 @@ def _fitted(features: NDArray[Any], values: NDArray[Any], what: str) -> Any:
 
 
 def _is_number(column: NDArray[Any]) -> bool:
-    """Tell a column of numbers and gaps from one of names."""
+    """Whether a column holds numbers and gaps, not names."""
     cells = column[column != ""]
     return len(cells) > 0 and bool(np.isfinite(_numbers(cells)).all())
 
 
 def _numbers(cells: NDArray[Any]) -> NDArray[np.float64]:
-    """Turn text into numbers; gaps, and what is none, become NaN."""
+    """Convert text to numbers; a gap, or other text, becomes NaN."""
 
     def number(text: str) -> float:
         try:
@@ -127,9 +128,7 @@ def _numbers(cells: NDArray[Any]) -> NDArray[np.float64]:
         except ValueError:
             return math.nan
 
-    return np.array([[number(text) for text in row] for row in np.atleast_2d(cells)]).reshape(
-        cells.shape
-    )
+    return np.asarray(np.vectorize(number, otypes=[np.float64])(cells))
 
 
 def _probabilities(model: Any, features: NDArray[Any], classes: int) -> FloatArray:

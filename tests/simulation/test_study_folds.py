@@ -222,14 +222,16 @@ def test_a_patient_on_two_sides_is_refused_by_rows_within_a_site_and_across() ->
     with pytest.raises(DataError) as caught:
         check_folds(own(a=SIX), {"a": sites["a"]}, {"a": a}, {})
     assert str(caught.value) == (
-        "fold 0: the patient of labels.csv:7 of a (test) is that of labels.csv:2 of a (train):"
+        "fold 0: one patient on two sides, labels.csv:2 of a (train) and labels.csv:7 of a (test):"
         " keep a patient on one side"
     )
     manifests = {
         "a": manifest_of([f"p{i}" for i in range(6)], [0, 1] * 3),
         "b": manifest_of(["q0", "q1", "q2", "q3", "q4", "p1"], [0, 1] * 3),
     }
-    with pytest.raises(DataError, match=r"labels.csv:7 of b \(test\) is that of labels.csv:3 of a"):
+    with pytest.raises(
+        DataError, match=r"labels.csv:3 of a .train. and labels.csv:7 of b"
+    ):
         check_folds(own(a=SIX, b=SIX), sites, manifests, {})
     seventh = manifest_of([*(f"q{i}" for i in range(6)), "p1"], [0, 1, 0, 1, 0, 1, 0])
     check_folds(own(a=SIX, b=[*SIX, "unused"]), sites, manifests | {"b": seventh}, {})
@@ -261,7 +263,7 @@ def test_one_picture_on_two_sides_is_refused_by_rows() -> None:
         check_pictures(own(a=SIX, b=SIX), {"a": cohort, "b": Cohort(cohort.manifest, other)})
     assert str(caught.value) == (
         "fold 0: one picture on two sides, labels.csv:2 of a (train) and labels.csv:7 of b (test):"
-        " drop one"
+        " keep a picture on one side"
     )
 
 
