@@ -1,4 +1,4 @@
-"""What each arm does with one fold and one seed: train, then predict the sites' test images."""
+"""The arms of a study: each trains on one fold with one seed, then predicts the test images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _metadata(bench: Bench) -> Outcome:
     outcome = Outcome()
     for site, cohort in bench.cohorts.items():
         if not has_columns(cohort.manifest, bench.arm.columns):
-            continue  # a site without the target; the others were checked
+            continue  # a site without the target; the others are checked before the first cell
         for task in bench.tasks(site):
             outcome.predictions[site, task] = predict_from_columns(
                 cohort.manifest, task, bench.config.sites[site], bench.arm.columns
@@ -55,7 +55,7 @@ def _finetune(bench: Bench) -> Outcome:
 
 
 def _average_init(bench: Bench) -> Outcome:
-    """Each stage has half of the rounds, so that the target has no more steps than elsewhere."""
+    """Each stage has half of the rounds, so that the target has as many steps as in other arms."""
     target, rounds = bench.study.target, bench.config.training.rounds
     first = rounds // 2
     own, steps = _single_task(bench, target, first)
@@ -79,7 +79,7 @@ def _pooled(bench: Bench) -> Outcome:
 
 
 def _single_task(bench: Bench, task: str, rounds: int) -> tuple[dict[str, Tensor], int]:
-    """Train a model of one task on the pooled data of its sites; give its backbone and its steps.
+    """Train one task on the pooled data of its sites; return the backbone and the steps.
 
     The backbone is that of the round that would be tested.
     """

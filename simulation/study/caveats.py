@@ -1,4 +1,4 @@
-"""What a reader should know before believing a study's numbers."""
+"""What a reader should know before relying on a study's numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["find_caveats", "shortcut_caveats"]
 FEW_PATIENTS = 100
 """Tested patients below which an interval of an AUROC is hardly narrower than ±0.1."""
 CLOSE = 0.02
-"""AUROC or MAE by which a model should beat the metadata before it is said to."""
+"""Difference in AUROC or MAE below which a model does not beat the metadata."""
 
 
 def find_caveats(
@@ -27,41 +27,32 @@ def find_caveats(
     written: Study,
     statistics: Mapping[str, Any],
 ) -> list[str]:
-    """Caveats, one sentence each."""
+    """Return the caveats of a finished study, one sentence each."""
     first = data[study.seeds[0]]
-    found = [
-        *_shared_patients(first),
-        *_few_patients(study, first),
-        *_several_images(first),
-        *shortcut_caveats(study, statistics),
-    ]
+    found = [*_data_caveats(study, first), *shortcut_caveats(study, statistics)]
     if len(study.seeds) > 1 and not study.redraw:
         found.append(
             f"the {len(study.seeds)} seeds share their images: the spread over seeds says nothing"
-            " of other patients"
+            " about other patients"
         )
     metric = study.federation.space(study.target).primary
     compared = [
-        row
+        row.value
         for row in written.results
         if (row.task, row.metric) == (study.target, metric) and row.site != ALL
     ]
-    if undefined := sum(row.value is None for row in compared):
+    if undefined := compared.count(None):
         found.append(f"{undefined} of {len(compared)} values of {metric} are undefined")
     return found
 
 
-def _shared_patients(data: StudyData) -> Iterator[str]:
-    for (a, first), (b, second) in itertools.combinations(sorted(data.manifests.items()), 2):
-        shared = set(first.patients.tolist()) & set(second.patients.tolist())
-        if shared:
-            yield (
-                f"{len(shared)} patients are both at {a} and at {b}; every fold keeps each on one"
-                " side"
-            )
-
-
-def _few_patients(study: StudyConfig, data: StudyData) -> Iterator[str]:
+def _data_caveats(study: StudyConfig, data: StudyData) -> Iterator[str]:
+    """Yield what is shared between sites, what is small, and what is repeated."""
+    manifests = sorted(data.manifests.items())
+    for (a, first), (b, second) in itertools.combinations(manifests, 2):
+        if shared := set(first.patients.tolist()) & set(second.patients.tolist()):
+            both = f"{len(shared)} patients are both at {a} and at {b}"
+            yield f"{both}; every fold keeps each on one side"
     for site in study.target_sites():
         manifest = data.manifests[site]
         tested = np.logical_or.reduce([fold.splits[site] == "test" for fold in data.folds])
@@ -69,20 +60,15 @@ def _few_patients(study: StudyConfig, data: StudyData) -> Iterator[str]:
         patients = len(np.unique(manifest.patients[tested & labelled]))
         if patients < FEW_PATIENTS:
             yield f"{study.target} is tested on {patients} patients at {site}: intervals are wide"
-
-
-def _several_images(data: StudyData) -> Iterator[str]:
-    for site, manifest in sorted(data.manifests.items()):
+    for site, manifest in manifests:
         patients = len(np.unique(manifest.patients))
         if patients < len(manifest):
-            yield (
-                f"{site} has {len(manifest)} images of {patients} patients: tests over patients"
-                " cluster them"
-            )
+            images = f"{site} has {len(manifest)} images of {patients} patients"
+            yield f"{images}: tests over patients cluster them"
 
 
 def shortcut_caveats(study: StudyConfig, statistics: Mapping[str, Any]) -> Iterator[str]:
-    """Say where columns of the table do about as well as the best arm that sees images."""
+    """Yield where columns of the table do about as well as the best arm that uses images."""
     blind = {arm.label for arm in study.arms if arm.kind in ("constant", "metadata")}
     shortcuts = [arm.label for arm in study.arms if arm.kind == "metadata"]
     metric = statistics["primary"][study.target]["metric"]

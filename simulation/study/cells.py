@@ -1,4 +1,4 @@
-"""Cells of a study: one training run each, in a folder that is there as a whole or not at all."""
+"""Cells of a study: one training run each. A cell's folder exists only when it is complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mdmt.config import FederationConfig
-from mdmt.data.cohort import Cohort
+from mdmt.data.cohort import Cohort, open_cohort
 from mdmt.errors import MDMTError, StateError
 from mdmt.files import read_json, write_json, write_text
 from mdmt.metrics import evaluate_task
@@ -26,7 +26,7 @@ from mdmt.tasks.base import FloatArray
 from simulation.study.arms import ARMS
 from simulation.study.bench import Bench, Outcome
 from simulation.study.config import StudyConfig
-from simulation.study.data import cohorts_in_fold, site_in_fold
+from simulation.study.data import site_in_fold
 from simulation.study.kinds import Arm, Backbone
 
 __all__ = ["FORMAT", "Cell", "in_cell", "read_cell", "run_cell"]
@@ -48,7 +48,7 @@ class Cell:
         Its position.
     seed : int
     identity : dict of str to str
-        Everything that decides its result: compared before a finished cell is used again.
+        Everything that decides its result; it is compared before a finished cell is used again.
     """
 
     arm: Arm
@@ -63,7 +63,7 @@ class Cell:
 
     @property
     def path(self) -> Path:
-        """Where its folder lies, below the study's ``cells``."""
+        """Its folder, below the study's ``cells``."""
         grid = f"fold-{self.number}", f"seed-{self.seed}"
         return Path(self.arm.label, self.backbone.label, *grid)
 
@@ -87,12 +87,17 @@ def in_cell(study: StudyConfig, backbone: Backbone, seed: int) -> FederationConf
 def run_cell(study: StudyConfig, cell: Cell, out: Path) -> None:
     """Train and test one cell; its folder appears when everything in it is written.
 
-    `out` is the study's folder, which has the folds.
+    Parameters
+    ----------
+    study : StudyConfig
+    cell : Cell
+    out : Path
+        The study's folder, which has the folds.
 
     Raises
     ------
     MDMTError
-        The arm failed; logs of its sites stay in ``failed`` until the cell is tried again.
+        The arm failed; the logs of its sites stay in ``failed`` until the cell is tried again.
     """
     started = time.monotonic()
     torch.set_num_threads(study.federation.training.threads)
@@ -127,12 +132,9 @@ def read_cell(out: Path, cell: Cell) -> dict[str, Any] | None:
         return None
     try:
         saved: dict[str, Any] = read_json(folder / "cell.json")
-        found = saved["identity"]
-        missing = {"results", "steps", "seconds"} - saved.keys()
+        found, *_ = (saved[key] for key in ("identity", "results", "steps", "seconds"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StateError(f"{folder}: is damaged: delete it and start again ({error})") from error
-    if missing:
-        raise StateError(f"{folder}: is damaged: delete it and start again ({missing} missing)")
     wrong = [key for key in {**cell.identity, **found} if found.get(key) != cell.identity.get(key)]
     if wrong:
         raise StateError(
@@ -148,11 +150,12 @@ def _bench(study: StudyConfig, cell: Cell, out: Path, work: Path) -> Bench:
         for name, site in study.federation.sites.items()
     }
     config = in_cell(study, cell.backbone, cell.seed).model_copy(update={"sites": sites})
-    return Bench(study, cell.arm, config, cohorts_in_fold(sites, config), work)
+    cohorts = {name: open_cohort(site, config) for name, site in sorted(sites.items())}
+    return Bench(study, cell.arm, config, cohorts, work)
 
 
 def _keep_logs(sites: Path, kept: Path) -> str:
-    """Move the sites' logs of a failed cell to where they stay, and say where."""
+    """Keep the sites' logs of a failed cell, and return where they are."""
     for log in sites.glob("*/site.log"):
         kept.mkdir(parents=True, exist_ok=True)
         log.replace(kept / f"{log.parent.name}.log")

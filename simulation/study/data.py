@@ -1,16 +1,16 @@
-"""The data of a study: its sites' images opened once, divided into folds, checked for leaks."""
+"""The data of a study: images of its sites, divided into folds and checked for leaks."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mdmt.config import FederationConfig, SiteConfig, Synthetic
+from mdmt.config import SiteConfig, Synthetic
 from mdmt.data.cohort import Cohort, open_cohort
 from mdmt.data.manifest import SPLITS, Manifest
 from mdmt.data.site_folds import write_division
@@ -27,14 +27,14 @@ from simulation.study.folds import (
 from simulation.study.kinds import FoldsConfig, KFold, LeaveCentreOut, SplitFiles
 from simulation.study.leakage import check_folds, check_pictures
 
-__all__ = ["StudyData", "cohorts_in_fold", "make_folds", "open_data", "site_in_fold"]
+__all__ = ["StudyData", "Watch", "make_folds", "open_data", "site_in_fold"]
 
 Watch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class StudyData:
-    """The sites of a study as one seed sees them.
+    """The sites of a study with the data of one seed.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class StudyData:
         return {name: cohort.manifest for name, cohort in self.cohorts.items()}
 
     def digest(self, fold: Fold) -> dict[str, str]:
-        """By site, what tells its data in `fold` from any other: pixels, labels, people, splits."""
+        """By site: a hash of its data in `fold`, of pixels, labels, patients and splits."""
         return {
             name: hashlib.sha256(
                 "\n".join(
@@ -74,7 +74,7 @@ class StudyData:
         }
 
     def write_folds(self, study: StudyConfig, out: Path, seed: int) -> None:
-        """Write the division of every site in every fold, for the sites to read."""
+        """Write the splits of every site in every fold, for the sites to read."""
         for number, fold in enumerate(self.folds):
             for name, manifest in self.manifests.items():
                 file = _fold_file(study, out, seed, number, name)
@@ -91,8 +91,12 @@ class StudyData:
                 {
                     "fold": fold.name,
                     "sites": {
-                        name: _count_splits(self.sites[name], fold.apply(name, manifest))
+                        name: {
+                            split: _count(self.sites[name], divided.select(divided.indices(split)))
+                            for split in SPLITS
+                        }
                         for name, manifest in self.manifests.items()
+                        for divided in (fold.apply(name, manifest),)
                     },
                 }
                 for fold in self.folds
@@ -107,7 +111,7 @@ def open_data(study: StudyConfig, seed: int, watch: Watch) -> StudyData:
     ----------
     study : StudyConfig
     seed : int
-        Of the cells; it matters only where the study draws its sites anew.
+        Of the cells; it is used only if the study redraws its sites.
     watch : callable
         Called with (site, images done, images in all).
 
@@ -169,7 +173,7 @@ def make_folds(config: FoldsConfig, sites: Sites, manifests: Manifests, seed: in
 def site_in_fold(
     study: StudyConfig, site: SiteConfig, out: Path, seed: int, number: int
 ) -> SiteConfig:
-    """Configuration with which a site reads fold `number`, as `StudyData.write_folds` wrote it."""
+    """Return the site's configuration that reads fold `number` from `StudyData.write_folds`."""
     file = _fold_file(study, out, seed, number, site.name)
     return _as_drawn(study, site, seed).model_copy(update={"fold": file})
 
@@ -180,7 +184,7 @@ def _fold_file(study: StudyConfig, out: Path, seed: int, number: int, site: str)
 
 
 def _as_drawn(study: StudyConfig, site: SiteConfig, seed: int) -> SiteConfig:
-    """The site with the data of `seed`; the site itself where data do not follow the seed."""
+    """Return the site with the data of `seed`; the site itself unless the study redraws data."""
     if not study.redraw:
         return site
     assert isinstance(site.dataset, Synthetic), "StudyConfig refuses to redraw other sites"
@@ -197,14 +201,3 @@ def _count(site: SiteConfig, manifest: Manifest) -> dict[str, Any]:
             for task, entry in site.tasks.items()
         },
     }
-
-
-def _count_splits(site: SiteConfig, manifest: Manifest) -> dict[str, Any]:
-    return {split: _count(site, manifest.select(manifest.indices(split))) for split in SPLITS}
-
-
-def cohorts_in_fold(
-    sites: Mapping[str, SiteConfig], federation: FederationConfig
-) -> dict[str, Cohort]:
-    """Open sites as `site_in_fold` configures them."""
-    return {name: open_cohort(site, federation) for name, site in sorted(sites.items())}

@@ -229,9 +229,7 @@ def test_a_patient_on_two_sides_is_refused_by_rows_within_a_site_and_across() ->
         "a": manifest_of([f"p{i}" for i in range(6)], [0, 1] * 3),
         "b": manifest_of(["q0", "q1", "q2", "q3", "q4", "p1"], [0, 1] * 3),
     }
-    with pytest.raises(
-        DataError, match=r"labels.csv:3 of a .train. and labels.csv:7 of b"
-    ):
+    with pytest.raises(DataError, match=r"labels.csv:3 of a .train. and labels.csv:7 of b"):
         check_folds(own(a=SIX, b=SIX), sites, manifests, {})
     seventh = manifest_of([*(f"q{i}" for i in range(6)), "p1"], [0, 1, 0, 1, 0, 1, 0])
     check_folds(own(a=SIX, b=[*SIX, "unused"]), sites, manifests | {"b": seventh}, {})
