@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ObjectPullError",
-    "RuntimeHttpClient",
     "SYSTEM_TIME_TOLERANCE",
     "TIMESTAMP_TOLERANCE",
     "activate_node",

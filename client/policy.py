@@ -5,8 +5,7 @@ Imports nothing heavy: the launcher asks before it lets anything run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mdmt.config import FederationConfig
@@ -27,6 +26,7 @@ __all__ = [
     "check_plugins",
     "check_upload",
     "content_bytes",
+    "content_values",
 ]
 
 
@@ -121,12 +121,18 @@ def check_data(
         )
 
 
+def content_values(content: RecordDict) -> Iterator[tuple[str, Any]]:
+    """Yield everything but arrays, as ``record/key`` and value."""
+    for name, texts in content.config_records.items():
+        yield from ((f"{name}/{key}", value) for key, value in texts.items())
+    for name, numbers in content.metric_records.items():
+        yield from ((f"{name}/{key}", value) for key, value in numbers.items())
+
+
 def content_bytes(content: RecordDict) -> int:
     """Payload of a message in bytes: its arrays as serialised, its texts and numbers."""
     arrays = sum(len(a.data) for record in content.array_records.values() for a in record.values())
-    texts = (text for record in content.config_records.values() for text in record.values())
-    numbers = (number for record in content.metric_records.values() for number in record.values())
-    values = chain[Any](texts, numbers)
+    values = (value for _, value in content_values(content))
     return arrays + sum(len(v if isinstance(v, bytes) else str(v).encode()) for v in values)
 
 

@@ -1,4 +1,4 @@
-"""A message as the audit log describes it: names, shapes and numbers, never an array's values."""
+"""An audit entry: names, shapes and numbers of a message, never the values of an array."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from client.policy import content_bytes
+from client.policy import content_bytes, content_values
 from mdmt import blob
 from mdmt.strict import Strict
 
 if TYPE_CHECKING:
     from flwr.app import Array, Message, RecordDict
 
-__all__ = ["Entry", "describe", "parse_object"]
+__all__ = ["Entry", "describe"]
 
 ArrayFacts = tuple[str, tuple[int, ...], int]
 _SHORT = 200
-"""Longest text that is written down of what our own client does not send."""
+"""Longest text in an entry of what our own client does not send."""
 
 
 class Entry(Strict):
@@ -34,7 +34,7 @@ class Entry(Strict):
     """Flower's own number of the run."""
     round: int | None = None
     error: str | None = None
-    """What an error tells instead of a report."""
+    """Text of an error, which has no report."""
     arrays: dict[str, ArrayFacts] = {}
     """Name → type, shape, bytes."""
     beside: dict[str, str] = {}
@@ -44,9 +44,9 @@ class Entry(Strict):
     other: dict[str, str] = {}
     """What our own client does not send."""
     bytes: int
-    """Arrays and texts, without Flower's envelope."""
+    """Of arrays and texts, without Flower's envelope."""
     recovered: str | None = None
-    """What a crash had left before this line."""
+    """What a crash left before this line."""
     previous: str
     """SHA-256 of the line before."""
 
@@ -58,7 +58,7 @@ def describe(message: Message, asked: Message | None, **facts: str) -> Entry:
     ----------
     message : Message
     asked : Message or None
-        What it replies to.
+        The message that it replies to.
     **facts
         ``previous`` and, after a crash, ``recovered``.
     """
@@ -74,7 +74,7 @@ def describe(message: Message, asked: Message | None, **facts: str) -> Entry:
         reason = str(message.error.reason)
         return Entry(**known, error=reason, bytes=len(reason.encode()))
     content = message.content
-    report = parse_object(_text(content, "report", "json"))
+    report = _parse_object(_text(content, "report", "json"))
     if report is not None:
         known.setdefault("round", _number(report.get("round")))
     return Entry(
@@ -88,7 +88,7 @@ def describe(message: Message, asked: Message | None, **facts: str) -> Entry:
         report=report,
         other={
             name: _short(value)
-            for name, value in _values(content)
+            for name, value in content_values(content)
             if name != "report/json" or report is None
         },
         bytes=content_bytes(content),
@@ -96,15 +96,15 @@ def describe(message: Message, asked: Message | None, **facts: str) -> Entry:
 
 
 def _describe_arrays(name: str, array: Array) -> Iterator[tuple[str, ArrayFacts]]:
-    """Yield the arrays of a blob, or the one array of another client."""
+    """Yield the arrays of a blob; another client sends plain arrays."""
     try:
         yield from blob.describe(array.data).items()
     except ValueError:
         yield name, (array.dtype, tuple(array.shape), len(array.data))
 
 
-def parse_object(text: str | bytes) -> dict[str, Any] | None:
-    """A JSON object; None for anything else, as either side may have written anything."""
+def _parse_object(text: str | bytes) -> dict[str, Any] | None:
+    """Parse a JSON object; None for anything else. Either side may have written anything."""
     try:
         found = json.loads(text)
         json.dumps(found, allow_nan=False)
@@ -113,26 +113,18 @@ def parse_object(text: str | bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _values(content: RecordDict) -> Iterator[tuple[str, Any]]:
-    """Yield all that is not an array, as ``record/key`` and value."""
-    for name, texts in content.config_records.items():
-        yield from ((f"{name}/{key}", value) for key, value in texts.items())
-    for name, numbers in content.metric_records.items():
-        yield from ((f"{name}/{key}", value) for key, value in numbers.items())
-
-
 def _short(value: Any) -> str:
-    """Write a value, or only how much it is where it may hide something large."""
+    """Write a value, or only its size if it is long or binary."""
     long = isinstance(value, bytes | list) or len(str(value)) > _SHORT
     return f"{type(value).__name__} of {len(value)}" if long else str(value)
 
 
 def _order(asked: Message | None) -> dict[str, Any]:
-    """Federation, run and round that a server's message names, as far as it does."""
+    """Federation, run and round, if the server's message names them."""
     if asked is None or not asked.has_content():
         return {}
-    order = parse_object(_text(asked.content, "config", "order")) or {}
-    recipe = parse_object(str(order.get("recipe"))) or {}
+    order = _parse_object(_text(asked.content, "config", "order")) or {}
+    recipe = _parse_object(str(order.get("recipe"))) or {}
     names = {"federation": recipe.get("name"), "run": order.get("run")}
     named = {key: value[:_SHORT] for key, value in names.items() if isinstance(value, str)}
     number = _number(order.get("round"))

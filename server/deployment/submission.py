@@ -162,8 +162,7 @@ def describe_run(kit: ServerKit, run: str) -> tuple[str, str]:
         events = read_lines(Path(folder) / "events.jsonl")[begin : min(later, default=None)]
     except BadInput:
         return "its events are damaged", folder
-    # 0.1.0 wrote rounds of its local reference too.
-    rounds = [e for e in events if e["event"] == "round" and e.get("arm") != "local"]
+    rounds = [e for e in events if e["event"] == "round"]
     return (f"{rounds[-1]['round']} of {rounds[-1]['rounds']}" if rounds else "none yet"), folder
 
 

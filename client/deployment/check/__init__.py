@@ -9,7 +9,6 @@ from client.deployment.check.data import check_dataset, check_table
 from client.deployment.check.kit import check_audit_log, check_ca, check_key, check_site_file
 from client.deployment.check.machine import check_device, check_folder, check_versions
 from client.deployment.check.server import (
-    NoAnswer,
     ask_server,
     check_address,
     check_certificate,
@@ -50,7 +49,7 @@ def check_site(
     answer = ask_server(kit)
     if not starting:
         yield from (check_certificate(answer), check_server(answer))
-    if not starting or not isinstance(answer, NoAnswer):
+    if not starting or not isinstance(answer, Exception):
         yield check_clock(answer)
     if not starting:
         from client.deployment.check.registered import check_registered

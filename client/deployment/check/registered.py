@@ -6,7 +6,7 @@ import httpx
 
 from client.deployment.check.base import Check
 from client.deployment.check.kit import read_private_key
-from client.deployment.check.server import Answer, NoAnswer
+from client.deployment.check.server import Answer
 from client.flower import activate_node, refused_with
 from mdmt.deployment.kits import SiteKit
 
@@ -16,14 +16,14 @@ _IMPOSSIBLE = 0.0
 """Seconds between heartbeats."""
 
 
-def check_registered(kit: SiteKit, answer: Answer | NoAnswer) -> Check:
+def check_registered(kit: SiteKit, answer: Answer | Exception) -> Check:
     """Check that the server knows the site's key, without changing anything there.
 
     A SuperNode presents its key when it is activated. The server looks the key up first and checks
     the heartbeat interval after that. So it refuses an impossible interval as such only if it knows
     the key, whether or not the site is running.
     """
-    if isinstance(answer, NoAnswer):
+    if isinstance(answer, Exception):
         return _failed("not asked: no answer", "see the certificate's line")
     try:
         key, ca = read_private_key(kit), kit.ca_certificate.read_bytes()

@@ -16,7 +16,6 @@ from mdmt.deployment.kits import SiteKit, split_address
 
 __all__ = [
     "Answer",
-    "NoAnswer",
     "ask_server",
     "check_address",
     "check_certificate",
@@ -65,13 +64,6 @@ class Answer:
     """Seconds since the epoch on this machine, halfway between request and answer."""
 
 
-@dataclass(frozen=True)
-class NoAnswer:
-    """Why there was none."""
-
-    error: Exception
-
-
 def check_address(kit: SiteKit) -> Check:
     """Check that TCP reaches the server, or the proxy that the environment names."""
     name, (host, port) = "address", split_address(kit.facts.server)
@@ -97,8 +89,11 @@ def check_address(kit: SiteKit) -> Check:
     return Check(name, "pass", f"{where} in {1000 * (time.monotonic() - started):.0f} ms")
 
 
-def ask_server(kit: SiteKit) -> Answer | NoAnswer:
-    """Ask for the server's health as Flower does: over TLS, and trust only the kit's CA."""
+def ask_server(kit: SiteKit) -> Answer | Exception:
+    """Ask for the server's health as Flower does: over TLS, and trust only the kit's CA.
+
+    An error that prevented the answer is returned, not raised: other checks explain it.
+    """
     import httpx
 
     try:
@@ -114,13 +109,13 @@ def ask_server(kit: SiteKit) -> Answer | NoAnswer:
             date = response.headers.get("Date")
             return Answer(response.status_code, certificate, date, (sent + received) / 2)
     except (httpx.HTTPError, OSError) as error:
-        return NoAnswer(error)
+        return error
 
 
-def check_certificate(answer: Answer | NoAnswer) -> Check:
+def check_certificate(answer: Answer | Exception) -> Check:
     """Check that the server's certificate descends from the kit's CA and names the server."""
-    if isinstance(answer, NoAnswer):
-        return Check("certificate", "fail", *_explain(answer.error))
+    if isinstance(answer, Exception):
+        return Check("certificate", "fail", *_explain(answer))
     ends = ssl.cert_time_to_seconds(answer.certificate["notAfter"])
     days = (ends - answer.moment) / 86400
     found = f"the server is who it says, until {time.strftime('%Y-%m-%d', time.gmtime(ends))}"
@@ -144,9 +139,9 @@ def _explain(error: BaseException) -> tuple[str, str]:
     return f"no TLS connection: {error or type(error).__name__}", "make the address reachable first"
 
 
-def check_server(answer: Answer | NoAnswer) -> Check:
+def check_server(answer: Answer | Exception) -> Check:
     """Check that the server is healthy."""
-    if isinstance(answer, NoAnswer):
+    if isinstance(answer, Exception):
         return Check("server", "fail", "no answer", "see the certificate's line")
     if answer.status == 200:
         return Check("server", "pass", "is up")
@@ -157,7 +152,7 @@ def check_server(answer: Answer | NoAnswer) -> Check:
     return Check("server", "fail", found, f"{_COORDINATOR}: this may be another server")
 
 
-def check_clock(answer: Answer | NoAnswer) -> Check:
+def check_clock(answer: Answer | Exception) -> Check:
     """Compare the clock with the server's: Flower refuses signatures that are too old or too new.
 
     It accepts a clock that is up to 300 s behind, but only up to 5 s ahead.
@@ -165,7 +160,7 @@ def check_clock(answer: Answer | NoAnswer) -> Check:
     from client.flower import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
     name, remedy = "clock", "set the clock, such as by timedatectl set-ntp true"
-    if isinstance(answer, NoAnswer):
+    if isinstance(answer, Exception):
         return Check(name, "fail", "not compared: no answer", "see the certificate's line")
     try:
         date = parsedate_to_datetime(answer.date or "").timestamp()
