@@ -1,0 +1,96 @@
+"""What every registered algorithm keeps: P2 where it applies, resume and engines to the bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from test_pooled_objective import (
+    LAMBDA,
+    RATE,
+    assert_same_update,
+    one_site_per_task,
+    pooled_step,
+    recipe,
+    sgd,
+)
+from test_resume import Killed, comparable, run, stop_in_round
+from test_workers import outcome
+from test_workers import run as run_with_workers
+
+from mdmt.algorithms import FedAvg, algorithms
+from mdmt.algorithms.base import require_sum
+from mdmt.data.cohort import open_cohort
+from mdmt.errors import ConfigError
+from mdmt.models import build_model
+from server.run import RunDirectory
+
+NAMES = algorithms.names()
+AVERAGES = ["fedavg", "fedprox", "fedavgm"]
+"""Their first round is the weighted mean, for μ > 0 and for a momentum that starts at 0 too."""
+
+
+@pytest.fixture(autouse=True)
+def median():
+    """An algorithm that needs every update: the coordinate-wise median of the sites."""
+
+    class Median(FedAvg):
+        name: str = "median"
+        needs = "updates"
+
+        def combine_each(self, state, updates, weights):
+            names = {name for arrays in updates.values() for name in arrays}
+            return state.updated(
+                {n: np.median([a[n] for a in updates.values() if n in a], axis=0) for n in names}
+            )
+
+    algorithms.register("median")(Median)
+    yield Median
+    del algorithms._entries["median"]
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_one_round_is_one_pooled_step(make_config, tmp_path, name):
+    sites = one_site_per_task(tmp_path)
+    config = make_config(sites=sites, algorithm=name, **recipe(rounds=1, optimizer=sgd(RATE)))
+    out = run(config, tmp_path / "run")
+    cohorts = {name: open_cohort(site, config) for name, site in config.sites.items()}
+    start = build_model(config, tuple(LAMBDA), weights=False).state_dict()
+    start = {key: value.numpy() for key, value in start.items()}
+    federated = load_file(out / "checkpoints" / "round-00001.safetensors")
+    for part in ("backbone.", "heads.prognosis.", "heads.severity."):
+        assert_same_update(start, start | federated, pooled_step(config, cohorts), 1e-4, part)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "median"])
+def test_a_resumed_run_has_the_bits_of_an_undisturbed_one(
+    make_config, two_sites, tmp_path, monkeypatch, name
+):
+    training = {"rounds": 3, "local_steps": 1, "batch_size": 4}
+    config = make_config(sites=two_sites, training=training, algorithm=name)
+    whole = comparable(run(config, tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "event", stop_in_round(3))
+        with pytest.raises(Killed):
+            run(config, tmp_path / "killed")
+    assert comparable(run(config, tmp_path / "killed", resume=True)) == whole
+
+
+@pytest.mark.parametrize("name", [*NAMES, "median"])
+def test_worker_processes_give_the_bits_of_this_one(make_config, two_sites, tmp_path, name):
+    training = {"rounds": 2, "local_steps": 1, "batch_size": 4}
+    config = make_config(sites=two_sites, training=training, algorithm=name)
+    runs = [run_with_workers(config, tmp_path / str(number), number) for number in (1, 2)]
+    assert outcome(runs[0]) == outcome(runs[1])
+
+
+@pytest.mark.parametrize("name", [*NAMES, "median"])
+def test_an_algorithm_that_needs_single_updates_is_refused_by_name_where_only_sums_are_known(name):
+    algorithm = algorithms[name]()
+    if algorithm.needs == "sum":
+        require_sum(algorithm)
+        with pytest.raises(NotImplementedError):
+            algorithm.combine_each(None, {}, {})
+    else:
+        with pytest.raises(ConfigError, match=f"{name} needs every site's update"):
+            require_sum(algorithm)
