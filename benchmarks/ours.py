@@ -25,7 +25,7 @@ _SERIAL = (PARALLEL[0], "1")
 WIRES = {
     "float32": (),
     "float16": ("--set", "wire.up=float16", "--set", "wire.down=float16"),
-    "int8": ("--set", "wire.up=int8", "--set", "wire.down=int8"),
+    "int8": ("--set", "wire.up=int8", "--set", "wire.down=float16"),
 }
 """Options of `mdmt simulate` by what travels both ways."""
 
@@ -69,7 +69,7 @@ def _figures(outcome: Outcome, run: Path, *, parallel: bool) -> Figures:
     ``round`` and ``idle`` are seconds per round, with and without what its sites trained: what the
     slowest did if they trained in parallel.
     """
-    events = [e for e in read_lines(run / "events.jsonl") if e.get("arm") != "local"]
+    events = read_lines(run / "events.jsonl")
     starts = [e["time"] for e in events if e["event"] == "round"]
     over = next(e["time"] for e in events if e["event"] == "evaluate")
     seconds = [b - a for a, b in pairwise([*starts, over])][1:]

@@ -5,12 +5,13 @@ Imports nothing heavy: the launcher asks before it lets anything run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from mdmt.config import FederationConfig
 from mdmt.config.policy import Policy
 from mdmt.errors import PolicyError
+from mdmt.messages import content_bytes
 from mdmt.registry import permit_plugins
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ __all__ = [
     "check_order",
     "check_plugins",
     "check_upload",
-    "content_bytes",
-    "content_values",
 ]
 
 
@@ -119,21 +118,6 @@ def check_data(
             f"policy: max_local_epochs allows {limit:g}, the federation asks for more with"
             f" local_steps {steps} of batch_size {federation.training.batch_size}"
         )
-
-
-def content_values(content: RecordDict) -> Iterator[tuple[str, Any]]:
-    """Yield everything but arrays, as ``record/key`` and value."""
-    for name, texts in content.config_records.items():
-        yield from ((f"{name}/{key}", value) for key, value in texts.items())
-    for name, numbers in content.metric_records.items():
-        yield from ((f"{name}/{key}", value) for key, value in numbers.items())
-
-
-def content_bytes(content: RecordDict) -> int:
-    """Payload of a message in bytes: its arrays as serialised, its texts and numbers."""
-    arrays = sum(len(a.data) for record in content.array_records.values() for a in record.values())
-    values = (value for _, value in content_values(content))
-    return arrays + sum(len(v if isinstance(v, bytes) else str(v).encode()) for v in values)
 
 
 def check_upload(policy: Policy, content: RecordDict) -> None:

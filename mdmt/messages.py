@@ -6,7 +6,8 @@ Every field that a site sends is listed here. None can hold a patient id, a path
 from __future__ import annotations
 
 import json
-from typing import Annotated, Final, Literal, Protocol
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal, Protocol
 
 from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
 
@@ -27,6 +28,8 @@ __all__ = [
     "SiteCard",
     "TrainOrder",
     "TrainReport",
+    "content_bytes",
+    "content_values",
     "protocol_of",
 ]
 
@@ -192,6 +195,20 @@ def protocol_of(text: str) -> int:
         return 0
     number = found.get("protocol", 0) if isinstance(found, dict) else 0
     return number if isinstance(number, int) else 0
+
+
+def content_values(content: Any) -> Iterator[tuple[str, Any]]:
+    """Yield everything but arrays of a Flower message, as ``record/key`` and value."""
+    for records in (content.config_records, content.metric_records):
+        for name, values in records.items():
+            yield from ((f"{name}/{key}", value) for key, value in values.items())
+
+
+def content_bytes(content: Any) -> int:
+    """Payload of a Flower message in bytes: its arrays as serialised, its texts and numbers."""
+    arrays = sum(len(a.data) for record in content.array_records.values() for a in record.values())
+    values = (value for _, value in content_values(content))
+    return arrays + sum(len(v if isinstance(v, bytes) else str(v).encode()) for v in values)
 
 
 def _tasks(*named: dict[str, float | int | None]) -> set[str]:

@@ -10,14 +10,13 @@ from flwr.serverapp import Grid
 
 from mdmt.blob import BLOB, Arrays
 from mdmt.errors import Refused
-from mdmt.messages import SiteCard, TrainOrder, TrainReport
+from mdmt.messages import SiteCard, TrainOrder, TrainReport, content_bytes
 from mdmt.models import head_task
 from mdmt.wire import Codec, largest_message
 from server.aggregation import refusal
 from server.federation import Federation
 from server.messaging import (
     LONGEST_REPORT,
-    content_bytes,
     deadline,
     read_report,
     replies,

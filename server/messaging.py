@@ -18,7 +18,6 @@ from server.flower import ErrorCode
 
 __all__ = [
     "LONGEST_REPORT",
-    "content_bytes",
     "deadline",
     "is_lost",
     "is_unavailable",
@@ -131,15 +130,6 @@ def read_report(kind: type[R], reply: Message, card: SiteCard, number: int) -> R
     if unknown := report.tasks - set(card.tasks):
         raise Refused(f"the report names the task {min(unknown)[:64]!r}, which the site lacks")
     return report
-
-
-def content_bytes(content: RecordDict) -> int:
-    """Payload of a message in bytes: its arrays as serialised, and its text."""
-    arrays = sum(len(a.data) for record in content.array_records.values() for a in record.values())
-    texts = sum(
-        len(str(value)) for record in content.config_records.values() for value in record.values()
-    )
-    return arrays + texts
 
 
 def is_lost(reply: Message) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from client.policy import content_bytes, content_values
 from mdmt import blob
+from mdmt.messages import content_bytes, content_values
 from mdmt.strict import Strict
 
 if TYPE_CHECKING:
