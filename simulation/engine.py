@@ -50,7 +50,7 @@ class LocalGrid(Grid):
 
     @abstractmethod
     def queue(self, message: Message) -> None:
-        """Take a message, which has an id by now."""
+        """Queue a message that has its id."""
 
     def set_run(self, run: Run) -> None:
         """Set the run."""
@@ -93,7 +93,7 @@ class LocalGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Let messages be answered."""
+        """Send messages and return their replies."""
         waiting, replies = set(self.push_messages(messages)), list[Message]()
         while waiting and (arrived := list(self.pull_messages(waiting))):
             waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
@@ -125,7 +125,7 @@ class InProcessGrid(LocalGrid):
         self._pending[message.metadata.message_id] = message
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Let the next queued message be answered."""
+        """Let the site answer the next queued message."""
         for message_id in message_ids:
             message = self._pending.pop(message_id, None)
             if message is not None:
@@ -158,13 +158,13 @@ class WorkerGrid(LocalGrid):
         self._replies: dict[str, Message] = {}
 
     def queue(self, message: Message) -> None:
-        """Give a message to its worker, at once if that is free."""
+        """Give a message to its worker, or queue it if the worker is busy."""
         worker = self._workers[message.metadata.dst_node_id]
         self._queues[worker].append(message)
         self._employ(worker)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Wait for replies, until one is there or none can come in time."""
+        """Wait for replies until one has arrived or none can arrive in time."""
         wanted = set(message_ids)
         while not (here := wanted & self._replies.keys()) and self._working:
             patience = max(_left(message) for message in self._working.values())
@@ -177,7 +177,7 @@ class WorkerGrid(LocalGrid):
         return [self._replies.pop(message_id) for message_id in sorted(here)]
 
     def _employ(self, worker: Worker) -> None:
-        """Give a free worker the next message that is still waited for."""
+        """Give a free worker the next message whose time is not over."""
         queue = self._queues[worker]
         while queue and worker not in self._working:
             message = queue.popleft()
@@ -189,7 +189,7 @@ class WorkerGrid(LocalGrid):
                     self._note(message, _failure(message, error))
 
     def _collect(self, worker: Worker) -> None:
-        """Take a worker's reply, or its death, and give it the next message."""
+        """Take a worker's reply, or note that it died, and give it the next message."""
         message = self._working.pop(worker)
         try:
             reply = worker.receive()
@@ -211,7 +211,7 @@ def run_inprocess(
     *,
     resume: bool = False,
 ) -> None:
-    """Run the federation of `config_path`, its server in this process.
+    """Run the federation of `config_path` with the server in this process.
 
     Parameters
     ----------
@@ -221,9 +221,9 @@ def run_inprocess(
         Run directory.
     n_sites : int
     workers : sequence of Worker
-        Answer for the sites; without any, this process does.
+        They answer for the sites; without any, this process does.
     resume : bool
-        Go on after the last complete round of the run in `out`.
+        Continue after the last complete round of the run in `out`.
 
     Raises
     ------
@@ -250,7 +250,7 @@ def run_inprocess(
 
 
 def _left(message: Message) -> float:
-    """Seconds for which a reply to a message is waited for."""
+    """Seconds until the time of a message is over."""
     return message.metadata.created_at + message.metadata.ttl - time.time()
 
 

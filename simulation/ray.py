@@ -1,9 +1,9 @@
-"""A federation through Flower's own simulation engine: ``flwr run``, with sites in Ray actors.
+"""A federation in Flower's own simulation engine: ``flwr run``, with sites in Ray actors.
 
-By itself `flwr run` starts a SuperLink that outlives it, on a port all users of a machine share,
-and imports whatever lies where that SuperLink was first started. Here each run has its own: a free
-port, a private home, a neutral working directory, and a keeper process that ends all of it when
-the run, or the process that asked for it, is gone.
+`flwr run` alone starts a SuperLink that outlives it, on a port that all users of a machine share.
+It imports modules from the folder where that SuperLink was first started. Here each run has its own
+SuperLink with a free port, a private home and a neutral working directory. A keeper process ends
+all of it when the run ends, or the process that started the run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from server.run import last_event, raise_unless_done
 __all__ = ["run_ray"]
 
 _START_TIMEOUT = 60.0
-"""Seconds a SuperLink may take to listen."""
+"""Seconds until a SuperLink must listen."""
 
 
 def run_ray(
@@ -57,7 +57,7 @@ def run_ray(
     threads : int
         CPUs of a site's actor; as many sites run at once as the machine has CPUs for.
     resume : bool
-        Go on after the last complete round of the run in `out`.
+        Continue after the last complete round of the run in `out`.
     on_line : callable, optional
         Called with each line of the log as it comes.
 
@@ -125,7 +125,7 @@ def _flwr_run(
 
 @contextmanager
 def _superlink(threads: int, log_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Run a SuperLink of our own; yield its home and the environment that leads to it."""
+    """Run our own SuperLink; yield its home and the environment of its clients."""
     # Below /tmp, whatever TMPDIR says: the paths of Ray's sockets must stay under 107 bytes.
     home = Path(tempfile.mkdtemp(prefix="mdmt-", dir="/tmp"))
     environment = _environment(home, threads)
@@ -149,11 +149,11 @@ def _superlink(threads: int, log_path: Path) -> Iterator[tuple[Path, dict[str, s
         _wait_until_listening(keeper, port, log_path)
         yield home, environment
     finally:
-        keeper.communicate()  # closes its input: the sign to end everything
+        keeper.communicate()  # closes its input, which makes it end everything
 
 
 def _environment(home: Path, threads: int) -> dict[str, str]:
-    """Environment of every process of a run."""
+    """Environment of all processes of a run."""
     environment = flower_environment(home)
     # A RAY_ADDRESS would lead into somebody's cluster.
     inherited = {key: value for key, value in environment.items() if not key.startswith("RAY_")}
@@ -178,7 +178,7 @@ def _wait_until_listening(keeper: subprocess.Popen[bytes], port: int, log_path: 
 
 
 def _keep(port: str) -> None:
-    """Run a SuperLink while our standard input is open; then end all that shares our FLWR_HOME.
+    """Run a SuperLink while our standard input is open; then end all processes of our FLWR_HOME.
 
     Flower's processes do not end with their parents while a ServerApp is busy.
     """
@@ -202,7 +202,7 @@ def _keep(port: str) -> None:
 
 
 def _processes_of(home: str) -> list[int]:
-    """Other processes with this FLWR_HOME; none are found where there is no /proc."""
+    """Find other processes with this FLWR_HOME; none without /proc."""
     mark = f"FLWR_HOME={home}".encode()
     found = []
     for environment in Path("/proc").glob("[0-9]*/environ"):

@@ -1,4 +1,4 @@
-"""``mdmt study``: a comparison of arms over backbones, folds and seeds."""
+"""``mdmt study``: compare arms over backbones, folds and seeds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def study(
         ),
     ] = None,
 ) -> None:
-    """Run a study, or go on with one that was interrupted; then show its main table."""
+    """Run a study, or continue an interrupted one; then show its main tables."""
     from mdmt.cli.console import progress_console, result_console
     from mdmt.config import find_config
 
@@ -84,7 +84,7 @@ def study(
 
 
 class StudyProgress:
-    """How far a study is, and how long the rest may take.
+    """Progress of a study, and an estimate of the remaining time.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class StudyProgress:
         """Arm → seconds of its finished cells."""
 
     def plan(self, finished: Sequence[Saved], cells: Sequence[Cell]) -> str:
-        """Take in the grid and what is finished of it already; say so."""
+        """Count the cells of the grid and the finished ones; return a line that says so."""
         self.total = len(cells)
         self.waiting = [cell.arm.label for cell in cells]
         for one in finished:
@@ -119,11 +119,11 @@ class StudyProgress:
         return f"cell {self.done} of {self.total}: {name} in {took}"
 
     def drop(self, cell: Cell) -> None:
-        """Wait no longer for a cell that failed."""
+        """Stop waiting for a cell that failed."""
         self.waiting.remove(cell.arm.label)
 
     def seconds_left(self) -> float | None:
-        """Estimate from the cells of the same arm, or of all; None before the first."""
+        """Estimate from cells of the same arm, or of all arms; None before the first cell."""
         known = [value for values in self.seconds.values() for value in values]
         if not known:
             return None
@@ -132,7 +132,7 @@ class StudyProgress:
         return sum(means.get(arm, mean) for arm in self.waiting) / self.workers
 
     def status(self, now: float) -> str:
-        """Say in one line where the study is."""
+        """Return a line with the cells that are finished, and the time."""
         from mdmt.cli.progress import duration
 
         elapsed = duration(now - self.started)

@@ -1,4 +1,4 @@
-"""Reports: one HTML file that tells what a run or a study did and found."""
+"""Reports: one HTML file with the setup, results and limits of a run or a study."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["write_report"]
 def write_report(folder: Path) -> Path:
     """Write ``report.html`` into the folder of a run or of a study, finished or not.
 
-    The file needs no network, and holds no patient id and no path.
+    The file needs no network and holds neither patient ids nor paths.
 
     Parameters
     ----------
@@ -23,12 +23,12 @@ def write_report(folder: Path) -> Path:
     Returns
     -------
     Path
-        The report; one that was there before is replaced.
+        The report; it replaces an earlier one.
 
     Raises
     ------
     BadInput
-        The folder is neither, or one of its files is damaged.
+        The folder is neither of them, or one of its files is damaged.
     """
     from mdmt.report.page import render_page
     from mdmt.report.run import run_page

@@ -80,7 +80,7 @@ class Estimate(NamedTuple):
 
 
 def arm_colours(arms: Iterable[str]) -> dict[str, str]:
-    """Give every arm a colour that is its own in all plots of all reports."""
+    """Give every arm one colour, the same in all plots of all reports."""
     others = iter(_OTHERS * 4)
     return {arm: _ARMS.get(arm) or next(others) for arm in arms}
 

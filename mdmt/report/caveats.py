@@ -13,15 +13,15 @@ from mdmt.tasks import task_kinds
 __all__ = ["run_caveats", "study_caveats"]
 
 FEW_TO_TEST = 100
-"""With as many images, half of each class, the 95 % interval of an AUROC of 0.8 is 0.17 wide."""
+"""With so many images, half of each class, the 95 % interval of an AUROC of 0.8 is 0.17 wide."""
 FEW_TO_CHOOSE = 50
 """Below this many validation images, rounds differ by chance more than by training."""
 FEW_TO_TRAIN = 20
-"""Fewer training images of a class than this are hardly a class."""
+"""Below this many training images, a class is hardly learned."""
 
 
 def run_caveats(run: Run) -> list[str]:
-    """Find what limits a run: its state, its counts, its undefined metrics, its refusals."""
+    """List what limits a run: its state, counts, undefined metrics and refusals."""
     found = []
     if run.outcome.startswith("failed"):
         found.append("The run failed; events.jsonl in its folder says why.")
@@ -47,7 +47,7 @@ def run_caveats(run: Run) -> list[str]:
 
 
 def _site_caveats(sites: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield what is too small at each site, from the sites' cards."""
+    """Yield what is too small at each site, by the sites' cards."""
     for name, card in sorted(sites.items()):
         for task, space in card["tasks"].items():
             where = f"{task} at {name}"
@@ -95,7 +95,7 @@ def _result_caveats(run: Run) -> Iterator[str]:
 
 
 def study_caveats(study: Study) -> list[str]:
-    """List what the study found itself when it ended, or what is missing of it."""
+    """List the caveats that the study wrote when it ended, and what is missing."""
     if not study.facts:
         done = len({(row.arm, row.cell) for row in study.results})
         return [
@@ -112,7 +112,7 @@ def study_caveats(study: Study) -> list[str]:
 
 
 def _missing_cells(study: Study) -> Iterator[str]:
-    """Yield arms that lack cells others have: means over different cells are not comparable."""
+    """Yield arms that lack cells of other arms: means over different cells are not comparable."""
     every = {row.cell for row in study.results}
     for arm in study.arms:
         lacking = len(every - {row.cell for row in study.results if row.arm == arm})
@@ -126,5 +126,5 @@ def _missing_cells(study: Study) -> Iterator[str]:
 
 
 def _sentence(text: str) -> str:
-    """End with a full stop; a site's name at the beginning keeps its letters."""
+    """Add a full stop. The first letter stays, because a sentence may begin with a site's name."""
     return text if text.endswith(".") else f"{text}."

@@ -45,9 +45,9 @@ def paired_test(
 
 
 def difference_table(study: Study, task: str, site: str, backbone: str = ALL) -> Table:
-    """A row per arm: its mean difference to the reference over matched cells, and how sure it is.
+    """A row per arm: its mean difference to the reference over matched cells, and tests.
 
-    The caller has made sure that `paired_differences` finds some.
+    There must be some `paired_differences`.
     """
     space = study.spaces[task]
     sign = 1 if space.primary_is_better_when == "higher" else -1

@@ -63,7 +63,7 @@ def metric_name(metric: str) -> str:
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """Write a difference with its sign, and a minus that is as wide as a plus."""
+    """Write a difference with its sign; the minus is as wide as the plus."""
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
@@ -104,7 +104,7 @@ def size(number: float) -> str:
 
 
 def without_paths(value: Any) -> Any:
-    """Copy a configuration, every absolute path in it cut down to its last part.
+    """Copy a configuration and cut every absolute path in it to its last part.
 
     Examples
     --------

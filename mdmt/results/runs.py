@@ -1,4 +1,4 @@
-"""What a run directory holds; of a run that is under way or failed, as far as it went."""
+"""Reading a run directory. A run that is not finished, or failed, is read as far as it went."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Run:
     folder : Path
     config : FederationConfig
     sites, metrics : dict or None
-        ``sites.json`` and ``metrics.json``; None where the run did not come that far.
+        ``sites.json`` and ``metrics.json``; None if the run did not get that far.
     history, events : list of dict
         Lines of ``history.jsonl`` and ``events.jsonl``.
     """
@@ -46,7 +46,7 @@ class Run:
 
     @property
     def outcome(self) -> str:
-        """``done``, or what became of the run instead."""
+        """``done``, or how the run failed or how far it went."""
         last = self.events[-1] if self.events else {}
         if last.get("event") == "failed":
             return f"failed: {last['message'].rstrip(': ')}"
@@ -59,7 +59,7 @@ class Run:
         """Yield each site that tests `task`, with the test metrics of every model there.
 
         Models are ``constant``, ``local only``, ``federated, last (round)`` and ``federated, best
-        (round)``, so far as the run has them; None where one has no test metrics at the site.
+        (round)``, if the run has them; None if a model has no test metrics at the site.
         """
         if self.metrics is None:
             return
@@ -111,7 +111,7 @@ def read_run(folder: Path) -> Run:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Complete lines of a JSON-lines file, which someone may be writing."""
+    """Read the complete lines of a JSON-lines file, which another process may be writing."""
     if not file.exists():
         return []
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -122,7 +122,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def count_labels(columns: Mapping[str, Mapping[str, int] | None]) -> dict[str, int] | None:
-    """Count each label over all columns of a task's histogram; None where one is not told."""
+    """Count each label over all columns of a task's histogram; None if one is withheld."""
     total: dict[str, int] = {}
     for counts in columns.values():
         if counts is None:
@@ -133,16 +133,16 @@ def count_labels(columns: Mapping[str, Mapping[str, int] | None]) -> dict[str, i
 
 
 def format_metric(metrics: dict[str, Any], key: str) -> str:
-    """Write a metric with its interval, if it has one: ``0.800 [0.700, 0.900]``."""
+    """Write a metric with its interval if it has one: ``0.800 [0.700, 0.900]``."""
     value, low, high = (metrics.get(key + end) for end in ("", "_low", "_high"))
     if value is None:
-        untold = metrics.get(f"{key.partition('/')[0]}/examples", 0) is None
-        return "-" if untold or key not in metrics else "undefined"
+        withheld = metrics.get(f"{key.partition('/')[0]}/examples", 0) is None
+        return "-" if withheld or key not in metrics else "undefined"
     return f"{value:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")
 
 
 def describe_gain(federated: float | None, local: float | None, better: str) -> str:
-    """Write how much better or worse the federated model is: ``+0.045 better``."""
+    """Write how much better or worse the federated model is, such as ``+0.045 better``."""
     if federated is None or local is None:
         return "-"
     difference = federated - local

@@ -1,7 +1,7 @@
-"""Comparing models over the cells of a study; `mdmt.results.delong` compares over patients.
+"""Comparisons of models over the cells of a study; `mdmt.results.delong` compares over patients.
 
 A *cell* is one training run (a fold and a seed). Tests over cells say how stable a difference is
-when training is repeated; tests over patients say how far it would hold in other patients like
+when training is repeated; tests over patients say whether it would hold in other patients like
 these. They answer different questions and are never mixed.
 """
 
@@ -66,7 +66,7 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjust p-values for testing all of them (Holm 1979); None stays None and is not counted.
+    """Adjust p-values for testing all of them (Holm 1979); None stays None and does not count.
 
     Examples
     --------

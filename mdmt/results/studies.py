@@ -1,4 +1,4 @@
-"""What a study's folder holds; of an unfinished study, what its finished cells hold."""
+"""Reading a study's folder. Of an unfinished study its finished cells are read."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def _json(file: Path, *keys: str) -> dict[str, Any]:
 
 
 def _cells(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the finished cells of the grid; the folder may hold some that left it."""
+    """Yield the finished cells of the grid; the folder may hold cells of a former, larger grid."""
     arms = {arm.get("name") or arm["kind"] for arm in config["arms"]}
     backbones = {one.get("name") or one["backbone"] for one in config.get("backbones", ())}
     backbones = backbones or {config["federation"]["model"]["backbone"]}

@@ -35,7 +35,7 @@ _FEDERATION = "federation."
 
 
 class StudyConfig(Strict):
-    """A study: the grid arms x backbones x folds x seeds over one federation."""
+    """A study: the grid of arms, backbones, folds and seeds over one federation."""
 
     name: Name
     federation: FederationConfig

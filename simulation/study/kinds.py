@@ -1,4 +1,4 @@
-"""What a study's grid is made of: kinds of arms, backbones and folds."""
+"""The parts of a study's grid: kinds of arms, backbones and folds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from mdmt.algorithms import AnyAlgorithm
 from mdmt.config import AggregationConfig
 from mdmt.config.types import Name, Probability
 from mdmt.strict import Strict
@@ -27,11 +28,11 @@ __all__ = [
 
 
 class _Arm(Strict):
-    """What all arms have."""
+    """Keys of all arms."""
 
     kind: str
     name: Name | None = None
-    """In tables; the kind unless given. Two arms of one kind need it."""
+    """Name in tables; by default the kind. Two arms of one kind need names."""
 
     @property
     def label(self) -> str:
@@ -40,17 +41,17 @@ class _Arm(Strict):
 
 
 class Constant(_Arm):
-    """The best constant of a site's training labels."""
+    """The best constant prediction from a site's training labels."""
 
     kind: Literal["constant"]
 
 
 class Metadata(_Arm):
-    """A linear model of columns of a site's table, and no image: the shortcut row."""
+    """A linear model of columns of a site's table, without the image; it shows shortcuts."""
 
     kind: Literal["metadata"]
     columns: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Such as ``[view, age, sex]``; each stands in `dataset.metadata` of every target site."""
+    """Such as ``[view, age, sex]``; `dataset.metadata` of every target site must name each."""
 
 
 class Local(_Arm):
@@ -61,7 +62,7 @@ class Local(_Arm):
 
 class _FromSource(_Arm):
     source: Name | None = None
-    """Task learned first; the federation's only other task unless given."""
+    """Task that is trained first; by default the federation's only other task."""
 
 
 class Finetune(_FromSource):
@@ -71,12 +72,12 @@ class Finetune(_FromSource):
 
 
 class AverageInit(_FromSource):
-    """From the average of two single-task backbones: β of the target's, 1 - β of the source's."""
+    """Training from β times the target's single-task backbone plus 1 - β times the source's."""
 
     kind: Literal["average_init"]
     beta: Probability = 0.5
     then: Literal["local", "pooled"] = "local"
-    """What starts from it: each target site alone, or all tasks on pooled data."""
+    """What is trained from there: each target site alone, or all tasks on pooled data."""
 
 
 class Pooled(_Arm):
@@ -89,8 +90,9 @@ class Federated(_Arm):
     """All tasks at their sites, through the real server and client."""
 
     kind: Literal["federated"]
+    algorithm: AnyAlgorithm | None = None
     aggregation: AggregationConfig | None = None
-    """The federation's unless given."""
+    """By default both are those of the federation."""
 
 
 def _of_kind(value: Any) -> Any:
@@ -112,9 +114,9 @@ class Backbone(Strict):
 
     backbone: str
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] | None = None
-    """In tables; the backbone's own name unless given."""
+    """Name in tables; by default that of the backbone."""
     weights: str | None = None
-    """As the federation's `model.weights`, which it replaces."""
+    """Replaces the federation's `model.weights`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -129,7 +131,7 @@ class Backbone(Strict):
 
 
 class KFold(Strict):
-    """Patients dealt to `k` folds, stratified by class and centre; each fold is tested once."""
+    """Patients are dealt to `k` folds, stratified by class and centre; each fold is tested once."""
 
     kind: Literal["k_fold"] = "k_fold"
     k: Annotated[int, Field(ge=3)] = 5
@@ -144,7 +146,7 @@ class LeaveCentreOut(Strict):
 
 
 class SplitFiles(Strict):
-    """Folds that stand in files ``<folder>/<fold>/{train,val,test}.txt``, as the paper's."""
+    """Folds in files ``<folder>/<fold>/{train,val,test}.txt``, as those of the paper."""
 
     kind: Literal["files"]
     folders: Annotated[dict[Name, Path], Field(min_length=1)]
@@ -152,7 +154,7 @@ class SplitFiles(Strict):
 
 
 class OwnSplits(Strict):
-    """One fold: the splits that the sites' datasets come with."""
+    """One fold, with the splits of the sites' datasets."""
 
     kind: Literal["own"]
 

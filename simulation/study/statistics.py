@@ -2,7 +2,7 @@
 
 Two units are never mixed. *Cells* (a fold and a seed of one arm and backbone) say how stable a
 difference is when training is repeated. *Patients*, over the predictions of all test folds of one
-seed together, say how far it would hold in other patients like these.
+seed together, say whether it would hold in other patients like these.
 """
 
 from __future__ import annotations
@@ -165,5 +165,5 @@ def _corrected(rows: list[dict[str, Any]], names: Sequence[str]) -> list[dict[st
 
 
 def _compared(study: Study) -> list[str]:
-    """Arms that are tested against each other: a constant ranks nothing, it is the floor."""
+    """Arms that are tested against each other; a constant ranks nothing and is only the floor."""
     return [arm for arm in study.arms if arm not in study.arms_of("constant")]

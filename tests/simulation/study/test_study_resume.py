@@ -27,7 +27,7 @@ from mdmt.results.studies import read_study
 from simulation.study.config import load_study
 from simulation.study.runner import run_study
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TABLES = ("results.csv", "predictions.csv", "statistics.json")
 
 

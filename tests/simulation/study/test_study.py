@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from builders import PROGNOSIS, SEVERITY
 
 import client.site
@@ -334,6 +335,19 @@ def test_the_federated_arm_may_aggregate_in_its_own_way(load, tables, tmp_path):
 
     assert weights("uniform") == {"clinic": 0.5, "hospital": 0.5}
     assert weights("federated") == {"clinic": 0.75, "hospital": 0.25}
+
+
+def test_two_federated_arms_may_have_different_algorithms(load, tables, tmp_path):
+    own = {"kind": "federated", "name": "proximal", "algorithm": {"name": "fedprox", "mu": 100}}
+    run_study(load(sites=tables, arms=["federated", own]), tmp_path / "out", workers=0)
+    predictions = read(tmp_path / "out" / "predictions.csv")
+    average, proximal = (
+        [float(row["prediction"]) for row in predictions if row["arm"] == arm]
+        for arm in ("federated", "proximal")
+    )
+    assert average != proximal
+    study = yaml.safe_load((tmp_path / "out" / "study.yaml").read_text())
+    assert study["arms"][1]["algorithm"]["name"] == "fedprox"
 
 
 def test_a_site_that_withholds_its_counts_made_the_steps_of_every_arm(load, tables, tmp_path):
