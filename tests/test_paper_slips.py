@@ -1,7 +1,8 @@
 """What went wrong in the published code of the paper, and does not here.
 
-The sixth slip, arms that differ in more than what is compared, is tested where arms are run:
-tests/simulation/study/test_study.py, test_all_arms_start_from_the_same_weights_with_the_same_recipe.
+The sixth slip, arms that differ in more than what is compared, is tested where arms are run, in
+tests/simulation/study/test_study.py:
+test_all_arms_start_from_the_same_weights_with_the_same_recipe.
 """
 
 from __future__ import annotations
