@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mdmt.checkpoints import RoundFiles, round_of
-from mdmt.config import FederationConfig
+from mdmt.config import FederationConfig, build_config
 from mdmt.config.renamed import upgrade
 from mdmt.errors import BadInput, StateError
+from mdmt.files import read_json
 from mdmt.models import MDMTModel, build_model, head_task, load_local, set_arrays
 
 __all__ = ["RELEASE_FORMAT", "Release", "backbone_file", "open_release", "site_file"]
@@ -122,13 +122,14 @@ def open_release(folder: Path) -> Release:
     Raises
     ------
     BadInput
-        There is no release, or one of another format.
+        There is no release, one of another format, or one that needs a package that is missing.
     """
+    file = folder / "release.json"
     try:
-        facts = json.loads((folder / "release.json").read_text(encoding="utf-8"))
+        facts = read_json(file)
         if facts["format"] != RELEASE_FORMAT:
             raise BadInput(f"{folder}: release format {facts['format']}, this version reads 1")
-        config = FederationConfig.model_validate(upgrade(facts["recipe"]))
+        config = build_config(FederationConfig, upgrade(facts["recipe"]), file)
         return Release(folder, facts["run"], facts["hash"], config, facts["rounds"])
     except (OSError, KeyError, ValueError) as error:
         raise BadInput(f"{folder}: not a release; give the release/ folder of a run") from error

@@ -64,6 +64,7 @@ def by_kind(registry: Registry[Any], key: str = "kind") -> Callable[[Any], Any]:
             except ConfigError as error:
                 text = str(error).replace("{", "{{").replace("}", "}}")
                 problem["type"] = PydanticCustomError("unknown_kind", text)
+                problem["input"] = value[key]
             else:
                 return model.model_validate(value)
         raise ValidationError.from_exception_data(registry.what, [problem])

@@ -79,6 +79,9 @@ def test_the_package_is_used_from_yaml(package, federation, tmp_path):
     assert done.returncode == 0, done.stderr
     with (tmp_path / "p.csv").open(newline="") as file:
         assert "nodules.sum" in next(csv.reader(file))
+    without = mdmt("predict", tmp_path / "run", images, "--out", tmp_path / "q.csv", path=tmp_path)
+    assert without.returncode == 2
+    assert "tasks.nodules.space.kind: unknown task kind count" in without.stderr
 
 
 def test_a_folder_that_is_no_class_is_a_warning(package, federation, tmp_path):

@@ -132,6 +132,7 @@ def _batches(
     from mdmt.errors import ImageError
 
     how, side = config.preprocessing, config.model.image_size
+    size = config.training.evaluation_batch_size
     batch, pixels = [], []
     for index, path in enumerate(paths):
         try:
@@ -142,7 +143,7 @@ def _batches(
             if not skip:
                 raise ImageError(message) from error
             typer.echo(f"skipped {message}", err=True)
-        if batch and (len(batch) == config.training.batch_size or index == len(paths) - 1):
+        if batch and (len(batch) == size or index == len(paths) - 1):
             yield batch, np.stack(pixels)
             batch, pixels = [], []
 

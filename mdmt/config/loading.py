@@ -234,6 +234,8 @@ def _explain(error: ValidationError, data: Any) -> str:
             message = "this key is needed"
         case "string_type" if isinstance(value, bool | int | float):
             message = "expected text: put it in quotes"
+        case "unknown_kind":
+            value = None  # the message names it
         case "union_tag_not_found":
             key, message = _under(key, context), "this key is needed"
         case "union_tag_invalid":
