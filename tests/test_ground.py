@@ -122,11 +122,14 @@ def test_every_key_of_a_study_is_documented():
 
 
 def test_every_configuration_key_is_documented():
+    from mdmt.algorithms import fedprox, server_optimisers
     from mdmt.config import aggregation, datasets, federation, policy, site, training, wire
     from mdmt.strict import Strict
 
+    modules = (aggregation, datasets, federation, policy, site, training, wire)
+
     text = (ROOT / "docs" / "configuration.md").read_text()
-    for module in (aggregation, datasets, federation, policy, site, training, wire):
+    for module in (*modules, fedprox, server_optimisers):
         for model in vars(module).values():
             if isinstance(model, type) and issubclass(model, Strict):
                 for key in set(model.model_fields) - {"space", "kind"}:
