@@ -126,15 +126,12 @@ def test_links_lead_to_a_file_and_a_heading(page: Path) -> None:
             assert heading in anchors, f"{page.name}: {target}"
 
 
-OLD = {"mdmt/deltas.py", "server/downlink.py", "client/link.py"}
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_paths_of_this_repository_exist(page: Path) -> None:
     rooms = "mdmt|client|server|simulation|tests|configs|benchmarks|docs"
     pattern = rf"`((?:{rooms})/[A-Za-z0-9_/.-]*)(?:::\w+)?`"
     for path in re.findall(pattern, page.read_text()):
-        if path not in {"benchmarks/results/DATE.json", "server/server.key"} | OLD:
+        if path not in {"benchmarks/results/DATE.json", "server/server.key"}:
             assert (ROOT / path).exists(), f"{page.name}: {path}"
 
 
