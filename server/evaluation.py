@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 from flwr.app import MessageType
@@ -22,12 +23,14 @@ from mdmt.messages import (
 from mdmt.wire import Codec
 from server.collection import own_arrays
 from server.federation import Federation, initial_arrays
-from server.messaging import deadline, read_report, replies, request
+from server.messaging import deadline, is_unavailable, read_report, replies, request
 from server.run import RunDirectory
 
 __all__ = ["evaluate_round", "final_test", "references"]
 
 R = TypeVar("R", EvaluateReport, ReferenceReport)
+_PAUSE = 1.0
+"""Seconds before an order is repeated."""
 _EXACT = Codec(WireConfig())
 """What is tested is what is released: nothing is rounded, whatever the federation's codec."""
 
@@ -46,14 +49,10 @@ def evaluate_round(
     registry, needed = federation.registry, federation.config.aggregation.min_sites
     registry.wait(lambda connected: len(connected & set(registry.cards)) >= needed)
     order = EvaluateOrder(run=federation.run_id, round=number, recipe=federation.recipe)
-    reports = _ask(
-        grid,
-        federation,
-        run,
-        (MessageType.EVALUATE, EvaluateReport),
-        lambda card: (number, order),
-        arrays,
-        deadline(federation.config, len(registry.cards)),
+    timeout = deadline(federation.config, len(registry.cards))
+    kind = (MessageType.EVALUATE, EvaluateReport)
+    reports, _ = _ask(
+        grid, federation, run, kind, lambda card: (number, order), arrays, registry.cards, timeout
     )
     if not reports:
         raise RunError(f"no site could evaluate the model of round {number}")
@@ -82,31 +81,39 @@ def final_test(grid: Grid, federation: Federation, run: RunDirectory) -> dict[st
 def references(grid: Grid, federation: Federation, run: RunDirectory) -> dict[str, Any]:
     """What the federation is compared with; the ``references`` of ``metrics.json``.
 
-    One order starts all of them inside the site, from the initial arrays. A site that does not
-    answer is missing in the result; the federation's own result stays.
+    One order starts all of them inside the site, from the initial arrays. A site whose connection
+    broke is sent the order again when it is back: it continues after its last finished round. A
+    site that does not answer is missing in the result; the federation's own result stays.
     """
-    config = federation.config
+    config, registry = federation.config, federation.registry
     if not config.references:
         return {}
-    run.event("references", sites=sorted(federation.registry.sites), rounds=config.training.rounds)
-    federation.registry.poll()
+    run.event("references", sites=sorted(registry.sites), rounds=config.training.rounds)
+    registry.poll()
 
     def order(card: SiteCard) -> tuple[int, ReferenceOrder]:
         rounds = federation.rounds_of.get(card.name, 0)
         recipe = federation.recipe
         return rounds, ReferenceOrder(run=federation.run_id, round=rounds, recipe=recipe)
 
-    reports = _ask(
-        grid,
-        federation,
-        run,
-        ("evaluate.reference", ReferenceReport),
-        order,
-        initial_arrays(config),
-        deadline(config, len(federation.registry.cards), config.training.rounds),
-    )
+    kind, arrays = ("evaluate.reference", ReferenceReport), initial_arrays(config)
+    timeout = deadline(config, len(registry.cards), config.training.rounds)
+    end, nodes = time.monotonic() + timeout, set(registry.cards)
+    reports: dict[str, ReferenceReport] = {}
+    while nodes:
+        found, broken = _ask(
+            grid, federation, run, kind, order, arrays, nodes, end - time.monotonic()
+        )
+        reports |= found
+        if broken:
+            time.sleep(_PAUSE)  # for a minute Flower may list a node that is gone
+            back = min(end, time.monotonic() + config.aggregation.join_timeout)
+            registry.wait(broken.issubset, back)
+        nodes = broken & registry.connected
     return {
-        name: {"sites": {s: r.metrics[name] for s, r in reports.items() if name in r.metrics}}
+        name: {
+            "sites": {s: r.metrics[name] for s, r in sorted(reports.items()) if name in r.metrics}
+        }
         for name in config.references
     }
 
@@ -118,9 +125,10 @@ def _ask(
     kind: tuple[str, type[R]],
     order: Callable[[SiteCard], tuple[int, BaseModel]],
     arrays: Arrays,
+    nodes: Collection[int],
     timeout: float,
-) -> dict[str, R]:
-    """Send every connected site an order with arrays; give the reports of those that answer.
+) -> tuple[dict[str, R], set[int]]:
+    """Send an order with arrays to the connected ones of some nodes, and read their reports.
 
     Parameters
     ----------
@@ -130,33 +138,41 @@ def _ask(
     order : callable
         Gives the round that the report must name, and the order.
     arrays : mapping of str to ndarray
+    nodes : collection of int
     timeout : float
         Seconds.
+
+    Returns
+    -------
+    dict of str to report
+        By site, sorted.
+    set of int
+        Nodes whose connection broke before they answered.
     """
-    message_type, report_type = kind
-    cards, absent = federation.registry.cards, federation.registry.absent
+    cards = {node: card for node, card in federation.registry.cards.items() if node in nodes}
     blobs: dict[frozenset[str], bytes] = {}
-    messages = []
+    messages, refusals = [], {}
     for node, card in cards.items():
-        if node in absent:
+        if node in federation.registry.absent:
+            refusals[card.name] = "not connected"
             continue
+        refusals[card.name] = f"no answer within {timeout:.0f} s"
         own = own_arrays(arrays, card)
         if (names := frozenset(own)) not in blobs:
             blobs[names] = _EXACT.broadcast(own)
-        messages.append(request(message_type, node, order(card)[1], blobs[names], timeout))
-    refusals = {
-        card.name: "not connected" if node in absent else f"no answer within {timeout:.0f} s"
-        for node, card in cards.items()
-    }
+        messages.append(request(kind[0], node, order(card)[1], blobs[names], timeout))
     reports: dict[str, R] = {}
+    broken = set()
     for node, reply in replies(grid, messages, timeout):
         card = cards[node]
         run.event("answered", site=card.name)
+        if is_unavailable(reply):
+            broken.add(node)
         try:
-            reports[card.name] = read_report(report_type, reply, card, order(card)[0])
+            reports[card.name] = read_report(kind[1], reply, card, order(card)[0])
             del refusals[card.name]
         except Refused as refused:
             refusals[card.name] = str(refused)
     for site, why in sorted(refusals.items()):
         run.event("refused", site=site, reason=why)
-    return dict(sorted(reports.items()))
+    return dict(sorted(reports.items())), broken

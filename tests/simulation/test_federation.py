@@ -178,6 +178,25 @@ def test_a_site_that_is_not_connected_holds_up_no_reference(
     assert set(references["local"]["sites"]) == {"hospital"}
 
 
+def test_a_site_whose_connection_broke_is_sent_the_reference_order_again(
+    make_config, two_sites, federate
+):
+    orders = []
+
+    def tamper(number, message, reply):
+        if message.metadata.message_type == "evaluate.reference" and number == 0:
+            orders.append(number)
+            if len(orders) == 1:
+                gone = Error(ErrorCode.NODE_UNAVAILABLE, "the node is unavailable")
+                return Message(gone, reply_to=message)
+        return reply
+
+    out = federate(make_config(sites=two_sites, references=["local"]), tamper)
+    references = json.loads((out / "metrics.json").read_text())["references"]
+    assert set(references["local"]["sites"]) == {"clinic", "hospital"}
+    assert len(orders) == 2
+
+
 def test_a_site_never_holds_or_sends_anything_of_anothers_task(make_config, two_sites, federate):
     seen, names = {0: [], 1: []}, set()
 

@@ -23,7 +23,7 @@ def apply(module: Any) -> None:
     """Wrap `Site.train` of the module ``client.site``."""
     honest = module.Site.train
 
-    def train(self: Any, order: Any, arrays: Any, mu: float) -> Any:
+    def train(self: Any, order: Any, arrays: Any) -> Any:
         file = Path(os.environ["MDMT_TEST_FAULT"])
         lines = file.read_text().splitlines() if file.exists() else []
         faults = {int(number): kind for kind, number in map(str.split, lines)}
@@ -37,7 +37,7 @@ def apply(module: Any) -> None:
             time.sleep(0.1)
         if kind.startswith("slow"):
             time.sleep(float(kind.removeprefix("slow")))
-        report, blob = honest(self, order, arrays, mu)
+        report, blob = honest(self, order, arrays)
         if kind not in BROKEN:
             return report, blob
         report, updated = BROKEN[kind](report, unpack(blob))
