@@ -103,7 +103,9 @@ def study_caveats(study: Study) -> list[str]:
             " caveats follow when all are; start `mdmt study` again to go on.",
             *_missing_cells(study),
         ]
-    found = [_sentence(without_paths(str(caveat))) for caveat in study.facts["caveats"]]
+    found = [
+        without_paths(str(caveat)).removesuffix(".") + "." for caveat in study.facts["caveats"]
+    ]
     files = {"predictions.csv": study.predictions, "statistics.json": study.statistics}
     for name, content in files.items():
         if not content:
@@ -123,8 +125,3 @@ def _missing_cells(study: Study) -> Iterator[str]:
                 f"{arm} has no result in {lacking} of {count(len(every), 'combination')} of"
                 " backbone, fold and seed: its mean is over others than theirs."
             )
-
-
-def _sentence(text: str) -> str:
-    """Add a full stop. The first letter stays, because a sentence may begin with a site's name."""
-    return text if text.endswith(".") else f"{text}."

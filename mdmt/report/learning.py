@@ -35,8 +35,8 @@ def run_learning(run: Run) -> list[Figure | str]:
         return ["No round is finished yet."]
     caption = (
         "Validation of the federated backbone after each round; round 0 is before training. The"
-        " circle marks the round kept as best for the task, chosen by the mean over its sites"
-        " weighted by their validation images."
+        " circle marks the round kept as best for the task: by the mean over its sites, weighted by"
+        " their validation images, of the rounds in which all of them reported."
     )
     return [Figure(caption, panels)]
 

@@ -85,17 +85,17 @@ def reported(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
 
-def count(number: int | None, one: str, several: str = "") -> str:
+def count(number: int | None, one: str) -> str:
     """Write a number with its noun; the site's policy may withhold the number.
 
     Examples
     --------
-    >>> count(1, "site"), count(2, "site"), count(0, "study", "studies")
-    ('1 site', '2 sites', '0 studies')
+    >>> count(1, "site"), count(2000, "site"), count(None, "site")
+    ('1 site', '2,000 sites', 'an unreported number of sites')
     """
     if number is None:
-        return f"an unreported number of {several or one + 's'}"
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
+        return f"an unreported number of {one}s"
+    return f"{number:,} {one}{'' if number == 1 else 's'}"
 
 
 def size(number: float) -> str:

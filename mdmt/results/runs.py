@@ -19,6 +19,7 @@ __all__ = [
     "describe_gain",
     "format_metric",
     "read_lines",
+    "read_object",
     "read_run",
 ]
 
@@ -89,25 +90,31 @@ def read_run(folder: Path) -> Run:
         There is no run, or one of its files is damaged.
     """
     from mdmt.config import load_saved_federation
-    from mdmt.files import read_json
 
     if not (folder / "federation.yaml").is_file():
         raise BadInput(f"{folder}: not a run directory; it has no federation.yaml")
-    read = {}
-    for name in ("sites.json", "metrics.json"):
-        file = folder / name
-        try:
-            read[name] = read_json(file) if file.exists() else None
-        except ValueError as error:
-            raise BadInput(f"{file}: damaged: {error}") from error
     return Run(
         folder=folder,
         config=load_saved_federation(folder / "federation.yaml"),
-        sites=read["sites.json"],
-        metrics=read["metrics.json"],
+        sites=read_object(folder / "sites.json"),
+        metrics=read_object(folder / "metrics.json"),
         history=read_lines(folder / "history.jsonl"),
         events=read_lines(folder / "events.jsonl"),
     )
+
+
+def read_object(file: Path, *keys: str) -> dict[str, Any] | None:
+    """Read a JSON object that has at least these keys; None if there is no such file."""
+    if not file.exists():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{file}: damaged: {error}") from error
+    missing = [key for key in keys if key not in found] if isinstance(found, dict) else ["object"]
+    if missing:
+        raise BadInput(f"{file}: damaged: it has no {missing[0]}")
+    return dict(found)
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

@@ -12,10 +12,9 @@ import yaml
 from pydantic import TypeAdapter
 
 from mdmt.errors import BadInput
-from mdmt.files import read_json
 from mdmt.results.csv_tables import known_task, read_rows, to_number
 from mdmt.results.predictions import Predictions, read_predictions
-from mdmt.results.runs import read_lines
+from mdmt.results.runs import read_lines, read_object
 from mdmt.results.test_sets import ALL, CellName, TestSets
 from mdmt.tasks import AnyTask, Task
 
@@ -131,10 +130,6 @@ def read_study(folder: Path) -> Study:
     cells = dict(_cells(folder, config))
     tables = [folder / "predictions.csv"] if whole else [c / "predictions.csv" for c in cells]
     predictions = read_predictions(tables, spaces)
-    facts, statistics = (
-        _json(folder / name, *keys) if (folder / name).is_file() else None
-        for name, keys in (("study.json", _STUDY_KEYS), ("statistics.json", ()))
-    )
     results = (
         _results(folder / "results.csv", spaces)
         if whole
@@ -143,12 +138,12 @@ def read_study(folder: Path) -> Study:
     return Study(
         folder=folder,
         config=config,
-        facts=facts or {},
+        facts=read_object(folder / "study.json", *_STUDY_KEYS) or {},
         spaces=spaces,
         results=with_all_sites(results),
         predictions=predictions,
         tests=TestSets(predictions, redrawn=bool(config.get("redraw"))),
-        statistics=statistics,
+        statistics=read_object(folder / "statistics.json"),
         cells={
             (cell["arm"], _name(cell)): cell | {"history": read_lines(path / "history.jsonl")}
             for path, cell in cells.items()
@@ -192,18 +187,6 @@ def _config(file: Path) -> tuple[dict[str, Any], dict[str, Task]]:
     return config, spaces
 
 
-def _json(file: Path, *keys: str) -> dict[str, Any]:
-    """Read a JSON object that has at least these keys."""
-    try:
-        found = read_json(file)
-    except ValueError as error:
-        raise BadInput(f"{file}: damaged: {error}") from error
-    missing = [key for key in keys if key not in found] if isinstance(found, dict) else ["object"]
-    if missing:
-        raise BadInput(f"{file}: damaged: it has no {missing[0]}")
-    return dict(found)
-
-
 def _cells(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the finished cells of the grid; the folder may hold cells of a former, larger grid."""
     arms = {arm.get("name") or arm["kind"] for arm in config["arms"]}
@@ -211,7 +194,7 @@ def _cells(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[Path, dict
     backbones = backbones or {config["federation"]["model"]["backbone"]}
     seeds = set(config.get("seeds", (0,)))
     for file in sorted(folder.glob("cells/[!.]*/*/fold-*/seed-*/cell.json")):
-        cell = _json(file, *_CELL_KEYS)
+        cell = read_object(file, *_CELL_KEYS) or {}
         grid = ((arms, cell["arm"]), (backbones, cell["backbone"]), (seeds, cell["seed"]))
         if all(value in known for known, value in grid):
             yield file.parent, cell

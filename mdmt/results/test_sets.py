@@ -40,11 +40,12 @@ class TestSets:
     def __init__(self, predictions: Iterable[Predictions], *, redrawn: bool) -> None:
         self.redrawn = redrawn
         self._sites: dict[str, set[str]] = defaultdict(set)
-        self._images: dict[tuple[str, str, str, int], set[str]] = defaultdict(set)
+        images: dict[tuple[str, str, str, int], set[str]] = defaultdict(set)
         for one in predictions:
             self._sites[one.task].add(one.site)
             for fold, image in one.images:
-                self._images[one.task, one.site, fold, one.seed].add(image)
+                images[one.task, one.site, fold, one.seed].add(image)
+        self._images = {key: frozenset(names) for key, names in images.items()}
 
     def means(self, task: str, site: str, values: Mapping[CellName, float]) -> list[float]:
         """Mean of the cells of each distinct test set, in order of their first cells."""
@@ -55,7 +56,5 @@ class TestSets:
 
     def _name(self, task: str, site: str, fold: str, seed: int) -> Hashable:
         sites = sorted(self._sites[task]) if site == ALL else [site]
-        images = tuple(
-            frozenset(self._images.get((task, name, fold, seed), {fold})) for name in sites
-        )
+        images = tuple(self._images.get((task, name, fold, seed), fold) for name in sites)
         return (images or fold), seed if self.redrawn else None

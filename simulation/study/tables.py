@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdmt.files import atomic_path, write_json
-from mdmt.results.csv_tables import write_rows
+from mdmt.files import write_json
+from mdmt.results.csv_tables import read_rows, write_rows
 from mdmt.results.predictions import PREDICTION_COLUMNS
 from mdmt.results.studies import RESULT_COLUMNS, read_study
 from server.run import versions
@@ -44,7 +44,9 @@ def write_tables(
     results = [cell.key | row for cell, saved in cells for row in saved["results"]]
     write_rows(out / "results.csv", RESULT_COLUMNS, results)
     folders = [Path("cells") / cell.path for cell, _ in cells]
-    _join(out / "predictions.csv", [out / folder / "predictions.csv" for folder in folders])
+    files = (out / folder / "predictions.csv" for folder in folders)
+    rows = (row for file in files for row in read_rows(file, PREDICTION_COLUMNS))
+    write_rows(out / "predictions.csv", PREDICTION_COLUMNS, rows)
     written = read_study(out)
     statistics = study_statistics(written)
     write_json(out / "statistics.json", statistics)
@@ -71,13 +73,3 @@ def write_tables(
             },
         },
     )
-
-
-def _join(file: Path, parts: Sequence[Path]) -> None:
-    """Join tables with the columns of predictions."""
-    with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        stream.write(",".join(PREDICTION_COLUMNS) + "\n")
-        for part in parts:
-            with part.open(encoding="utf-8") as source:
-                next(source)
-                stream.writelines(source)
