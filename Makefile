@@ -1,6 +1,6 @@
 # make demo: two hospitals train together. make test: everything CI checks.
 # make bench: what it costs beside bare PyTorch and stock Flower; ONLY="job rounds", QUICK=1.
-# make e2e: every fault that a real federation survives, and whom it refuses; half an hour.
+# make e2e: faults that a real federation survives, and clients that it refuses; half an hour.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 demo: install
 	$(BIN)/mdmt demo
 
-# Tests that start real servers and sites come after the others, alone: they look at the clock.
+# Tests that start real servers and sites run after the others, alone: they measure time.
 test: check
 	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal --ignore tests/e2e
 	$(BIN)/pytest tests/e2e
@@ -30,7 +30,7 @@ check: install
 
 install: $(STAMP)
 
-# Installed again when what is needed changes, and only then.
+# Install again only when the requirements change.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)

@@ -11,8 +11,7 @@
     │   └── RegistrationError   sites that cannot form this federation
     ├── PolicyError             exit 1: a site's policy forbids what the server asks
     ├── StateError              exit 1: saved state that does not belong here
-    │   ├── DamagedError        a saved file that differs from what was written
-    │   └── UnknownBaseError    a delta to arrays that the site does not have
+    │   └── DamagedError        a saved file that differs from what was written
     ├── RunError                exit 1: a run that started and failed
     └── Refused                 a site's answer that the server cannot use; written to the history
 
@@ -35,7 +34,6 @@ __all__ = [
     "RegistrationError",
     "RunError",
     "StateError",
-    "UnknownBaseError",
     "WeightsError",
 ]
 
@@ -85,10 +83,6 @@ class StateError(MDMTError):
 
 class DamagedError(StateError):
     """A saved file differs from what was written."""
-
-
-class UnknownBaseError(StateError):
-    """A delta refers to arrays that the site does not have: the server has to send them in full."""
 
 
 class RunError(MDMTError):
