@@ -33,7 +33,7 @@ def test_issues_are_listed_for_a_site_file(tmp_path: Path) -> None:
     assert ["0.png" in found[0], "1.png" in found[1]] == [True, True]
 
 
-def test_what_the_roll_call_would_refuse(
+def test_what_registration_would_refuse(
     write_federation: Callable[..., Path], tmp_path: Path
 ) -> None:
     write_rows(tmp_path / "a", patients())
