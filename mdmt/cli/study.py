@@ -52,17 +52,8 @@ def study(
         workers = default_workers(loaded) if workers is None else workers
         progress = StudyProgress(workers)
 
-        def plan(finished: Sequence[Saved], cells: Sequence[Cell]) -> None:
-            console.print(f"running in {folder}: {progress.plan(finished, cells)}")
-            status.update(progress.status(time.monotonic()))
-
-        def book(saved: Saved) -> None:
-            console.print(progress.book(saved))
-            status.update(progress.status(time.monotonic()))
-
-        def fail(cell: Cell, error: MDMTError) -> None:
-            console.print(f"failed: {error}", markup=False)
-            progress.drop(cell)
+        def show(line: str) -> None:
+            console.print(line, markup=False)
             status.update(progress.status(time.monotonic()))
 
         console.print(f"reading the data of {', '.join(sorted(loaded.federation.sites))}")
@@ -71,9 +62,11 @@ def study(
             folder,
             workers=workers,
             watch=lambda site, done, n: status.update(f"{site}: image {done} of {n}"),
-            on_plan=plan,
-            on_cell=book,
-            on_fail=fail,
+            on_plan=lambda finished, cells: show(
+                f"running in {folder}: {progress.plan(finished, cells)}"
+            ),
+            on_cell=lambda saved: show(progress.book(saved)),
+            on_fail=lambda cell, error: show(progress.drop(cell, error)),
         )
     from mdmt.cli.tables import study_tables
 
@@ -118,9 +111,10 @@ class StudyProgress:
         took = f"{saved['seconds']:.0f} s{self._left()}"
         return f"cell {self.done} of {self.total}: {name} in {took}"
 
-    def drop(self, cell: Cell) -> None:
-        """Stop waiting for a cell that failed."""
+    def drop(self, cell: Cell, error: MDMTError) -> str:
+        """Stop waiting for a cell that failed; return a line with the reason."""
         self.waiting.remove(cell.arm.label)
+        return f"failed: {error}"
 
     def seconds_left(self) -> float | None:
         """Estimate from cells of the same arm, or of all arms; None before the first cell."""

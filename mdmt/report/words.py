@@ -21,7 +21,6 @@ __all__ = [
 
 _NAMES = {
     "auroc": "AUROC",
-    "balanced_accuracy": "balanced accuracy",
     "brier": "Brier score",
     "f1": "F1",
     "gmean": "G-mean",
@@ -31,9 +30,6 @@ _NAMES = {
     "pearson": "Pearson r",
     "r2": "R²",
     "sd": "SD of error",
-    "sum_mae": "MAE of global score",
-    "sum_pearson": "Pearson r of global score",
-    "sum_r2": "R² of global score",
 }
 
 
@@ -53,11 +49,13 @@ def metric_name(metric: str) -> str:
 
     Examples
     --------
-    >>> metric_name("auroc"), metric_name("mae_A"), metric_name("accuracy")
-    ('AUROC', 'MAE A', 'accuracy')
+    >>> metric_name("auroc"), metric_name("mae_A"), metric_name("sum_mae")
+    ('AUROC', 'MAE A', 'MAE of global score')
+    >>> metric_name("balanced_accuracy")
+    'balanced accuracy'
     """
-    if metric in _NAMES:
-        return _NAMES[metric]
+    if metric.startswith("sum_"):
+        return f"{metric_name(metric.removeprefix('sum_'))} of global score"
     stem, _, output = metric.partition("_")
     return f"{_NAMES.get(stem, stem)} {output}".strip()
 

@@ -40,10 +40,15 @@ class _Arm(Strict):
         return self.name or self.kind
 
 
-class Constant(_Arm):
-    """The best constant prediction from a site's training labels."""
+class Plain(_Arm):
+    """An arm without keys of its own.
 
-    kind: Literal["constant"]
+    ``constant`` is the best constant prediction from a site's training labels, ``local`` each site
+    alone with its own task, and ``pooled`` all tasks on the pooled data of all sites: the paper's
+    MDMT.
+    """
+
+    kind: Literal["constant", "local", "pooled"]
 
 
 class Metadata(_Arm):
@@ -52,12 +57,6 @@ class Metadata(_Arm):
     kind: Literal["metadata"]
     columns: Annotated[tuple[str, ...], Field(min_length=1)]
     """Such as ``[view, age, sex]``; `dataset.metadata` of every target site must name each."""
-
-
-class Local(_Arm):
-    """Each site alone with its own task."""
-
-    kind: Literal["local"]
 
 
 class _FromSource(_Arm):
@@ -80,12 +79,6 @@ class AverageInit(_FromSource):
     """What is trained from there: each target site alone, or all tasks on pooled data."""
 
 
-class Pooled(_Arm):
-    """All tasks on the pooled data of all sites: the paper's MDMT."""
-
-    kind: Literal["pooled"]
-
-
 class Federated(_Arm):
     """All tasks at their sites, through the real server and client."""
 
@@ -101,10 +94,7 @@ def _of_kind(value: Any) -> Any:
 
 
 Arm = Annotated[
-    Annotated[
-        Constant | Metadata | Local | Finetune | AverageInit | Pooled | Federated,
-        Field(discriminator="kind"),
-    ],
+    Annotated[Plain | Metadata | Finetune | AverageInit | Federated, Field(discriminator="kind")],
     BeforeValidator(_of_kind),
 ]
 
