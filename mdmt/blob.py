@@ -1,7 +1,7 @@
 """Named arrays as one block of bytes in the safetensors format.
 
-Flower sends every array of a message in requests of its own, and a backbone has hundreds of arrays.
-So a message holds one blob. Reading a blob copies nothing.
+Flower sends each array of a message in separate requests, and a backbone has hundreds of arrays.
+Therefore a message has one blob. Reading a blob makes no copy.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _Entry = tuple[str, tuple[int, ...], int, int]
 BLOB = "safetensors"
 """Name and type of the one array of a message."""
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "|i1"}
-"""Types that a blob may hold, in the order of safetensors: every array starts aligned."""
+"""Allowed types, in the order of safetensors, so that every array is aligned."""
 _METADATA = "__metadata__"
 _LENGTH = 8
-"""Bytes at the start of a blob that hold the length of its header."""
+"""Bytes at the start of a blob with the length of its header."""
 _LONGEST_HEADER = 2**24
 
 
 def pack(arrays: Arrays) -> bytes:
-    """Write named arrays into one blob, with a single copy of their values.
+    """Write named arrays into one blob, with one copy of their values.
 
     Parameters
     ----------
@@ -56,19 +56,19 @@ def pack(arrays: Arrays) -> bytes:
 
 
 def unpack(blob: bytes) -> dict[str, NDArray[Any]]:
-    """Read the arrays of a blob: read-only views on its bytes.
+    """Return the arrays of a blob, as read-only views of its bytes.
 
     Raises
     ------
     ValueError
-        The bytes are not a blob, or its arrays do not follow one another.
+        The bytes are not a blob, or its arrays are not contiguous.
     """
     place, header = _read_header(blob)
     first = place
     arrays: dict[str, NDArray[Any]] = {}
     for name, (kind, shape, start, end) in sorted(_entries(header), key=lambda entry: entry[1][2:]):
         if kind not in _TYPES:
-            raise ValueError(f"an array of the type {kind[:16]}")
+            raise ValueError(f"an array has the type {kind[:16]}")
         dtype, size = np.dtype(_TYPES[kind]), math.prod(shape)
         place += size * dtype.itemsize
         if (first + start, first + end) != (place - size * dtype.itemsize, place):
@@ -83,7 +83,7 @@ def unpack(blob: bytes) -> dict[str, NDArray[Any]]:
 
 
 def describe(blob: bytes) -> dict[str, tuple[str, tuple[int, ...], int]]:
-    """Name → type, shape and bytes of the arrays of a blob, read from its header alone.
+    """Return type, shape and bytes of each array by name. Only the header is read.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def describe(blob: bytes) -> dict[str, tuple[str, tuple[int, ...], int]]:
 
 
 def fingerprint(arrays: Arrays) -> str:
-    """SHA-256 of names, dtypes, shapes and values."""
+    """Return the SHA-256 of names, dtypes, shapes and values."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -106,7 +106,7 @@ def fingerprint(arrays: Arrays) -> str:
 
 
 def _read_header(blob: bytes) -> tuple[int, dict[str, Any]]:
-    """Offset of the first array, and the header."""
+    """Return the offset of the first array, and the header."""
     length = int.from_bytes(blob[:_LENGTH], "little")
     start = _LENGTH + length
     if not 0 < length <= _LONGEST_HEADER or start > len(blob):
@@ -121,7 +121,7 @@ def _read_header(blob: bytes) -> tuple[int, dict[str, Any]]:
 
 
 def _entries(header: Mapping[str, Any]) -> Iterator[tuple[str, _Entry]]:
-    """Yield each array's name with its type, shape, start and end."""
+    """Yield the name, type, shape, start and end of each array."""
     for name, entry in header.items():
         if name == _METADATA:
             continue

@@ -1,7 +1,7 @@
-"""Training in one place, round by round as a federation does, with the loop that sites use.
+"""Train in one place, in rounds like a federation, with the training loop of the sites.
 
-A site that trains alone and a study's central arms use this. Nothing is averaged here, so optimiser
-moments go on from round to round, for the backbone too.
+A site that trains alone and the central arms of a study use this module. It does not average, so
+the moments of the optimiser continue from round to round, also for the backbone.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ __all__ = [
 ]
 
 Start = Mapping[str, Tensor] | None
-"""State of a backbone to start from; None for the federation's own initial one."""
+"""State of the initial backbone; None for the initial backbone of the federation."""
 _MODEL, _MOMENTS = "model.", "moments."
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What central training gave.
+    """The result of central training.
 
     Attributes
     ----------
     model : MDMTModel
         After the last round.
     best : dict of str to dict
-        Task → state of the model after its best round; the last where it has no validation.
+        State of the model after the best round of each task; after the last without validation.
     history : list of dict
-        As the lines of a run's ``history.jsonl``.
+        Like the lines of ``history.jsonl`` of a run.
     steps : int
-        Optimiser steps; every one sees images of every site.
+        Optimiser steps. Each one uses images of every site.
     """
 
     model: MDMTModel
@@ -60,11 +60,11 @@ class Trained:
     steps: int
 
     def backbone_of(self, task: str, checkpoint: str) -> dict[str, Tensor]:
-        """Copy of the backbone's state in `model_of`."""
+        """Return a copy of the backbone's state of `model_of`."""
         return _copy(self.model_of(task, checkpoint).backbone.state_dict())
 
     def model_of(self, task: str, checkpoint: str) -> MDMTModel:
-        """The model to test `task` with: after the last round, or after the task's best."""
+        """Return the model that `task` is tested with: after its last or its best round."""
         if checkpoint == "best":
             self.model.load_state_dict(self.best[task])
         return self.model
@@ -73,22 +73,22 @@ class Trained:
 def pooled_objective(
     config: FederationConfig, tasks: list[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Coefficients and rates with which training of several tasks optimises what a federation does.
+    """Return coefficients and rates for which pooled training equals the federation.
 
-    Plain SGD on L = Σ λ_t ℓ_t with backbone rate η/Λ and head rates η/λ_t takes the federation's
-    steps (property P2). Adam divides a gradient by its size: with L/Λ at the rate η its steps are
-    about as large as the federation's; weight decay is not scaled with the loss.
+    SGD on L = Σ λ_t ℓ_t with the backbone rate η/Λ and the head rates η/λ_t makes the steps of the
+    federation (property P2). Adam divides a gradient by its size: with L/Λ and the rate η its steps
+    are about as large as those of the federation. The loss does not scale the weight decay.
 
     Parameters
     ----------
     config : FederationConfig
     tasks : list of str
-        The tasks that are trained: Λ sums over them alone.
+        The trained tasks. Λ is the sum over these tasks only.
 
     Returns
     -------
     coefficients, rates : dict of str to float
-        As `train` takes them.
+        Arguments of `train`.
     """
     if len(tasks) == 1:
         return {tasks[0]: 1.0}, {}
@@ -102,7 +102,7 @@ def pooled_objective(
 
 @dataclass
 class CentralRound:
-    """Training after a round: what the next round starts from.
+    """The state after a round, from which the next round starts.
 
     Attributes
     ----------
@@ -114,7 +114,7 @@ class CentralRound:
     steps : int
         Optimiser steps of this round.
     line : dict
-        As a line of a run's ``history.jsonl``.
+        Like a line of ``history.jsonl`` of a run.
     """
 
     number: int
@@ -125,7 +125,7 @@ class CentralRound:
     line: dict[str, Any] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that `restore` needs beside ``selection.save()``."""
+        """Return the tensors that `restore` needs, in addition to ``selection.save()``."""
         state = {_MODEL + name: value for name, value in self.model.state_dict().items()}
         return state | {_MOMENTS + name: value for name, value in self.moments.items()}
 
@@ -151,7 +151,7 @@ def central_rounds(
     device: torch.device,
     saved: Saved | None = None,
 ) -> Iterator[CentralRound]:
-    """Train `model` on the pooled data of some sites; yield after every round.
+    """Train `model` on the pooled data of sites. Yield after every round.
 
     Parameters
     ----------
@@ -159,14 +159,14 @@ def central_rounds(
     cohorts : mapping of str to Cohort
         By site.
     tasks : list of str
-        What is trained; several make the pooled objective.
+        The trained tasks. Several tasks use the pooled objective.
     model : MDMTModel
-        On `device`, with its initial values.
+        With initial values, on `device`.
     who : str
-        Decides, with the seed and the round, the order of images; a site's name gives the order
-        that the site has in the federation.
+        This name, the seed and the round decide the order of images. The name of a site gives the
+        same order as in the federation.
     rounds : int
-        The scheduler spans them.
+        Number of rounds. The scheduler covers all of them.
     device : torch.device
     saved : Saved, optional
         A finished round to continue from: `CentralRound.tensors` and ``selection.save()``.
@@ -222,14 +222,14 @@ def train_centrally(
     device: torch.device,
     start: Start = None,
 ) -> Trained:
-    """Run `central_rounds` to the end from the federation's initial model.
+    """Run all `central_rounds` from the initial model of the federation.
 
     Parameters
     ----------
     config, cohorts, tasks, who, rounds, device
-        As in `central_rounds`.
+        See `central_rounds`.
     start : mapping of str to Tensor, optional
-        Backbone to start from; heads are always the federation's initial ones.
+        Initial backbone. The heads are always the initial ones of the federation.
     """
     model = build_model(config, tasks, weights=start is None).to(device)
     if start is not None:
@@ -253,7 +253,7 @@ def _common(cohort: Cohort, tasks: list[str]) -> list[str]:
 
 
 def _finite(metrics: Mapping[str, float | int | None]) -> Metrics:
-    """Replace what is not finite by None, as in a model that diverged."""
+    """Replace values that are not finite by None. A diverged model has such values."""
     return {k: v if v is not None and math.isfinite(v) else None for k, v in metrics.items()}
 
 

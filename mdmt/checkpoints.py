@@ -1,7 +1,7 @@
-"""One file of tensors per round: what a site keeps of its rounds, and what the server does.
+"""One file of tensors per round, for the memory of a site and the checkpoints of the server.
 
-A file is renamed into place, says what it belongs to, and holds a digest of its tensors, so that
-one that is damaged, or somebody else's, is refused and never silently used.
+A file is renamed into place when it is complete. It contains the identity of its run and a digest
+of its tensors, so that a damaged file, or a file of another run, is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FILE = re.compile(r"round-(\d{5})\.safetensors")
 
 @dataclass(frozen=True)
 class Saved:
-    """A round as it was saved.
+    """A saved round.
 
     Attributes
     ----------
@@ -36,9 +36,9 @@ class Saved:
     tensors : dict of str to Tensor
         On the CPU.
     facts : dict
-        What was saved beside them.
+        JSON values that were saved with the tensors.
     identity : dict of str to str
-        All that the file says it belongs to.
+        The identity in the file, such as the federation and the run.
     """
 
     round: int
@@ -48,7 +48,7 @@ class Saved:
 
 
 def round_of(file: Path) -> int | None:
-    """The round a file's name tells, or None."""
+    """Return the round in the name of a file, or None."""
     match = _FILE.fullmatch(file.name)
     return int(match[1]) if match else None
 
@@ -59,9 +59,9 @@ class RoundFiles:
     Parameters
     ----------
     folder : Path
-        Made when the first round is saved.
+        Created when the first round is saved.
     identity : mapping of str to str
-        What the rounds belong to; written into every file and compared when one is read.
+        Identity of the rounds. It is written to every file and checked by `load`.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, str]) -> None:
@@ -69,12 +69,12 @@ class RoundFiles:
         self.identity = dict(identity)
 
     def rounds(self) -> list[int]:
-        """Saved rounds, ascending."""
+        """Return the saved rounds, ascending."""
         numbers = (round_of(file) for file in self.folder.glob("round-*.safetensors"))
         return sorted(number for number in numbers if number is not None)
 
     def latest(self, up_to: int) -> int | None:
-        """The last saved round that is not after `up_to`."""
+        """Return the last saved round up to `up_to`, or None."""
         return max((saved for saved in self.rounds() if saved <= up_to), default=None)
 
     def load(self, round_number: int) -> Saved:
@@ -83,9 +83,9 @@ class RoundFiles:
         Raises
         ------
         DamagedError
-            The file cannot be read, or its tensors are not those that were saved.
+            The file cannot be read, or its tensors do not match the digest.
         StateError
-            It belongs to something else.
+            The file has another identity.
         """
         path = self.path(round_number)
         try:
@@ -104,7 +104,7 @@ class RoundFiles:
                 " move it away or choose another folder"
             )
         if found.pop("digest", "") != _digest(tensors):
-            raise DamagedError(f"{path}: its tensors are not those that were saved")
+            raise DamagedError(f"{path}: its tensors do not match their digest")
         return Saved(round_number, tensors, facts, found)
 
     def save(
@@ -113,14 +113,14 @@ class RoundFiles:
         tensors: Mapping[str, Tensor],
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a round, replacing an earlier attempt at it.
+        """Write a round. Replace an earlier file of the same round.
 
         Parameters
         ----------
         round_number : int
         tensors : mapping of str to Tensor
         facts : mapping, optional
-            Anything JSON can hold, to be read back with the tensors.
+            JSON values, which `load` returns with the tensors.
         """
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         metadata = self.identity | {
@@ -132,7 +132,7 @@ class RoundFiles:
             save_file(plain, temporary, metadata=metadata)
 
     def prune(self, keep: Iterable[int]) -> None:
-        """Delete every round that is not the latest up to one of `keep`."""
+        """Keep the latest round up to each number in `keep`, and delete all other rounds."""
         there = self.rounds()
         needed = {max((r for r in there if r <= number), default=None) for number in keep}
         for saved in there:
@@ -140,7 +140,7 @@ class RoundFiles:
                 self.path(saved).unlink()
 
     def path(self, round_number: int) -> Path:
-        """Where the state after `round_number` lies."""
+        """Return the file of a round."""
         return self.folder / f"round-{round_number:05d}.safetensors"
 
 

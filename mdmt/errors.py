@@ -1,4 +1,4 @@
-"""Every error that this package raises on purpose.
+"""All errors that this package raises on purpose.
 
 ::
 
@@ -15,7 +15,7 @@
     ├── RunError                exit 1: a run that started and failed
     └── Refused                 a site's answer that the server cannot use; written to the history
 
-A message is one line. It names the file, key or image and says what to do. It may hold paths and
+A message is one line. It names the file, key or image and says what to do. It can contain paths and
 patient ids: it is for the machine where the error occurred and is never sent. The one exception is
 `PolicyError`, whose text is written for the server.
 """
@@ -73,7 +73,7 @@ class RegistrationError(BadInput):
 class PolicyError(MDMTError):
     """A site's policy forbids what the server asks.
 
-    The server is told the text: the policy's key, its limit and what was asked, nothing else.
+    The text is sent to the server: the key of the policy, its limit and the requested value.
     """
 
 
@@ -86,7 +86,7 @@ class DamagedError(StateError):
 
 
 class RunError(MDMTError):
-    """A run that had started could not go on."""
+    """A run that had started cannot continue."""
 
 
 class Refused(MDMTError):

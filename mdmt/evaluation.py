@@ -33,7 +33,7 @@ def predict_outputs(
     tasks: Iterable[str],
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Head outputs of `tasks`, each (len(indices), n_outputs), float32 on the CPU."""
+    """Return the outputs of each task, (len(indices), n_outputs), float32 on the CPU."""
     model.eval()
     tasks = list(tasks)
     parts: dict[str, list[Tensor]] = {task: [] for task in tasks}
@@ -59,7 +59,7 @@ def evaluate(
     *,
     intervals: bool = False,
 ) -> Metrics:
-    """Metrics of every task on `split`, named ``task/metric``.
+    """Return the metrics of every task on `split`, named ``task/metric``.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def evaluate(
     Returns
     -------
     dict
-        None where a metric is undefined on these samples; ``task/examples`` counts labelled images.
+        ``task/examples`` is the number of labelled images. An undefined metric is None.
     """
     indices = cohort.manifest.indices(split)
     result: Metrics = {}
@@ -106,7 +106,7 @@ def evaluate_splits(
     tasks: Iterable[str],
     device: torch.device,
 ) -> dict[Held, Metrics]:
-    """`evaluate` on validation, and on test with intervals."""
+    """Call `evaluate` on validation, and on test with intervals."""
     splits: tuple[Held, ...] = ("val", "test")
     return {
         split: evaluate(model, cohort, split, config, tasks, device, intervals=split == "test")
@@ -117,7 +117,7 @@ def evaluate_splits(
 def evaluate_constant(
     cohort: Cohort, split: Split, config: FederationConfig, tasks: Iterable[str]
 ) -> Metrics:
-    """Metrics on `split` of always predicting the best constant of the training labels."""
+    """Return the metrics on `split` of the best constant prediction of the training labels."""
     indices = cohort.manifest.indices(split)
     train = cohort.manifest.indices("train")
     result: Metrics = {}

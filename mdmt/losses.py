@@ -1,4 +1,4 @@
-"""The objective over tasks, a weighted sum of their indicator-masked losses (`Task.loss`)."""
+"""The objective: a weighted sum of the indicator-masked losses of the tasks (`Task.loss`)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["Objective", "combine"]
 
 
 def combine(losses: Mapping[str, Tensor], coefficients: Mapping[str, float]) -> Tensor:
-    """Objective L = Σ_t c_t ℓ_t over the tasks in `losses`.
+    """Return the objective L = Σ_t c_t ℓ_t over the tasks in `losses`.
 
     Parameters
     ----------
     losses : mapping of str to Tensor
-        Scalar ℓ_t of every task, at least one.
+        Scalar ℓ_t of each task; at least one.
     coefficients : mapping of str to float
         c_t; λ_t in the pooled objective.
 
@@ -35,17 +35,17 @@ def combine(losses: Mapping[str, Tensor], coefficients: Mapping[str, float]) -> 
 
 
 class Objective:
-    """L = Σ_t c_t ℓ_t of one batch after another, and the mean of every ℓ_t over all of them.
+    """The objective L = Σ_t c_t ℓ_t of each batch, and the mean of each ℓ_t over all batches.
 
-    Sums stay on the device until `means` asks for them: no step waits for a GPU.
+    Sums stay on the device until `means` is called, so that no step waits for the GPU.
 
     Parameters
     ----------
     spaces : mapping of str to Task
     coefficients : mapping of str to float
-        c_t of the same tasks.
+        c_t of each task.
     class_weights : mapping of str to Tensor
-        Of the tasks that have some; see `Task.loss`.
+        By task, if the task has class weights; see `Task.loss`.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class Objective:
         self._sums: dict[str, Tensor] = {}
 
     def __call__(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-        """L of a batch, from outputs and targets of the tasks that are labelled in it."""
+        """Return L of a batch. `targets` has the tasks with a label in the batch."""
         losses = {}
         for task, target in targets.items():
-            output = outputs[task].to(target.dtype)  # losses are not for half precision
+            output = outputs[task].to(target.dtype)  # losses need at least single precision
             weights = self.class_weights.get(task)
             losses[task], count = self.spaces[task].loss(output, target, weights)
             seen = torch.stack((losses[task].detach() * count, count))
@@ -71,6 +71,6 @@ class Objective:
         return combine(losses, self.coefficients)
 
     def means(self) -> dict[str, float]:
-        """ℓ_t over every labelled output that was seen, by task; without tasks that had none."""
+        """Return ℓ_t by task over all labelled outputs so far, without tasks that had none."""
         sums = {task: total.tolist() for task, total in self._sums.items()}
         return {task: value / count for task, (value, count) in sums.items() if count}

@@ -1,4 +1,4 @@
-"""Memory that is used again instead of being fetched anew for every step and message."""
+"""Reuse freed memory, instead of requesting new memory for every step and message."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 @cache
 def keep_memory() -> None:
-    """Let this process, and what forks from it, keep freed memory for its next use.
+    """Let this process and its forks keep freed memory for later use.
 
-    The C library gives large blocks (activations, messages) back to the system at once, which hands
-    out others by zeroing them page by page: every training step on a CPU waits for that. Kept, a
-    process holds what it needed at its peak, until `return_memory`. Does nothing but on Linux with
-    glibc.
+    By default the C library returns large blocks (activations, messages) to the system at once.
+    The system fills new blocks with zeros page by page, and each training step on a CPU waits for
+    this. With this setting a process keeps its peak memory until `return_memory`. On other systems
+    than Linux with glibc this function does nothing.
     """
     if (library := _glibc()) is not None:
         library.mallopt(_MMAP_MAX, 0)
@@ -27,7 +27,7 @@ def keep_memory() -> None:
 
 
 def return_memory() -> None:
-    """Give what is free back to the system."""
+    """Return free memory to the system."""
     if (library := _glibc()) is not None:
         library.malloc_trim(0)
 

@@ -1,6 +1,6 @@
-"""What server and sites send each other beside arrays: typed, as JSON, and nothing else.
+"""The messages between server and sites, besides arrays. They are typed and sent as JSON.
 
-Every field that a site sends is listed here. None can hold a patient id, a path or a pixel.
+This file lists every field that a site sends. No field can contain a patient id, a path or a pixel.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ __all__ = [
 ]
 
 PROTOCOL: Final = 1
-"""Version of these messages. Server and sites must have the same."""
+"""Version of these messages. Server and sites must use the same version."""
 Short = Annotated[str, StringConstraints(max_length=128)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 _COUNT = TypeAdapter(Count)
 Number = Annotated[float | int, Field(ge=-1e30, le=1e30)]
-"""Bounded, so that sums and means over sites stay finite."""
+"""Limited, so that sums and means over sites are finite."""
 RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
-"""Names a folder at every site: nothing that could lead out of it."""
+"""The name of a folder at every site. It must not contain a path."""
 MetricName = Annotated[
     str, StringConstraints(max_length=128, pattern=r"^[^/\s\x00-\x1f\x7f]+/[^/\x00-\x1f\x7f]+$")
 ]
@@ -55,9 +55,9 @@ def _counted(metrics: dict[str, float | int | None]) -> dict[str, float | int | 
 
 
 Metrics = Annotated[dict[MetricName, Number | None], AfterValidator(_counted)]
-"""``task/metric`` → value; None where it is undefined or, by the site's policy, withheld."""
+"""``task/metric`` → value; None if it is undefined, or withheld by the policy of the site."""
 Histogram = dict[Short, dict[Short, Count] | None]
-"""Target column → label → count; None where it is withheld."""
+"""Target column → label → count; None if withheld."""
 
 
 class Query(Strict):
@@ -69,7 +69,7 @@ class Query(Strict):
 
 
 class SiteCard(Strict):
-    """Site → server at registration: who the site is and what it can train."""
+    """Site → server at registration: the identity, tasks and counts of the site."""
 
     protocol: Literal[1] = PROTOCOL
     name: Short
@@ -77,23 +77,23 @@ class SiteCard(Strict):
     """Hash of the recipe in the query."""
     tasks: dict[Short, AnyTask]
     images: dict[Short, Count | None]
-    """Images per split; None where it is withheld."""
+    """Images per split; None if withheld."""
     counts: dict[Short, dict[Short, Count | None]]
-    """n_{s,t}: labelled outputs per task and split; None where it is withheld, never for 0."""
+    """n_{s,t}: labelled outputs per task and split; None if withheld. 0 is never withheld."""
     histogram: dict[Short, Histogram]
-    """Training labels by task."""
+    """Histogram of training labels by task."""
     data: Short
     """Fingerprint of the site's preprocessed images and labels (`Cohort.fingerprint`)."""
     device: Short
     versions: dict[Short, Short]
 
     def labels(self, task: str) -> int | None:
-        """n_{s,t} of the training split; None where it is withheld."""
+        """Return n_{s,t} of the training split; None if withheld."""
         return self.counts.get(task, {}).get("train", 0)
 
 
 class TrainOrder(Strict):
-    """Server → site in a round: evaluate the model as received, then train it."""
+    """Server → site in a round: evaluate the received model, then train it."""
 
     run: RunId
     round: Annotated[int, Field(ge=1)]
@@ -112,25 +112,25 @@ class TrainReport(Strict):
     site: Short
     round: int
     validation: Metrics
-    """Of the model as received, which is that of the round before."""
+    """Metrics of the received model, which is the model of the previous round."""
     losses: dict[Short, Number | None]
-    """Mean training loss ℓ_t of each task; None if it saw no label, or where it is withheld."""
+    """Mean training loss ℓ_t of each task; None if no label was used, or if withheld."""
     images: Count | None
     steps: Count | None
-    """None where they would tell a count that is withheld."""
+    """None if they would reveal a withheld count."""
     seconds: Number
-    """The site's own time for the order."""
+    """Time that the site needed for the order."""
     new_memory: bool
-    """The site kept nothing of an earlier round: its heads have their initial values."""
+    """True if the site has no memory of an earlier round: its heads started from initial values."""
 
     @property
     def tasks(self) -> set[str]:
-        """Tasks that it names."""
+        """The tasks in the report."""
         return _tasks(self.validation, self.losses)
 
 
 class EvaluateOrder(Strict):
-    """Server → site: evaluate a round's model with the memory that belongs to it."""
+    """Server → site: evaluate the model of a round with the site's memory of this round."""
 
     run: RunId
     round: Annotated[int, Field(ge=0)]
@@ -146,20 +146,20 @@ class EvaluateReport(Strict):
 
     @property
     def tasks(self) -> set[str]:
-        """Tasks that it names."""
+        """The tasks in the report."""
         return _tasks(*self.metrics.values())
 
 
 Reference = Literal["constant", "local"]
-"""What a federation is compared with, computed inside the site."""
+"""A reference that a federation is compared with. The site computes it."""
 
 
 class ReferenceOrder(Strict):
-    """Server → site after the last round: compute the references, from the initial arrays."""
+    """Server → site after the last round: compute the references from the initial arrays."""
 
     run: RunId
     round: Annotated[int, Field(ge=0)]
-    """Rounds that the site trains alone: as many as it took part in."""
+    """Rounds that the site trains alone: the number of rounds it took part in."""
     recipe: str
 
 
@@ -172,23 +172,23 @@ class ReferenceReport(Strict):
 
     @property
     def tasks(self) -> set[str]:
-        """Tasks that it names."""
+        """The tasks in the report."""
         return _tasks(*(m for splits in self.metrics.values() for m in splits.values()))
 
 
 class Report(Protocol):
-    """What the reports to orders have in common."""
+    """The common fields of all reports."""
 
     site: str
     round: int
 
     @property
     def tasks(self) -> set[str]:
-        """Tasks that it names."""
+        """The tasks in the report."""
 
 
 def protocol_of(text: str) -> int:
-    """Protocol of a query or site card, also of one that this version cannot read; 0 if none."""
+    """Return the protocol of a query or site card of any version; 0 if it has none."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -198,14 +198,14 @@ def protocol_of(text: str) -> int:
 
 
 def content_values(content: Any) -> Iterator[tuple[str, Any]]:
-    """Yield everything but arrays of a Flower message, as ``record/key`` and value."""
+    """Yield all values of a Flower message except arrays, as ``record/key`` and value."""
     for records in (content.config_records, content.metric_records):
         for name, values in records.items():
             yield from ((f"{name}/{key}", value) for key, value in values.items())
 
 
 def content_bytes(content: Any) -> int:
-    """Payload of a Flower message in bytes: its arrays as serialised, its texts and numbers."""
+    """Return the bytes of a Flower message: its serialised arrays, its texts and numbers."""
     arrays = sum(len(a.data) for record in content.array_records.values() for a in record.values())
     values = (value for _, value in content_values(content))
     return arrays + sum(len(v if isinstance(v, bytes) else str(v).encode()) for v in values)

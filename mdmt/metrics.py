@@ -18,7 +18,7 @@ __all__ = ["bootstrap", "bootstrap_interval", "evaluate_task", "weighted_mean_me
 def evaluate_task(
     task: Task, predictions: FloatArray, targets: FloatArray
 ) -> dict[str, float | int | None]:
-    """Metrics of `task`, and ``examples``: how many samples have at least one label.
+    """Return the metrics of `task`, and ``examples``: the number of samples with a label.
 
     Parameters
     ----------
@@ -30,8 +30,8 @@ def evaluate_task(
     Returns
     -------
     dict
-        None where a metric is undefined on these samples. A labelled sample whose prediction is not
-        finite makes every metric undefined: leaving it out would flatter a model that diverged.
+        An undefined metric is None. If the prediction of a labelled sample is not finite, all
+        metrics are undefined: without this sample a diverged model would look too good.
     """
     rows = _labelled_rows(targets)
     predictions, targets = predictions[rows], targets[rows]
@@ -51,15 +51,15 @@ def bootstrap(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> tuple[FloatArray, FloatArray]:
-    """Percentile bootstrap interval of a statistic, drawing patients with all their images.
+    """Return the percentile bootstrap interval of a statistic. Patients are drawn with all images.
 
     Parameters
     ----------
     statistic : callable
-        Takes the positions of the drawn images, some of them more than once; gives a number or an
-        array of shape (K,), NaN where it is undefined.
+        Takes the positions of the drawn images, with repetitions. Returns a number or an array of
+        shape (K,); NaN if undefined.
     patients : ndarray of str, (N,)
-        Images of one patient are not independent: they are drawn together or not at all.
+        The images of a patient are not independent, so they are drawn together.
     seed : int
     resamples : int
     level : float
@@ -68,8 +68,8 @@ def bootstrap(
     Returns
     -------
     low, high : ndarray, float64, shape of the statistic
-        NaN where the statistic is undefined in most resamples. Resamples in which it is undefined
-        do not count.
+        NaN if the statistic is undefined in most resamples. Resamples with an undefined statistic
+        are not used.
     """
     images = _images_of_patients(patients)
     generator = np.random.default_rng(seed)
@@ -99,26 +99,26 @@ def bootstrap_interval(
     level: float = 0.95,
     strata: NDArray[Any] | None = None,
 ) -> tuple[float | None, float | None]:
-    """`bootstrap` interval of one metric.
+    """Return the `bootstrap` interval of one metric.
 
     Parameters
     ----------
     task : Task
     predictions : ndarray, float, (N, len(task.prediction_names))
     targets : ndarray, float, (N, task.width)
-        NaN where a label is missing; samples without any label are left out.
+        NaN is a missing label. Samples without a label are not used.
     patients : ndarray of str, (N,)
     metric : str
         A key of `Task.metrics`.
     seed, resamples, level
-        As `bootstrap` takes them.
+        See `bootstrap`.
     strata : ndarray, (N,), optional
-        As `Task.metric` takes them; patients are drawn from all strata together.
+        See `Task.metric`. Patients are drawn from all strata together.
 
     Returns
     -------
     low, high : float or None
-        None with fewer than two labelled patients, or where the metric is undefined in most
+        None if there are fewer than two labelled patients, or if the metric is undefined in most
         resamples.
     """
     rows = _labelled_rows(targets)
@@ -137,20 +137,20 @@ def bootstrap_interval(
 def weighted_mean_metrics(
     sites: Mapping[str, Mapping[str, float | int | None]],
 ) -> dict[str, float | int | None]:
-    """Mean of each ``task/metric`` over sites, weighted by ``task/examples``.
+    """Return the mean of each ``task/metric`` over sites, weighted by ``task/examples``.
 
-    If a site tells a metric but not its examples, all sites count alike in it.
+    If a site reports a metric but withholds its examples, all sites have equal weights.
 
     Parameters
     ----------
     sites : mapping of str to mapping
-        Metrics of each site, as `evaluate_task` gives them, namespaced by task.
+        Metrics of each site from `evaluate_task`, with the task in the name.
 
     Returns
     -------
     dict
-        Sites where a metric is None or absent do not count towards it; None if no site has it.
-        ``task/examples`` is the sum; None if a site does not tell its own.
+        A site without a value of a metric does not count; None if no site has a value.
+        ``task/examples`` is the sum, or None if a site withholds it.
 
     Examples
     --------
@@ -184,7 +184,7 @@ def _labelled_rows(targets: FloatArray) -> NDArray[np.bool_]:
 
 
 def _images_of_patients(patients: NDArray[np.str_]) -> list[NDArray[np.intp]]:
-    """Positions of the images of every patient, patients in sorted order."""
+    """Return the positions of the images of each patient, in the order of patients."""
     _, first, counts = np.unique(np.sort(patients), return_index=True, return_counts=True)
     order = np.argsort(patients, kind="stable")
     return [order[start : start + n] for start, n in zip(first, counts, strict=True)]

@@ -1,4 +1,4 @@
-"""Optimisers, their rates and their moments."""
+"""Optimisers, their learning rates and their moments."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def build_optimizer(
     rates: Mapping[str, float],
     saved: Mapping[str, Tensor],
 ) -> torch.optim.Optimizer:
-    """Build an optimiser with a parameter group for the backbone and one for every head.
+    """Build an optimiser with one parameter group for the backbone and one for each head.
 
     Parameters
     ----------
     model : MDMTModel
     training : TrainingConfig
     rates : mapping of str to float
-        Factors on the rate of ``backbone`` and of ``heads.<task>``; 1 where absent.
+        Factors on the rate of ``backbone`` and of ``heads.<task>``. The default is 1.
     saved : mapping of str to Tensor
-        `moments` to go on from; the others start from nothing.
+        `moments` to continue from. Other parameters start without moments.
     """
     parts: dict[str, nn.Module] = {"backbone": model.backbone}
     parts |= {f"heads.{task}": head for task, head in model.heads.items()}
@@ -47,11 +47,11 @@ def build_optimizer(
         }
         for name, part in parts.items()
     ]
-    # Fused: one pass over the parameters, and no wait for the GPU to look at the loss scale.
+    # Fused: one pass over the parameters, and the loss scale needs no wait for the GPU.
     options = training.optimizer.model_dump(exclude={"name"}) | {"fused": True}
     optimizer: torch.optim.Optimizer = _KINDS[training.optimizer.name](groups, **options)
     if options.get("momentum"):
-        # Fused SGD wants a momentum for all or for none; the step from zero is the first one.
+        # Fused SGD needs moments for all parameters or for none. Zeros give the same first step.
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     parameters = dict(model.named_parameters())
@@ -64,7 +64,7 @@ def build_optimizer(
 def moments(
     optimizer: torch.optim.Optimizer, model: MDMTModel, names: Iterable[str]
 ) -> dict[str, Tensor]:
-    """Optimiser state of the parameters called `names`, as ``<name>.<moment>`` → CPU tensor."""
+    """Return the moments of the parameters `names`: ``<name>.<moment>`` → CPU tensor."""
     parameters = dict(model.named_parameters())
     return {
         f"{name}.{key}": value.detach().to("cpu", copy=True)
@@ -75,7 +75,7 @@ def moments(
 
 
 def learning_rate_factor(training: TrainingConfig, progress: float) -> float:
-    """What the scheduler leaves of the rate after `progress` rounds (fractions count)."""
+    """Return the scheduler's factor on the rate after `progress` rounds, a fraction included."""
     scheduler = training.scheduler
     if scheduler.name == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress / training.rounds))
@@ -87,7 +87,7 @@ def learning_rate_factor(training: TrainingConfig, progress: float) -> float:
 def set_rates(
     optimizer: torch.optim.Optimizer, training: TrainingConfig, lr_factor: float, progress: float
 ) -> None:
-    """Give every parameter group its rate after `progress` rounds."""
+    """Set the rate of every parameter group after `progress` rounds."""
     rate = training.optimizer.lr * lr_factor * learning_rate_factor(training, progress)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate"]

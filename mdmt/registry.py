@@ -1,4 +1,4 @@
-"""Names that stand in YAML and what they mean: built in, or from an installed package.
+"""The meaning of names in YAML files: built in, or from an installed package.
 
 A package extends MDMT with an entry point in one of the groups ``mdmt.tasks``, ``mdmt.readers``,
 ``mdmt.backbones`` and ``mdmt.algorithms``. Its code is imported when a configuration first uses
@@ -30,7 +30,7 @@ _permitted: ContextVar[frozenset[str] | None] = ContextVar("permitted_plugins", 
 
 @contextmanager
 def permit_plugins(distributions: Collection[str] | None) -> Iterator[None]:
-    """Within the block, use plug-ins of these distributions alone; None permits all.
+    """Within the block, use only plug-ins of these distributions; None permits all.
 
     A lookup that needs another plug-in raises `PolicyError`, before any of its code is imported.
     """
@@ -48,11 +48,11 @@ class Registry(Generic[T]):
     Parameters
     ----------
     what : str
-        What an entry is, in error messages: ``task kind``.
+        Name of an entry in error messages, such as ``task kind``.
     group : str
         Group of entry points. A built-in name cannot be replaced by a plug-in.
     listing : str
-        Where a reader finds the names if they are too many for a message.
+        Where the names are listed if there are too many for a message.
 
     Examples
     --------
@@ -71,12 +71,12 @@ class Registry(Generic[T]):
         self._plugins: dict[str, str] = {}
 
     def register(self, *names: str) -> Callable[[T], T]:
-        """Register what is decorated under `names`.
+        """Register the decorated object under `names`.
 
         Raises
         ------
         ValueError
-            A name is taken.
+            A name is registered already.
         """
 
         def add(entry: T) -> T:
@@ -88,14 +88,14 @@ class Registry(Generic[T]):
         return add
 
     def __getitem__(self, name: str) -> T:
-        """Look up `name`; a plug-in is imported now.
+        """Look up `name`. If it belongs to a plug-in, import the plug-in.
 
         Raises
         ------
         ConfigError
             The name is unknown, or its plug-in cannot be imported.
         PolicyError
-            It is that of a plug-in which `permit_plugins` does not list.
+            The name belongs to a plug-in that `permit_plugins` does not list.
         """
         if name in self._plugins:
             self._check(name, self._plugins[name])
@@ -104,7 +104,7 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def names(self) -> list[str]:
-        """Every name, those of plug-ins included, sorted."""
+        """Return all names, including those of plug-ins, sorted."""
         return sorted({*self._entries, *entry_points(group=self.group).names})
 
     def _import(self, name: str) -> None:
@@ -118,7 +118,7 @@ class Registry(Generic[T]):
         self._check(name, distribution)
         try:
             entry = point.load()
-        except Exception as error:  # whatever the import of somebody else's module raises
+        except Exception as error:  # the import of a plug-in can raise any error
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise ConfigError(
                 f"the {self.what} {name} of {distribution} cannot be imported: {reason}"

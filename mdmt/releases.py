@@ -41,13 +41,13 @@ class Release:
     ----------
     folder : Path
     run : str
-        Id of the run it comes from.
+        Id of the run that made it.
     hash : str
-        Of the federation, by the version that wrote the release.
+        Hash of the federation, by the version of MDMT that wrote the release.
     config : FederationConfig
         Without sites.
     rounds : dict of str to int
-        Task → the round released for it.
+        Task → its released round.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ class Release:
         Raises
         ------
         BadInput
-            The file is no saved state of this run, or not of a released round.
+            The file is not a saved state of this run, or not of a released round.
         """
         identity = {"run": self.run, "federation": self.hash}
         state, number = RoundFiles(file.parent, identity), round_of(file)

@@ -1,4 +1,4 @@
-"""Random seeds derived from names, so that order of execution never matters."""
+"""Random seeds derived from names, so that the order of execution does not matter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["derive_seed"]
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Turn a path of names into a seed.
+    """Derive a seed from names and numbers.
 
     Parameters
     ----------
@@ -18,7 +18,7 @@ def derive_seed(*parts: int | str) -> int:
     Returns
     -------
     int
-        In ``[0, 2**63)``; equal parts give equal seeds on every machine.
+        In ``[0, 2**63)``. Equal parts give equal seeds on every machine.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Reads validation metrics: which rounds are best, and when to lower the learning rate."""
+"""Choose the best rounds, and lower the learning rate, by validation metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Best", "Selection"]
 
 @dataclass(frozen=True)
 class Best:
-    """The best round of one task so far, and the sites whose validation says so."""
+    """The best round of one task so far, and the sites that it was compared over."""
 
     round: int
     value: float
@@ -26,9 +26,9 @@ class Best:
 class Selection:
     """The best round of each task by its primary validation metric, and the plateau scheduler.
 
-    Rounds are compared over one set of sites: a round counts only if every site that validates the
+    Rounds are compared over the same sites: a round counts only if every site that validates the
     task reported it. If more sites report than before, the comparison starts again with them. The
-    initial backbone (round 0) is never a best round: its heads are random.
+    initial backbone (round 0) is never a best round, because its heads are random.
     """
 
     config: FederationConfig
@@ -36,18 +36,18 @@ class Selection:
     lr_factor: float = 1.0
     lowest_loss: float = float("inf")
     compared: tuple[str, ...] = ()
-    """What `lowest_loss` sums: ``site/task``."""
+    """The terms of `lowest_loss`, as ``site/task``."""
     rounds_without_gain: int = 0
     _before: tuple[int, ...] = ()
 
     @property
     def best_rounds(self) -> tuple[int, ...]:
-        """Rounds that are best for some task."""
+        """The best rounds of all tasks."""
         return tuple(sorted({best.round for best in self.best.values()}))
 
     @property
     def kept_rounds(self) -> tuple[int, ...]:
-        """Best rounds now and one round ago, as a run may go back by one round."""
+        """The best rounds now and one round ago, because a run can go back by one round."""
         return tuple(sorted({*self.best_rounds, *self._before}))
 
     def book(
@@ -56,7 +56,7 @@ class Selection:
         validation: Mapping[str, Metrics],
         expected: Mapping[str, Collection[str]],
     ) -> Metrics:
-        """Note the validation of a round.
+        """Record the validation metrics of a round.
 
         Parameters
         ----------
@@ -70,7 +70,7 @@ class Selection:
         Returns
         -------
         dict
-            Means over the sites that reported, weighted by their labelled images.
+            Means over the reporting sites, weighted by their labelled images.
         """
         self._before = self.best_rounds
         means = weighted_mean_metrics(validation)
@@ -83,7 +83,7 @@ class Selection:
         return means
 
     def save(self) -> dict[str, Any]:
-        """What `load` needs, in types that JSON has."""
+        """Return the state for `load`, in JSON types."""
         return {
             "best": {t: [best.round, best.value, best.sites] for t, best in self.best.items()},
             "lr_factor": self.lr_factor,
@@ -93,7 +93,7 @@ class Selection:
         }
 
     def load(self, saved: Mapping[str, Any]) -> None:
-        """Restore what `save` gave."""
+        """Restore the state that `save` returned."""
         self.best = {t: Best(n, v, tuple(sites)) for t, (n, v, sites) in saved["best"].items()}
         self.lr_factor = saved["lr_factor"]
         lowest = saved["lowest_loss"]
@@ -136,5 +136,5 @@ class Selection:
 
 
 def _defined(key: str, validation: Mapping[str, Metrics]) -> tuple[str, ...]:
-    """Sites that report a value, sorted."""
+    """Return the sites that report a value, sorted."""
     return tuple(s for s in sorted(validation) if validation[s].get(key) is not None)

@@ -1,4 +1,4 @@
-"""The pydantic base of everything that is declared in YAML, and open unions of such models."""
+"""The pydantic base class of all YAML sections, and unions that plug-ins can extend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Strict", "by_kind", "check_keys"]
 
 
 class Strict(BaseModel):
-    """A model that refuses unknown keys and does not change once read."""
+    """An immutable model that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -29,12 +29,12 @@ class Strict(BaseModel):
 
 
 def check_keys(value: dict[Any, Any], known: Iterable[str]) -> None:
-    """Refuse keys that are not known; the error names the nearest known one.
+    """Refuse unknown keys. The error names the most similar known key.
 
     Raises
     ------
     ValidationError
-        One problem for each unknown key.
+        Has one entry for each unknown key.
     """
     known = list(known)
     problems: list[InitErrorDetails] = []
@@ -49,9 +49,9 @@ def check_keys(value: dict[Any, Any], known: Iterable[str]) -> None:
 
 
 def by_kind(registry: Registry[Any], key: str = "kind") -> Callable[[Any], Any]:
-    """Make a validator that turns a mapping into the registered model that its `key` names.
+    """Return a validator that converts a mapping to the registered model that its `key` names.
 
-    An unknown name is an error at that key, with the text of the registry.
+    For an unknown name the error is at this key and has the text of the registry.
     """
 
     def read(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The training loop: sites, pooled and local-only runs all use this one."""
+"""The training loop. Sites, references and all arms of a study use it."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a call of `train` did.
+    """The result of `train`.
 
     Attributes
     ----------
     losses : dict of str to float
-        ℓ_t averaged over every labelled output that was seen; tasks never seen are absent.
+        Mean of ℓ_t over all labelled outputs; tasks without one are absent.
     images, steps : int
     moments : dict of str to Tensor
         Optimiser moments of the parameters named in `keep_moments`, for the next round.
@@ -59,23 +59,23 @@ class TrainingResult:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn ``auto``, ``cpu`` or ``cuda:N`` into a device that is there.
+    """Return the device for ``auto``, ``cpu`` or ``cuda:N``.
 
     Raises
     ------
     ConfigError
-        The GPU is not there.
+        The machine does not have this GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: {name} is not there; use auto or cpu")
+        raise ConfigError(f"device: this machine has no {name}; use auto or cpu")
     return device
 
 
 def steps_per_round(training: TrainingConfig, images: int) -> int:
-    """Optimiser steps of one round over `images` training images of a site."""
+    """Return the optimiser steps of a round for `images` training images of a site."""
     if training.local_steps is not None:
         return training.local_steps
     return (training.local_epochs or 1) * batches_per_epoch(images, training.batch_size)
@@ -115,17 +115,17 @@ def train(
         Decides shuffling, augmentation and dropout.
     device : torch.device
     round_number : int
-        Absolute, from 1, for the scheduler.
+        Number of the round in the run, from 1, for the scheduler.
     lr_factor : float
-        Factor on the rate, from the server's plateau scheduler.
+        Factor on the rate from the plateau scheduler of the server.
     proximal_mu : float
         μ of the proximal term (Li et al. 2018, eq. 2).
     anchor : mapping of str to Tensor, optional
-        θ_0 by parameter name; the values that the model comes with unless given.
+        θ_0 by parameter name. The default is the values that the model has now.
     start_moments : mapping of str to Tensor, optional
-        Moments to go on from, as an earlier `TrainingResult` gave them.
+        Moments from an earlier `TrainingResult`, to continue from.
     keep_moments : iterable of str
-        Names of the parameters whose moments to return.
+        Names of the parameters whose moments are returned.
     rates : mapping of str to float, optional
         Factors on the rate of ``backbone`` and of ``heads.<task>`` (property P2 needs them).
 
@@ -144,7 +144,7 @@ def train(
     strata = cohort.strata(indices)
     steps = steps_per_round(config.training, max(-(-len(own) // n) for own, n in strata))
     torch.manual_seed(seed)
-    # One image has no batch statistics: its normalisation layers keep the ones they came with.
+    # One image has no batch statistics: the normalisation layers then keep their statistics.
     set_training_mode(model, config.aggregation.norm_layers if len(indices) > 1 else "frozen")
     optimizer = build_optimizer(model, config.training, rates or {}, start_moments or {})
     spaces = {task: config.space(task) for task in tasks}
@@ -156,7 +156,7 @@ def train(
     images_seen = 0
 
     order = joint_batches(strata, config.training.batch_size, steps, np.random.default_rng(seed))
-    place = next(model.parameters()).device  # numbered: a thread has a current GPU of its own
+    place = next(model.parameters()).device  # with a number: each thread has its own current GPU
     batches = prefetch(_batches(cohort, config, order, tasks, seed, place))
     for step, (images, targets) in enumerate(batches):
         with torch.autocast(device.type, amp, enabled=amp is not None):
@@ -182,10 +182,10 @@ def train(
 
 
 def _compiled(model: MDMTModel) -> MDMTModel:
-    """Put the same heads on the same backbone, compiled; evaluation keeps the original."""
-    compiler = os.environ.get("CXX", "g++")  # as torch's inductor looks for it
+    """Return a model with the same heads and a compiled backbone. Evaluation uses the original."""
+    compiler = os.environ.get("CXX", "g++")  # the variable that torch's inductor reads
     if shutil.which(compiler) is None:
-        raise ConfigError(f"training.compile: {compiler} is not there; install it or use false")
+        raise ConfigError(f"training.compile: no compiler {compiler}; install it or use false")
     backbone = torch.compile(model.backbone)
     assert isinstance(backbone, nn.Module)
     return MDMTModel(backbone, dict(model.heads.items()))
@@ -199,7 +199,7 @@ def _batches(
     seed: int,
     device: torch.device,
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Augmented, normalised images and the targets of the labelled tasks, batch by batch."""
+    """Yield batches of augmented, normalised images and the targets of the labelled tasks."""
     augment = Augmentation(config.augmentation, {task: config.space(task) for task in tasks})
     generator = torch.Generator().manual_seed(seed)
     for indices in order:
@@ -212,7 +212,7 @@ def _batches(
 def _class_weights(
     cohort: Cohort, config: FederationConfig, tasks: Iterable[str], device: torch.device
 ) -> dict[str, Tensor]:
-    """Class weights of the tasks that ask for them, from the labels of this training split."""
+    """Return the class weights of tasks with ``balanced`` weights, from this training split."""
     train = cohort.manifest.indices("train")
     weights = {
         task: config.space(task).balanced_weights(cohort.manifest.targets[task][train])
@@ -229,7 +229,7 @@ def _class_weights(
 def _pulled(
     model: MDMTModel, anchor: Mapping[str, Tensor] | None
 ) -> list[tuple[nn.Parameter, Tensor]]:
-    """Trainable parameters of the backbone, each with its value in θ_0."""
+    """Return the trainable parameters of the backbone, each with its value in θ_0."""
     return [
         (p, p.detach().clone() if anchor is None else anchor[f"backbone.{name}"].to(p))
         for name, p in model.backbone.named_parameters()

@@ -1,9 +1,10 @@
-"""The codec: arrays to the bytes of a message and back.
+"""The codec: encode arrays as the bytes of a message, and decode them.
 
-Downwards an array is sent as float32, or rounded to float16. Upwards it is sent as float32, or as
-the difference from the array that the site received, which both ends know: small numbers with one
-float32 scale per channel (the first axis). What an update loses by rounding is added to the
-next update of the same site (error feedback: Seide et al. 2014, Karimireddy et al. 2019).
+From the server to a site, an array is sent as float32 or rounded to float16. From a site to the
+server, it is sent as float32, or as the difference from the array that the site received: float16
+or int8 numbers with one float32 scale per channel (the first axis). Both ends know the received
+array. The rounding error of an update is added to the next update of the same site (error
+feedback: Seide et al. 2014, Karimireddy et al. 2019).
 """
 
 from __future__ import annotations
@@ -25,31 +26,31 @@ _LEVELS: dict[str, tuple[type[np.generic], float]] = {
     "float16": (np.float16, 2.0**15),
     "int8": (np.int8, 127.0),
 }
-"""Encoding → type of the numbers, and the number that the largest value of a channel becomes."""
+"""By encoding: the type of the numbers, and the number for the largest value of a channel."""
 _SCALE = ":scale"
 _SMALL, _SHORT = 1024, 8
-"""Arrays with fewer numbers, or with fewer per channel, stay float32."""
+"""Arrays with fewer numbers, or fewer numbers per channel, stay float32."""
 _TINY = float(np.finfo(np.float32).tiny)
 _PEAK = 1e38
-"""Largest difference that is encoded: the products with its scale stay finite."""
+"""Largest difference that is encoded, so that products with its scale are finite."""
 _SLACK = 4096
-"""Bytes that an array may take beside its values: its name, shape and offsets."""
+"""Largest number of bytes of an array besides its values: its name, shape and offsets."""
 
 
 @dataclass(frozen=True)
 class Codec:
-    """Encoder and decoder of one federation's messages."""
+    """Encoder and decoder of the messages of one federation."""
 
     wire: WireConfig
 
     def broadcast(self, arrays: Arrays) -> bytes:
-        """Encode arrays for sites."""
+        """Encode arrays for the sites."""
         if self.wire.down == "float32":
             return pack(arrays)
         return pack({name: _half(array) for name, array in arrays.items()})
 
     def receive(self, blob: bytes, limit: int) -> dict[str, Array]:
-        """Decode what `broadcast` encoded.
+        """Decode the arrays that `broadcast` encoded.
 
         Raises
         ------
@@ -69,15 +70,15 @@ class Codec:
         ----------
         arrays : mapping of str to ndarray
         received : mapping of str to ndarray
-            The arrays that the site received, decoded.
+            The decoded arrays that the site received.
         lost : mapping of str to ndarray
-            What the site's last update lost.
+            Rounding errors of the last update of the site.
 
         Returns
         -------
         bytes
         dict of str to ndarray
-            What this update lost; empty under float32.
+            Rounding errors of this update; empty for float32.
         """
         encoded: dict[str, Array] = {}
         now_lost: dict[str, NDArray[np.float32]] = {}
@@ -99,8 +100,8 @@ class Codec:
     def decode_upload(self, blob: bytes, sent: Arrays) -> dict[str, Array]:
         """Decode a site's update.
 
-        A difference is added to the array as the server has it, not as the site received it: so
-        what rounding on the way down loses does not add up over rounds.
+        A difference is added to the exact array of the server, not to the rounded array that the
+        site received. So rounding errors of the broadcast do not add up over rounds.
 
         Parameters
         ----------
@@ -111,7 +112,7 @@ class Codec:
         Raises
         ------
         ValueError
-            The blob cannot be decoded, or holds a difference without base or scale.
+            The blob cannot be decoded, or has a difference without a base or a scale.
         """
         encoded = unpack(blob)
         if self.wire.up == self.wire.down == "float32":
@@ -132,7 +133,7 @@ class Codec:
     def _difference(
         self, name: str, array: Array, encoded: Arrays, base: Array | None
     ) -> NDArray[np.float32]:
-        """Decode a difference from `base`, and add it."""
+        """Decode a difference and add it to `base`."""
         scale, largest = encoded.get(name + _SCALE), _LEVELS[self.wire.up][1]
         if base is None or base.shape != array.shape or not array.ndim:
             raise ValueError(f"array {name[:80]} is a difference from an array that was not sent")
@@ -146,12 +147,12 @@ class Codec:
 
 
 def largest_message(arrays: Mapping[str, int]) -> int:
-    """Most bytes of a blob whose arrays have so many bytes each, however they are encoded."""
+    """Return the largest size of a blob with arrays of these sizes, for any encoding."""
     return sum(size + 2 * _SLACK for size in arrays.values()) + _SLACK
 
 
 def _is_large(array: Array) -> bool:
-    """Whether rounding this array saves bytes worth its loss; running statistics are small."""
+    """Return True if the array is large enough to be rounded. Running statistics are not."""
     channels = len(array) if array.ndim > 1 else array.size
     return bool(array.dtype == np.float32 and array.size >= max(_SMALL, _SHORT * channels))
 
@@ -170,13 +171,13 @@ def _single(array: Array) -> Array:
 def _quantise(
     difference: NDArray[np.float32], encoding: str
 ) -> tuple[Array, NDArray[np.float32]] | None:
-    """Small numbers and the scale of each channel; None where a value is too large or NaN."""
+    """Return numbers and the scale of each channel, or None if a value is too large or NaN."""
     dtype, largest = _LEVELS[encoding]
     channels = difference.reshape(len(difference), -1)
     peak = np.maximum(channels.max(axis=1), -channels.min(axis=1))
-    if not np.all(peak <= _PEAK):  # False for NaN too
+    if not np.all(peak <= _PEAK):  # also False for NaN
         return None
-    scale = np.maximum(peak / np.float32(largest), np.float32(_TINY))  # a channel of zeros too
+    scale = np.maximum(peak / np.float32(largest), np.float32(_TINY))  # also for a channel of zeros
     numbers = channels / scale[:, None]
     if encoding == "int8":
         np.rint(numbers, out=numbers)
