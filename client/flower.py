@@ -23,16 +23,11 @@ from flwr.common.serde import (  # contexts and messages between our own process
     message_from_proto,
     message_to_proto,
 )
+from flwr.proto import runtime_pb2 as api  # requests to the SuperNode beside us
 from flwr.proto.fleet_pb2 import ActivateNodeRequest  # ask whether the server knows our key
 from flwr.proto.message_pb2 import Context as ContextProto  # how a context is serialised
 from flwr.proto.message_pb2 import Message as MessageProto  # how a message is
 from flwr.proto.node_pb2 import Node  # who pulls an object
-from flwr.proto.runtime_pb2 import (  # requests to the SuperNode beside us
-    AcquireTaskRequest,
-    PullAppMessagesRequest,
-    PullTaskInputRequest,
-    SendTaskHeartbeatRequest,
-)
 from flwr.supercore.constant import TaskType  # the kind of task that we take
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (  # how objects are pulled
     make_confirm_message_received_fn_protobuf,
@@ -158,13 +153,13 @@ def _retries() -> RetryInvoker:
 
 def claim_task(client: RuntimeHttpClient) -> str | None:
     """Claim the next message; return its token, or None if there is no message."""
-    request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+    request = api.AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
     return client.AcquireTask(request).token or None
 
 
 def pull_task(client: RuntimeHttpClient) -> tuple[Context, str]:
     """Pull the context of a claimed task, and the SHA-256 of the bundle it should run."""
-    task = client.PullTaskInput(PullTaskInputRequest())
+    task = client.PullTaskInput(api.PullTaskInputRequest())
     return context_from_proto(task.context), sha256(task.fab.content).hexdigest()
 
 
@@ -179,7 +174,7 @@ def pull_message(client: RuntimeHttpClient, context: Context) -> Message:
     ObjectPullError
         The message is not complete.
     """
-    pulled = client.PullMessages(PullAppMessagesRequest())
+    pulled = client.PullMessages(api.PullAppMessagesRequest())
     if not pulled.messages_list:
         raise ObjectPullError("", "the message is gone")
     tree, node = pulled.message_object_trees[0], Node(node_id=context.node_id)
@@ -234,7 +229,7 @@ def start_heartbeat(client: RuntimeHttpClient, on_cancelled: Callable[[], None])
 
     def heartbeat() -> bool:
         try:
-            alive = client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
+            alive = client.SendTaskHeartbeat(api.SendTaskHeartbeatRequest()).success
         except httpx.HTTPError:
             return False
         if not alive:

@@ -9,18 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flwr.common.constant import ErrorCode  # what Flower answers in a site's stead
-from flwr.proto.control_pb2 import (  # requests to the SuperLink
-    ListNodesRequest,
-    ListRunsRequest,
-    RegisterNodeRequest,
-    StopRunRequest,
-    StreamLogsRequest,
-    UnregisterNodeRequest,
-)
+from flwr.proto import control_pb2  # requests to the SuperLink
 from flwr.proto.node_pb2 import NodeInfo  # what `Grid.get_nodes` returns
 from flwr.supercore.control import ControlHttpClient  # the connection to the SuperLink
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes  # how Flower encodes keys
@@ -31,16 +24,10 @@ if TYPE_CHECKING:
     import httpx
 
 __all__ = [
-    "ControlHttpClient",
     "ErrorCode",
-    "ListNodesRequest",
-    "ListRunsRequest",
     "NodeInfo",
-    "RegisterNodeRequest",
     "Run",
-    "StopRunRequest",
-    "StreamLogsRequest",
-    "UnregisterNodeRequest",
+    "Ask",
     "bundle_hash",
     "connect_control",
     "public_key_to_bytes",
@@ -63,16 +50,30 @@ def task_identity(node_id: int = 1) -> Iterator[None]:
         TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before
 
 
-def connect_control(address: str, ca_certificate: bytes) -> ControlHttpClient:
+class Ask(Protocol):
+    """A connection to the Control API."""
+
+    def __call__(self, method: str, **fields: Any) -> Any:
+        """Send a request, given its name and fields; return the answer."""
+
+
+@contextmanager
+def connect_control(address: str, ca_certificate: bytes) -> Iterator[Ask]:
     """Connect to the Control API of a SuperLink."""
     from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor  # it checks the version
 
-    return ControlHttpClient.from_server_address(
+    client = ControlHttpClient.from_server_address(
         server_address=address,
         insecure=False,
         root_certificates=ca_certificate,
         interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
     )
+
+    def ask(method: str, **fields: Any) -> Any:
+        return getattr(client, method)(getattr(control_pb2, f"{method}Request")(**fields))
+
+    with closing(client):
+        yield ask
 
 
 def refused_with(response: httpx.Response, name: str) -> bool:

@@ -21,13 +21,7 @@ from mdmt.deployment.kits import ServerKit
 from mdmt.deployment.processes import flower_environment
 from mdmt.errors import RunError
 from mdmt.files import write_text
-from server.flower import (
-    ControlHttpClient,
-    ListRunsRequest,
-    StopRunRequest,
-    StreamLogsRequest,
-    connect_control,
-)
+from server.flower import Ask, connect_control
 
 __all__ = [
     "FlowerRun",
@@ -74,8 +68,8 @@ def healthy(kit: ServerKit, timeout: float = 5.0) -> bool:
 
 def list_runs(kit: ServerKit) -> list[FlowerRun]:
     """List the submitted runs, newest first."""
-    with control(kit) as client:
-        runs = list(client.ListRuns(ListRunsRequest()).run_dict.values())
+    with control(kit) as ask:
+        runs = list(ask("ListRuns").run_dict.values())
     return [
         FlowerRun(str(run.run_id), f"{run.status.status}:{run.status.sub_status}".rstrip(":"))
         for run in sorted(runs, key=lambda run: run.pending_at, reverse=True)
@@ -84,15 +78,15 @@ def list_runs(kit: ServerKit) -> list[FlowerRun]:
 
 def stop_run(kit: ServerKit, run_id: str) -> None:
     """End a run."""
-    with control(kit) as client:
-        client.StopRun(StopRunRequest(run_id=int(run_id)))
+    with control(kit) as ask:
+        ask("StopRun", run_id=int(run_id))
 
 
 def save_log(kit: ServerKit, run_id: str, file: Path) -> None:
     """Write what the ServerApp of a finished run logged; the SuperLink keeps it in its database."""
-    with control(kit) as client:
-        logged = client.StreamLogs(StreamLogsRequest(run_id=int(run_id)))
-        write_text(file, typer.unstyle("".join(part.log_output for part in logged)))
+    with control(kit) as ask:
+        parts = [part.log_output for part in ask("StreamLogs", run_id=int(run_id))]
+    write_text(file, typer.unstyle("".join(parts)))
 
 
 def start_run(kit: ServerKit, app: Path, run_config: Path) -> str:
@@ -123,7 +117,7 @@ def start_run(kit: ServerKit, app: Path, run_config: Path) -> str:
 
 
 @contextmanager
-def control(kit: ServerKit) -> Iterator[ControlHttpClient]:
+def control(kit: ServerKit) -> Iterator[Ask]:
     """Connect to the Control API.
 
     Raises
@@ -132,10 +126,10 @@ def control(kit: ServerKit) -> Iterator[ControlHttpClient]:
         The SuperLink cannot be reached, or refuses.
     """
     address = f"127.0.0.1:{kit.facts.superlink_port}"
-    client = connect_control(address, kit.ca_certificate.read_bytes())
     start = f"mdmt server start {kit.folder}"
     try:
-        yield client
+        with connect_control(address, kit.ca_certificate.read_bytes()) as ask:
+            yield ask
     except httpx.HTTPStatusError as error:
         raise RunError(f"the SuperLink refused: {error.response.text[:300]}") from error
     except httpx.HTTPError as error:
@@ -147,5 +141,3 @@ def control(kit: ServerKit) -> Iterator[ControlHttpClient]:
                 f" {start}"
             )
         raise RunError(problem) from error
-    finally:
-        client.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,8 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mdmt.config import FederationConfig, SiteTask, TaskConfig, load_federation
+from mdmt.config import FederationConfig, SiteTask, TaskConfig, read_yaml
 from mdmt.deployment.kits import ServerKit, SiteFacts, split_address
-from mdmt.errors import ConfigError
 from mdmt.files import write_text, yaml_line
 
 __all__ = [
@@ -84,41 +81,11 @@ def _task(name: str, entry: SiteTask | TaskConfig) -> dict[str, Any]:
     }
 
 
-def federation_text(path: Path, config: FederationConfig) -> str:
-    """A federation's file without its `sites`, otherwise as its author wrote it.
-
-    A relative path of weights becomes absolute, because the kit lies in another folder.
-
-    Raises
-    ------
-    ConfigError
-        The rest of the file is not the same federation.
-    """
-    text = path.read_text(encoding="utf-8")
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    assert isinstance(root, yaml.MappingNode), "it has been loaded before"
-    sections = {key.value: (key, value) for key, value in root.value}
-    edits = []
-    if config.model.weights.endswith((".safetensors", ".pth", ".pt")):
-        (weights,) = (v for k, v in sections["model"][1].value if k.value == "weights")
-        resolved = yaml_line(config.model.weights)
-        edits.append((weights.start_mark.index, weights.end_mark.index, resolved))
-    if "sites" in sections:
-        start = sections["sites"][0].start_mark.index
-        starts = [key.start_mark.index for key, _ in sections.values()]
-        edits.append((start, min((s for s in starts if s > start), default=len(text)), ""))
-    for start, end, new in sorted(edits, reverse=True):
-        text = text[:start] + new + text[end:]
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / path.name
-        write_text(copy, text)
-        with suppress(ConfigError):
-            if load_federation(copy).recipe == config.recipe:
-                return text.rstrip("\n") + "\n"
-    raise ConfigError(
-        f"{path}: cannot be separated from its sites: write it in block style, with anchors that"
-        " it shares with them outside sites"
-    )
+def federation_text(path: Path) -> str:
+    """A federation's keys without its `sites`; paths are absolute, as the kit lies elsewhere."""
+    data = {key: value for key, value in read_yaml(path).items() if key != "sites"}
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return f"# {path.name} as it was provisioned, without its sites.\n{text}"
 
 
 def _render(template: str, /, **facts: Any) -> str:

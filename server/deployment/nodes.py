@@ -11,22 +11,15 @@ from mdmt.deployment.kits import KIT_FILE, ServerKit, check_user
 from mdmt.errors import BadInput, RunError
 from mdmt.files import write_json
 from server.deployment.control import control
-from server.flower import (
-    ListNodesRequest,
-    NodeInfo,
-    RegisterNodeRequest,
-    UnregisterNodeRequest,
-    public_key_to_bytes,
-    refused_with,
-)
+from server.flower import NodeInfo, public_key_to_bytes, refused_with
 
 __all__ = ["connected_since", "list_nodes", "register_sites", "revoke_site"]
 
 
 def list_nodes(kit: ServerKit) -> list[NodeInfo]:
     """List the registered sites by name; status ``registered`` means never connected."""
-    with control(kit) as client:
-        nodes = client.ListNodes(ListNodesRequest()).nodes_info
+    with control(kit) as ask:
+        nodes = ask("ListNodes").nodes_info
     known = (node for node in nodes if node.status != "unregistered")
     return sorted(known, key=lambda node: node.name)
 
@@ -76,9 +69,9 @@ def _public_key(kit: ServerKit, site: str) -> bytes:
 
 
 def _register(kit: ServerKit, site: str, key: bytes) -> None:
-    with control(kit) as client:
+    with control(kit) as ask:
         try:
-            client.RegisterNode(RegisterNodeRequest(public_key=key, name=site))
+            ask("RegisterNode", public_key=key, name=site)
         except httpx.HTTPStatusError as error:
             if not refused_with(error.response, "PUBLIC_KEY_ALREADY_IN_USE"):
                 raise
@@ -89,9 +82,9 @@ def _register(kit: ServerKit, site: str, key: bytes) -> None:
 
 
 def _unregister(kit: ServerKit, nodes: list[NodeInfo]) -> None:
-    with control(kit) as client:
+    with control(kit) as ask:
         for node in nodes:
-            client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+            ask("UnregisterNode", node_id=node.node_id)
 
 
 def revoke_site(kit: ServerKit, site: str) -> None:

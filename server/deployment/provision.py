@@ -98,7 +98,7 @@ def provision(
         Nothing was written.
     """
     kit = ServerKit(out / "server", _server_facts(config, server, out, sites, force))
-    text = federation_text(source, config)
+    text = federation_text(source)
     ca_key, ca, authority = _ca(out / "ca", config.name, force)
     versions = {package: version(package) for package in PACKAGES}
     done = []

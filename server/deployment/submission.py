@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mdmt.config import FederationConfig, save_config
@@ -28,9 +27,8 @@ _OVER = ("done", "failed")
 """The last event of a ServerApp."""
 
 
-@contextmanager
-def submitting(kit: ServerKit) -> Iterator[None]:
-    """Let nobody else submit to this server during the block: submissions share files in the kit.
+def submitting(kit: ServerKit) -> AbstractContextManager[None]:
+    """Let nobody else submit to this server in a block: submissions share files in the kit.
 
     Raises
     ------
@@ -40,8 +38,7 @@ def submitting(kit: ServerKit) -> Iterator[None]:
         Somebody else submits now.
     """
     check_user(kit)
-    with only_one(kit.folder / "submit.lock", f"mdmt server run with the kit {kit.folder}"):
-        yield
+    return only_one(kit.folder / "submit.lock", f"mdmt server run with the kit {kit.folder}")
 
 
 def make_ready(kit: ServerKit, config: FederationConfig, resumed: Path | None) -> str | None:
