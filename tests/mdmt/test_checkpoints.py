@@ -81,7 +81,7 @@ def test_one_flipped_bit_is_noticed(state):
     content = bytearray(state.path(1).read_bytes())
     content[-1] ^= 1  # the tensor's last byte
     state.path(1).write_bytes(content)
-    with pytest.raises(DamagedError, match="not those that were saved"):
+    with pytest.raises(DamagedError, match="do not match their digest"):
         state.load(1)
 
 
