@@ -70,7 +70,7 @@ def resolve_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: this machine has no {name}; use auto or cpu")
+        raise ConfigError(f"device: {name} is not there; use auto or cpu")
     return device
 
 

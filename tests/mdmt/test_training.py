@@ -285,7 +285,7 @@ def test_schedules_by_hand():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_a_missing_gpu_is_an_error_not_a_fallback():
-    with pytest.raises(ConfigError, match="no cuda:3"):
+    with pytest.raises(ConfigError, match="cuda:3 is not there"):
         resolve_device("cuda:3")
 
 
