@@ -76,8 +76,9 @@ class Selection:
         means = weighted_mean_metrics(validation)
         complete = {task for task, sites in expected.items() if set(sites) <= set(validation)}
         if number > 0:
-            for task in complete & set(self.config.tasks):
-                self._compare(number, task, means, validation)
+            for task in self.config.tasks:  # a set has another order in every process
+                if task in complete:
+                    self._compare(number, task, means, validation)
         if self.config.training.scheduler.name == "plateau" and complete >= set(expected):
             self._plateau(means, validation)
         return means

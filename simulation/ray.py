@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import typer
 
 from mdmt.deployment.processes import flower_environment, free_port, last_error
 from mdmt.errors import RunError
+from mdmt.files import write_text
 from mdmt.results.runs import read_lines
 from server.deployment.bundle import write_app, write_run_config
 from server.run import last_event, raise_unless_done
@@ -42,7 +43,6 @@ def run_ray(
     *,
     threads: int,
     resume: bool = False,
-    on_line: Callable[[str], None] | None = None,
 ) -> None:
     """Run a federation in Flower's simulation engine and wait for its end.
 
@@ -58,8 +58,6 @@ def run_ray(
         CPUs of a site's actor; as many sites run at once as the machine has CPUs for.
     resume : bool
         Continue after the last complete round of the run in `out`.
-    on_line : callable, optional
-        Called with each line of the log as it comes.
 
     Raises
     ------
@@ -79,48 +77,22 @@ def run_ray(
             f"num-supernodes={n_sites} client-resources-num-cpus={threads}"
             f" init-args-num-cpus={max(threads, os.cpu_count() or 1)}"
         )
-        code = _flwr_run(resources, home, environment, log_path, on_line)
+        with log_path.open("ab") as log:
+            command = ["flwr", "run", "app", "--stream", "--run-config", "run.toml"]
+            ended = subprocess.run(
+                [*command, "--federation-config", resources],
+                cwd=home,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # we handle Ctrl-C
+            )
+    write_text(log_path, typer.unstyle(log_path.read_text(encoding="utf-8", errors="replace")))
     broke_off = f"the run broke off: {last_error(log_path)}; see {log_path}"
     raise_unless_done(last_event(out, earlier), broke_off)
-    if code:
+    if ended.returncode:
         raise RunError(broke_off)
-
-
-def _flwr_run(
-    resources: str,
-    home: Path,
-    environment: dict[str, str],
-    log_path: Path,
-    on_line: Callable[[str], None] | None,
-) -> int:
-    """Submit the app, follow its log to the end and return the exit code of ``flwr run``."""
-    flwr = subprocess.Popen(
-        [
-            *("flwr", "run", "app", "--stream", "--run-config", "run.toml"),
-            *("--federation-config", resources),
-        ],
-        cwd=home,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,  # a Ctrl-C is ours to handle
-    )
-    try:
-        with log_path.open("a", encoding="utf-8") as log:
-            for line in flwr.stdout or ():
-                plain = typer.unstyle(line)
-                log.write(plain)
-                log.flush()
-                if on_line is not None:
-                    on_line(plain.rstrip())
-        return flwr.wait()
-    finally:
-        flwr.kill()
-        flwr.wait()
 
 
 @contextmanager
