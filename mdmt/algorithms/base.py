@@ -1,8 +1,8 @@
 """The interface of a federated algorithm.
 
-An algorithm knows neither Flower nor files: its caller sends, receives, loads and saves. It decides
-what a site gets, what the site does with it, what comes back, how the server combines that, and
-which model a site evaluates and releases.
+An algorithm uses neither Flower nor files: its caller sends, receives, loads and saves. It decides
+which arrays a site gets, how the site trains, which arrays the site sends back, how the server
+combines them, and which model a site evaluates and releases.
 """
 
 from __future__ import annotations
@@ -33,17 +33,18 @@ Weights = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class State:
-    """What the server knows after a round.
+    """The state of the server after a round.
 
     Attributes
     ----------
     arrays : mapping of str to ndarray
-        The backbone's float arrays, and the heads that sites share.
+        The float arrays of the backbone and of shared heads.
     optimised : tuple of str
-        Names in `arrays` that a server optimiser acts on: trainable arrays of the backbone, never
+        Names in `arrays` that a server optimiser changes: trainable arrays of the backbone, without
         running statistics.
     memory : mapping of str to ndarray
-        What the algorithm keeps between rounds, such as moments; it is saved with the round.
+        Arrays that the algorithm keeps between rounds, such as moments. They are saved with the
+        round.
     """
 
     arrays: Arrays
@@ -51,21 +52,21 @@ class State:
     memory: Arrays = field(default_factory=dict)
 
     def updated(self, arrays: Arrays, memory: Arrays | None = None) -> State:
-        """Replace some arrays, and the memory if one is given."""
+        """Return a state with some arrays replaced, and with another memory if one is given."""
         merged = {**self.arrays, **arrays}
         return replace(self, arrays=merged, memory=self.memory if memory is None else memory)
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a site's round gives.
+    """The result of a round at a site.
 
     Attributes
     ----------
     arrays : mapping of str to ndarray
-        Sent to the server.
+        Arrays that are sent to the server.
     memory : mapping of str to Tensor
-        Kept at the site until its next round.
+        Tensors that the site keeps until its next round.
     result : TrainingResult
         Losses and counts of the training.
     """
@@ -76,51 +77,51 @@ class Update:
 
 
 class Algorithm(Strict, ABC):
-    """A federated algorithm with its options, as ``algorithm`` in a federation's file names it."""
+    """A federated algorithm with its options: the section ``algorithm`` of a federation."""
 
     name: str
 
     needs: ClassVar[Literal["sum", "updates"]] = "sum"
-    """``sum``: the server needs the weighted sum of the updates alone. ``updates``: each one."""
+    """``sum``: the server needs only the weighted sum of the updates. ``updates``: each update."""
 
     # At the server.
 
     def broadcast(self, state: State, site: str) -> Arrays:
-        """Choose the arrays that a site gets; heads of tasks it has not are left out later."""
+        """Return the arrays for a site. The caller removes heads of tasks that the site lacks."""
         return state.arrays
 
     def combine(self, state: State, mean: Arrays) -> State:
-        """Make the next state from Σ_s w_s θ_s. Called where `needs` is ``sum``.
+        """Return the next state from Σ_s w_s θ_s. Called if `needs` is ``sum``.
 
         Parameters
         ----------
         state : State
         mean : mapping of str to ndarray
-            Weighted mean of each array over the accepted sites. It lacks the head of a task that
-            no accepted site has labels for.
+            Weighted mean of each array over the accepted sites. If no accepted site has a label of
+            a task, the head of this task is absent.
         """
         raise NotImplementedError(f"{self.name} does not combine sums")
 
     def combine_each(self, state: State, updates: Mapping[str, Arrays], weights: Weights) -> State:
-        """Make the next state from every site's θ_s. Called where `needs` is ``updates``."""
+        """Return the next state from θ_s of every site. Called if `needs` is ``updates``."""
         raise NotImplementedError(f"{self.name} does not combine single updates")
 
     # At a site.
 
     @abstractmethod
     def load(self, site: SiteRound) -> None:
-        """Put into ``site.model`` what the site evaluates, releases and predicts with."""
+        """Load the model that the site evaluates, releases and predicts with."""
 
     @abstractmethod
     def train(self, site: SiteRound) -> Update:
-        """Train for one round. `load` was called before, and the model was evaluated."""
+        """Train for one round. Before, `load` was called and the model was evaluated."""
 
 
 algorithms: Registry[type[Algorithm]] = Registry("algorithm", "mdmt.algorithms")
 
 
 def require_sum(algorithm: Algorithm) -> None:
-    """Refuse an algorithm that needs single updates where the server only learns their sum.
+    """Refuse an algorithm that needs single updates if the server gets only their sum.
 
     Raises
     ------
@@ -128,8 +129,8 @@ def require_sum(algorithm: Algorithm) -> None:
     """
     if algorithm.needs != "sum":
         raise ConfigError(
-            f"algorithm: {algorithm.name} needs every site's update, and secure aggregation gives"
-            " the server their sum alone"
+            f"algorithm: {algorithm.name} needs the update of every site, but secure aggregation"
+            " gives the server only their sum"
         )
 
 
@@ -142,4 +143,4 @@ def _algorithm(value: Any) -> Any:
 
 
 AnyAlgorithm = Annotated[SerializeAsAny[Algorithm], BeforeValidator(_algorithm)]
-"""An algorithm as a configuration declares it."""
+"""An algorithm in a configuration."""

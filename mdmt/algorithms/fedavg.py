@@ -1,4 +1,4 @@
-"""Federated averaging (McMahan et al. 2017): the weighted mean of what sites trained."""
+"""Federated averaging (McMahan et al. 2017): the weighted mean of the trained arrays."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ __all__ = ["FedAvg"]
 class FedAvg(Algorithm):
     """Each site trains the backbone and its own heads; the server averages the backbone.
 
-    Optimiser moments of what is averaged start from zero in every round; those of a site's own
-    heads are kept.
+    Optimiser moments of averaged arrays start from zero in every round. A site keeps the moments of
+    its own heads.
     """
 
     name: str = "fedavg"
 
     def load(self, site: SiteRound) -> None:
-        """Put the arrays received and the site's own heads into the model."""
+        """Load the received arrays and the site's own heads into the model."""
         site.load()
 
     def train(self, site: SiteRound) -> Update:
-        """Train everything from there."""
+        """Train the whole model."""
         result = site.train()
         return Update(site.uploaded_arrays(), site.local_memory(result), result)
 
     def combine(self, state: State, mean: Arrays) -> State:
-        """θ_{r+1} = Σ_s w_s θ_s."""
+        """Set θ_{r+1} = Σ_s w_s θ_s."""
         return state.updated(mean)

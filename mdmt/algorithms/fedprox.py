@@ -1,4 +1,4 @@
-"""FedProx (Li et al. 2018): sites stay near the backbone that they received."""
+"""FedProx (Li et al. 2018): sites stay close to the backbone that they received."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["FedProx"]
 
 @algorithms.register("fedprox")
 class FedProx(FedAvg):
-    """FedAvg with the term μ/2·‖θ_s - θ_r‖² in every site's objective (eq. 2)."""
+    """FedAvg with the term μ/2·‖θ_s - θ_r‖² in the objective of every site (eq. 2)."""
 
     name: str = "fedprox"
     mu: Annotated[float, Field(gt=0)] = 0.01

@@ -28,10 +28,10 @@ class _ServerOptimiser(FedAvg):
 
     @abstractmethod
     def step(self, delta: Vector, memory: dict[str, Vector]) -> Vector:
-        """Compute the step of one array, and update its `memory` in place; empty at first."""
+        """Return the step of one array. Update its `memory` in place; it is empty at first."""
 
     def combine(self, state: State, mean: Arrays) -> State:
-        """Take a step from θ_r along the pseudo-gradient."""
+        """Take a step from θ_r in the direction of the pseudo-gradient."""
         arrays, memory = dict(mean), dict[str, Vector]()
         for name in state.optimised:
             theta = state.arrays[name].astype(np.float64)

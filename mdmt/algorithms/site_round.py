@@ -1,4 +1,4 @@
-"""What an algorithm works with in one round at one site."""
+"""The model and the data of one round at one site, for an algorithm."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from mdmt.training import TrainingResult
 __all__ = ["MOMENTS", "SiteRound"]
 
 MOMENTS = "moments."
-"""Prefix of an optimiser's moments in a site's memory."""
+"""Prefix of optimiser moments in the memory of a site."""
 
 
 @dataclass(frozen=True)
 class SiteRound:
-    """A site's model, and the values it may start from.
+    """The model of a site, and the values that a round can start from.
 
     Attributes
     ----------
     model : MDMTModel
-        On the site's device. It still holds the values of some earlier use.
+        On the device of the site. Its values are those of an earlier use.
     aggregation : AggregationConfig
-        Says which parts of the model are local.
+        Decides which parts of the model are local.
     incoming : mapping of str to ndarray
-        The arrays received in this round.
+        The arrays that the site received in this round.
     memory : mapping of str to Tensor
-        What the site kept of its last round; empty before the first.
+        Tensors that the site kept after its last round; empty before the first round.
     initial : mapping of str to Tensor
-        Initial values of the site's heads, the same for all sites that have them.
+        Initial values of the heads, equal at all sites with these heads.
     uploaded : tuple of str
-        Names of the arrays that go back to the server.
+        Names of the arrays that are sent back to the server.
     loop : callable
-        `mdmt.training.train` on this site's data, with this round's coefficients, rate and seed.
+        `mdmt.training.train` with the data of the site and the coefficients, rate and seed of the
+        round.
     """
 
     model: MDMTModel
@@ -49,7 +50,7 @@ class SiteRound:
     loop: Callable[..., TrainingResult]
 
     def load(self) -> None:
-        """Put the incoming arrays and the site's local tensors into the model."""
+        """Load the incoming arrays and the local tensors of the site into the model."""
         set_arrays(self.model, self.incoming)
         kept = {k: v for k, v in self.memory.items() if not k.startswith(MOMENTS)}
         initial = {k: v for k, v in self.initial.items() if k not in self.incoming}
@@ -58,14 +59,14 @@ class SiteRound:
     def train(
         self, *, proximal_mu: float = 0.0, anchor: Mapping[str, Tensor] | None = None
     ) -> TrainingResult:
-        """Train the model in place from the values that it holds.
+        """Train the model in place, from its current values.
 
         Parameters
         ----------
         proximal_mu : float
             μ of the proximal term μ/2·‖θ - anchor‖² over the backbone.
         anchor : mapping of str to Tensor, optional
-            Values by the names of the model's parameters; those it holds now unless given.
+            Values by parameter name. The default is the current values.
         """
         uploaded = set(self.uploaded)
         result = self.loop(
@@ -77,17 +78,17 @@ class SiteRound:
                 for name, value in self.memory.items()
                 if name.startswith(MOMENTS)
             },
-            # Moments of averaged parameters mean nothing after averaging.
+            # After averaging, the moments of averaged parameters have no meaning.
             keep_moments=[n for n, _ in self.model.named_parameters() if n not in uploaded],
         )
-        self.model.zero_grad()  # the model waits for the next round; its gradients need no memory
+        self.model.zero_grad()  # free the memory of the gradients until the next round
         return result
 
     def uploaded_arrays(self) -> Arrays:
-        """Arrays of the model that go back to the server; later training changes them."""
+        """Return the arrays for the server. Later training changes them in place."""
         return get_arrays(self.model, self.uploaded, copy=False)
 
     def local_memory(self, result: TrainingResult) -> dict[str, Tensor]:
-        """Copy what stays at the site: its heads, local normalisation layers, their moments."""
+        """Return copies of the tensors that the site keeps: heads, local norms, moments."""
         moments = {MOMENTS + name: value for name, value in result.moments.items()}
         return local_tensors(self.model, self.aggregation) | moments

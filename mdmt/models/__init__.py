@@ -1,4 +1,4 @@
-"""The model: a shared backbone with one head per task, and which of its parts travel."""
+"""The model: a shared backbone with one head per task, and the parts that are sent."""
 
 from mdmt.models.heads import MDMTModel, build_model
 from mdmt.models.partition import (

@@ -1,4 +1,4 @@
-"""Backbones by name: anything of timm, four of torchvision, and the paper's names."""
+"""Backbones by name: all of timm, four of torchvision, and five names of the paper."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Builder = Callable[[ModelConfig, bool], nn.Module]
 backbones: Registry[Builder] = Registry("backbone", "mdmt.backbones", "timm.list_models()")
 """Functions that build backbones, by name.
 
-A function takes the configuration and whether to fetch the hub's weights, and returns a module
-whose forward gives pooled features (N, F). As in timm, `pretrained_cfg` of the module, if it has
-one, names its ``first_conv`` and the ``classifier`` that was left out.
+A function takes the configuration, and True to download the weights of the model hub. It returns a
+module whose forward returns pooled features (N, F). As in timm, the module can have a
+`pretrained_cfg` that names its ``first_conv`` and the removed ``classifier``.
 """
 
 
@@ -46,7 +46,7 @@ def _timm(config: ModelConfig, pretrained: bool) -> nn.Module:
     try:
         model = timm.create_model(config.backbone, img_size=config.image_size, **options)
     except TypeError as error:
-        # Transformers must know the image size when they are built; most others do not take it.
+        # Transformers need the image size for their construction; most other models refuse it.
         if "img_size" not in str(error):
             raise
         model = timm.create_model(config.backbone, **options)
@@ -64,13 +64,13 @@ _FIRST_AND_LAST = {
     "shufflenet_v2_x0_5": ("conv1.0", "fc"),
     "shufflenet_v2_x1_0": ("conv1.0", "fc"),
 }
-"""torchvision's first convolution and classifier."""
+"""First convolution and classifier of torchvision models."""
 
 
 @backbones.register(*_FIRST_AND_LAST)
 def _torchvision(config: ModelConfig, pretrained: bool) -> nn.Module:
     google = config.backbone == "googlenet"
-    # GoogLeNet's own initialisation is slow, and its dropout belongs to the classifier.
+    # The initialisation of GoogLeNet is slow, and its dropout belongs to the classifier.
     options = {"aux_logits": False, "init_weights": False, "dropout": 0.0} if google else {}
     model: nn.Module = torchvision.models.get_model(config.backbone, weights=None, **options)
     first, last = _FIRST_AND_LAST[config.backbone]
@@ -92,7 +92,7 @@ def _torchvision(config: ModelConfig, pretrained: bool) -> nn.Module:
 
 
 def build_backbone(config: ModelConfig) -> nn.Module:
-    """Build a backbone with random weights, drawn from torch's global generator.
+    """Build a backbone with random weights from torch's global generator.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def build_backbone(config: ModelConfig) -> nn.Module:
     Returns
     -------
     nn.Module
-        Takes images, float, (N, in_channels, image_size, image_size); gives features (N, F).
+        Takes images, float, (N, in_channels, image_size, image_size). Returns features (N, F).
 
     Raises
     ------
@@ -121,20 +121,20 @@ def build_backbone(config: ModelConfig) -> nn.Module:
         ) from error
     if not isinstance(features, Tensor) or features.ndim != 2:
         raise ConfigError(f"model.backbone: {config.backbone} does not give pooled features")
-    # timm's num_features is not what forward gives for every model, so it is measured.
+    # Measure the width: for some models of timm, num_features differs from it.
     backbone.feature_width = features.shape[1]  # type: ignore[assignment]
     return backbone
 
 
 def builder_of(config: ModelConfig) -> Builder:
-    """Look up the function that builds a backbone; the tag of timm's weights plays no part.
+    """Look up the function that builds a backbone. A tag of timm weights is ignored.
 
     Raises
     ------
     ConfigError
         The name is unknown.
     PolicyError
-        It is that of a plug-in which is not permitted.
+        The name belongs to a plug-in that is not permitted.
     """
     try:
         return backbones[config.backbone.partition(".")[0]]
@@ -143,19 +143,19 @@ def builder_of(config: ModelConfig) -> Builder:
 
 
 def feature_width(backbone: nn.Module) -> int:
-    """F, the number of features that a backbone of `build_backbone` gives per image."""
+    """Return F, the number of features per image of a backbone from `build_backbone`."""
     width = backbone.feature_width
     assert isinstance(width, int)
     return width
 
 
 def pretrained_state(config: ModelConfig) -> dict[str, Tensor]:
-    """Fetch the weights that the model hub has for a backbone: its whole state.
+    """Download the weights of a backbone from the model hub: its whole state.
 
     Raises
     ------
     Exception
-        Whatever the hub's client raises when there are no such weights or there is no network.
+        Any error of the hub's client, for example without such weights or without a network.
     """
     build = builder_of(config)
     with torch.random.fork_rng(devices=[]):
@@ -163,10 +163,10 @@ def pretrained_state(config: ModelConfig) -> dict[str, Tensor]:
 
 
 def fit_input_channels(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Fit the first convolution of three-channel weights to the channels of `backbone`.
+    """Adapt the first convolution of three-channel weights to the channels of `backbone`.
 
-    For one channel the weights are summed over the input channels, so that a grey image gives what
-    it gave as RGB; for two they are rescaled: timm's convention.
+    For one channel, sum the weights over the input channels, so that a grey image gives the same
+    result as its RGB version. For two channels, rescale them, as timm does.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def fit_input_channels(backbone: nn.Module, state: dict[str, Tensor]) -> dict[st
     Returns
     -------
     dict of str to Tensor
-        The same where nothing had to change.
+        The same dictionary if no change is necessary.
     """
     known = backbone.state_dict()
     fitted = dict(state)
@@ -192,14 +192,14 @@ def fit_input_channels(backbone: nn.Module, state: dict[str, Tensor]) -> dict[st
 
 
 def listed_modules(backbone: nn.Module, key: str) -> tuple[str, ...]:
-    """Names of the modules that ``pretrained_cfg`` lists as `key`: first_conv or classifier."""
+    """Return the modules that ``pretrained_cfg`` lists as `key`: first_conv or classifier."""
     names = getattr(backbone, "pretrained_cfg", {}).get(key) or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
 
 @torch.no_grad()
 def _features(backbone: nn.Module, images: Tensor) -> Any:
-    """Features of `images`, leaving the backbone in training mode as it was built."""
+    """Return the features of `images`. The backbone stays in training mode."""
     features = backbone.eval()(images)
     backbone.train()
     return features

@@ -1,4 +1,4 @@
-"""Heads: from pooled features to a task's outputs; and the model, heads on a shared backbone."""
+"""Heads, from pooled features to the outputs of a task; and the model of backbone and heads."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class MDMTModel(nn.Module):
     Parameters
     ----------
     backbone : nn.Module
-        Images (N, C, H, W) to features (N, F).
+        Takes images (N, C, H, W), returns features (N, F).
     heads : mapping of str to nn.Module
-        Task → module, features (N, F) to outputs (N, K_t).
+        Module by task: takes features (N, F), returns outputs (N, K_t).
 
     Raises
     ------
     ConfigError
-        A task has a name that PyTorch keeps for itself.
+        A task has a name that PyTorch reserves.
     """
 
     def __init__(self, backbone: nn.Module, heads: Mapping[str, nn.Module]) -> None:
@@ -39,19 +39,17 @@ class MDMTModel(nn.Module):
         self.heads = nn.ModuleDict()
         for task, head in heads.items():
             if hasattr(self.heads, task):
-                raise ConfigError(
-                    f"tasks.{task}: PyTorch keeps this name for itself; choose another"
-                )
+                raise ConfigError(f"tasks.{task}: PyTorch reserves this name; choose another")
             self.heads[task] = head
 
     def forward(self, images: Tensor, tasks: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Run the backbone once, and the heads of `tasks` on its features.
+        """Run the backbone once, and then the heads of `tasks` on its features.
 
         Parameters
         ----------
         images : Tensor, float, (N, C, H, W)
         tasks : iterable of str, optional
-            All tasks, if None.
+            The default is all tasks.
 
         Returns
         -------
@@ -64,20 +62,20 @@ class MDMTModel(nn.Module):
 
 
 def build_head(config: HeadConfig, features: int, outputs: int) -> nn.Sequential:
-    """Build one head, initialised from torch's global generator.
+    """Build one head with initial values from torch's global generator.
 
     Parameters
     ----------
     config : HeadConfig
-        Dropout stands before every linear layer but the first, or before the only one.
+        Dropout comes before every linear layer except the first, or before the only one.
     features, outputs : int
         F and K_t.
 
     Returns
     -------
     nn.Sequential
-        Takes (N, features), gives (N, outputs); the last layer is linear. The paper's head is
-        F → 128 → 32 → K with ReLU and dropout .5.
+        Takes (N, features), returns (N, outputs); the last layer is linear. The head of the paper
+        is F → 128 → 32 → K with ReLU and dropout .5.
     """
     *inner, last = pairwise((features, *config.hidden, outputs))
     layers: list[nn.Module] = []
@@ -97,18 +95,19 @@ def build_model(
 ) -> MDMTModel:
     """Build the model of a site or of the server, on the CPU.
 
-    The initial values of the backbone and of each head depend on the federation's seed and on the
-    task's name alone, not on which other heads there are. torch's generator is left as it was.
+    The initial values of the backbone depend on the federation's seed only; those of a head depend
+    on the seed and the name of the task. The state of torch's generator does not change.
 
     Parameters
     ----------
     config : FederationConfig
     tasks : sequence of str
-        Tasks to build heads for.
+        Tasks that get a head.
     weights : bool
-        Load `config.model.weights` into the backbone. A site does not: the server sends them.
+        Load `config.model.weights` into the backbone. A site does not need this: the server sends
+        the weights.
     backbone : nn.Module, optional
-        One that `build_model` built before for the same `config.model`, to put heads on.
+        A backbone that `build_model` built before for the same `config.model`.
 
     Raises
     ------
@@ -120,7 +119,7 @@ def build_model(
     if unknown := sorted(set(tasks) - set(config.tasks)):
         raise ConfigError(f"task {unknown[0]} is not one of the federation {config.name}")
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would reseed the GPUs too.
+        # torch.manual_seed would also change the generators of the GPUs.
         torch.default_generator.manual_seed(derive_seed(config.seed, "backbone"))
         backbone = backbone or build_backbone(config.model)
         heads = {}

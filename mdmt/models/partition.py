@@ -40,7 +40,7 @@ NORM_TYPES: tuple[type[nn.Module], ...] = (
     nn.LayerNorm,
     nn.RMSNorm,
     torchvision.ops.FrozenBatchNorm2d,
-    # Those of timm that do not derive from torch's.
+    # Layers of timm that are not subclasses of those of torch.
     timm.layers.EvoNorm2dB0,
     timm.layers.EvoNorm2dB1,
     timm.layers.EvoNorm2dB2,
@@ -63,24 +63,24 @@ NORM_TYPES: tuple[type[nn.Module], ...] = (
 )
 
 _PLAIN = (torch.float32, torch.float64)
-"""Dtypes whose tensors NumPy can write into."""
+"""Dtypes of tensors that NumPy can write to."""
 
 
 def norm_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Normalisation layers of `model` by name."""
+    """Return the normalisation layers of `model` by name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, NORM_TYPES)}
 
 
 def head_task(name: str) -> str | None:
-    """Task of the head that `name` belongs to; None for a name of the backbone."""
+    """Return the task of the head that `name` belongs to; None for the backbone."""
     part, _, rest = name.partition(".")
     return rest.partition(".")[0] if part == "heads" else None
 
 
 def broadcast_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
-    """Sorted names of what a site is sent: the backbone's float tensors, and shared heads'.
+    """Return the sorted names of float tensors that are sent to a site: backbone, shared heads.
 
-    Local normalisation layers are sent too: a site starts from their first values.
+    Local normalisation layers are sent too, because a site starts from their first values.
     """
     return tuple(
         name
@@ -90,18 +90,18 @@ def broadcast_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[s
 
 
 def uploaded_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
-    """Sorted names of what a site sends back: no local normalisation layers."""
+    """Return the sorted names that a site sends back: without local normalisation layers."""
     home = _norm_names(model) if aggregation.norm_layers == "local" else set()
     return tuple(name for name in broadcast_names(model, aggregation) if name not in home)
 
 
 def optimised_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
-    """Sorted names of the uploaded backbone arrays that training changes by gradients.
+    """Return the sorted names of uploaded backbone arrays that gradients change.
 
-    Without running statistics, and without frozen normalisation layers.
+    These exclude running statistics and frozen normalisation layers.
     """
     norm = _norm_names(model)
-    # `requires_grad` of a normalisation layer tells how it was last used, not what it is.
+    # `requires_grad` of a normalisation layer depends on its last use, so it is not used here.
     parameters = {
         name
         for name, parameter in model.named_parameters(remove_duplicate=False)
@@ -113,12 +113,12 @@ def optimised_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[s
 
 
 def local_tensors(model: MDMTModel, aggregation: AggregationConfig) -> dict[str, Tensor]:
-    """Copy what a site keeps for itself: heads and normalisation layers where they are local.
+    """Return copies of the tensors that a site keeps: local heads and normalisation layers.
 
     Returns
     -------
     dict of str to Tensor
-        On the CPU, counters (integers) of normalisation layers included.
+        On the CPU, with the integer counters of normalisation layers.
     """
     home = _norm_names(model) if aggregation.norm_layers == "local" else set()
     return {
@@ -129,12 +129,12 @@ def local_tensors(model: MDMTModel, aggregation: AggregationConfig) -> dict[str,
 
 
 def load_local(model: MDMTModel, tensors: Mapping[str, Tensor]) -> None:
-    """Put `local_tensors` back.
+    """Load `local_tensors` into the model.
 
     Raises
     ------
     StateError
-        A name, shape or kind of number is not the model's; nothing was changed.
+        A name, shape or dtype does not fit the model. Nothing was changed.
     """
     _copy(model, tensors)
 
@@ -142,14 +142,14 @@ def load_local(model: MDMTModel, tensors: Mapping[str, Tensor]) -> None:
 def get_arrays(
     model: MDMTModel, names: Iterable[str], *, copy: bool = True
 ) -> dict[str, NDArray[np.float32]]:
-    """The named float tensors, as float32.
+    """Return the named float tensors as float32 arrays.
 
     Parameters
     ----------
     model : MDMTModel
     names : iterable of str
     copy : bool
-        If not, later training changes arrays that needed no conversion.
+        If False, later training changes arrays that needed no conversion.
     """
     state = model.state_dict()
     return {
@@ -162,21 +162,21 @@ def get_arrays(
 
 
 def set_arrays(model: MDMTModel, arrays: Mapping[str, NDArray[np.floating]]) -> None:
-    """Copy arrays into the live model, whatever its device and float dtype.
+    """Copy arrays into the model, for any device and float dtype.
 
     Raises
     ------
     StateError
-        A name, shape or kind of number is not the model's; nothing was changed.
+        A name, shape or dtype does not fit the model. Nothing was changed.
     """
     _copy(model, arrays)
 
 
 def set_training_mode(model: MDMTModel, norm_layers: Literal["average", "local", "frozen"]) -> None:
-    """Put the model into training mode; ``frozen`` keeps normalisation layers as they are.
+    """Set the model to training mode. ``frozen`` does not change normalisation layers.
 
-    Frozen layers use and keep their running statistics, and their parameters get no gradient; any
-    other policy undoes that.
+    Frozen layers use and keep their running statistics, and their parameters get no gradient. The
+    other values undo this.
     """
     model.train()
     frozen = norm_layers == "frozen"
@@ -187,7 +187,7 @@ def set_training_mode(model: MDMTModel, norm_layers: Literal["average", "local",
 
 
 def _norm_names(model: MDMTModel) -> set[str]:
-    """Names of all tensors of normalisation layers."""
+    """Return the names of all tensors of normalisation layers."""
     return {
         f"{prefix}.{name}" for prefix, m in norm_modules(model).items() for name in m.state_dict()
     }
@@ -209,13 +209,13 @@ def _copy(model: MDMTModel, values: Mapping[str, Tensor | NDArray[np.floating]])
     for name, value in values.items():
         live = state[name]
         if isinstance(value, np.ndarray) and live.device.type == "cpu" and live.dtype in _PLAIN:
-            np.copyto(live.numpy(), value)  # torch would first copy what it may not write to
+            np.copyto(live.numpy(), value)  # torch would first copy a read-only array
         else:
             live.copy_(_tensor(value))
 
 
 def _tensor(value: Tensor | NDArray[np.floating]) -> Tensor:
-    """Without a copy, unless an array is read-only or strided, which torch cannot take."""
+    """Convert to a tensor. Copy only read-only or strided arrays, which torch does not accept."""
     if isinstance(value, Tensor):
         return value
     return torch.from_numpy(np.require(value, requirements=("C", "W")))

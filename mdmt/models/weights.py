@@ -1,4 +1,4 @@
-"""Initial weights of a backbone: from the model hub, an offline package or a file."""
+"""Initial weights of a backbone, from the model hub, an offline package or a file."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ __all__ = ["load_weights"]
 
 
 def load_weights(backbone: nn.Module, config: ModelConfig) -> None:
-    """Fill `backbone` with the weights that `config.weights` names, or leave it untouched.
+    """Load the weights that `config.weights` names. For ``none`` do nothing.
 
     Parameters
     ----------
     backbone : nn.Module
-        As `build_backbone` gives it for `config`. Three-channel weights are fitted to fewer input
+        From `build_backbone` for `config`. Three-channel weights are adapted to fewer input
         channels (see `fit_input_channels`).
     config : ModelConfig
-        ``none``; ``timm``, the hub's weights of this backbone; ``offline``, the ImageNet weights
-        of tf_efficientnet_lite0 in a pip package; or the path of a file.
+        ``none``; ``timm`` for the hub's weights of this backbone; ``offline`` for the ImageNet
+        weights of tf_efficientnet_lite0 in a pip package; or the path of a file.
 
     Raises
     ------
     ConfigError
         ``offline`` has no weights of this backbone.
     WeightsError
-        The weights cannot be had or read, or one does not fit.
+        The weights cannot be downloaded or read, or a tensor does not fit.
     """
     if config.weights == "none":
         return
@@ -50,15 +50,15 @@ def load_weights(backbone: nn.Module, config: ModelConfig) -> None:
 def _from_hub(config: ModelConfig) -> dict[str, Tensor]:
     try:
         return pretrained_state(config)
-    except Exception as error:  # The same backbone was built before: what fails is the download.
+    except Exception as error:  # the backbone was built before, so the download has failed
         raise WeightsError(
-            f"model.weights: timm: no weights of {config.backbone} could be fetched"
+            f"model.weights: timm: the weights of {config.backbone} cannot be downloaded"
             f" ({type(error).__name__}); use offline with tf_efficientnet_lite0, or a file"
         ) from error
 
 
 def _from_package(backbone: nn.Module, config: ModelConfig) -> dict[str, Tensor]:
-    """Rename the package's tensors, which stand in the order of timm's, one by one."""
+    """Rename the tensors of the package. They have the same order as those of timm."""
     if config.backbone.partition(".")[0] != "tf_efficientnet_lite0":
         raise ConfigError(
             f"model.weights: offline has weights of tf_efficientnet_lite0, not of {config.backbone}"
@@ -74,12 +74,12 @@ def _from_package(backbone: nn.Module, config: ModelConfig) -> dict[str, Tensor]
     ours = list(backbone.state_dict())
     leaves = [key.rpartition(".")[2] for key, _ in theirs]
     if leaves != [key.rpartition(".")[2] for key in ours]:
-        raise WeightsError(f"{path}: is not laid out as timm's tf_efficientnet_lite0")
+        raise WeightsError(f"{path}: does not have the layout of timm's tf_efficientnet_lite0")
     return {key: value for key, (_, value) in zip(ours, theirs, strict=True)}
 
 
 def _from_file(backbone: nn.Module, path: Path) -> dict[str, Tensor]:
-    """Tensors of a file by the names of the backbone, its classifier left out."""
+    """Return the tensors of a file by the names of the backbone, without the classifier."""
     state = {key.removeprefix("module."): value for key, value in _read(path).items()}
     prefix = "backbone."
     if any(key.startswith(prefix) for key in state):
@@ -93,17 +93,17 @@ def _from_file(backbone: nn.Module, path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file, running none of its code."""
+    """Read the tensors of a file. No code in the file is run."""
     if not path.is_file():
         raise WeightsError(f"{path}: no such file (model.weights)")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)  # type: ignore[no-any-return]
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # A damaged file fails in as many ways as it has bytes.
+    except Exception as error:  # a damaged file can cause any error
         raise WeightsError(
-            f"{path}: cannot be read as {path.suffix} weights: it is damaged or holds more than"
-            " tensors; save a state_dict of tensors alone"
+            f"{path}: cannot be read as {path.suffix} weights: it is damaged or contains"
+            " more than tensors; save a state_dict that contains only tensors"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -111,7 +111,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
-        raise WeightsError(f"{path}: holds no state_dict (names and their tensors)")
+        raise WeightsError(f"{path}: contains no state_dict (tensors by name)")
     return dict(content)
 
 
