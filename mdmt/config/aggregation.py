@@ -1,4 +1,4 @@
-"""Whose updates the server combines, and how much each counts."""
+"""The sites that take part in a round, and their weights."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["AggregationConfig"]
 
 
 class AggregationConfig(Strict):
-    """Whose updates the server combines, and how much each counts."""
+    """The sites that take part in a round, and their weights."""
 
     weighting: Literal["tasks", "examples", "uniform"] = "tasks"
     norm_layers: Literal["average", "local", "frozen"] = "average"
     heads: Literal["local", "shared"] = "local"
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the sites drawn for a round."""
+    """Fraction of the sites that are drawn for a round."""
     min_sites: Annotated[int, Field(gt=0)] = 1
-    """Fewest sites to start with, and fewest accepted updates for a round to count."""
+    """Smallest number of sites to start with, and of accepted updates per round."""
     on_missing: Literal["continue", "stop"] = "continue"
-    """What to do when a site of the round does not answer in time or is refused."""
+    """What to do if a site does not answer in time or its update is refused."""
     join_timeout: Positive = 120.0
     """Seconds that registration waits for the sites."""

@@ -24,19 +24,19 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Dataset(Strict):
-    """The keys of one kind of dataset in a site's file; a subclass adds its own."""
+    """The common keys of all kinds of datasets. A subclass adds its own keys."""
 
     kind: str
     root: Path | None = None
-    """Folder that the dataset lies in."""
+    """Folder of the dataset."""
     val_fraction: Fraction = 0.2
-    """Share of patients for validation where the dataset has no split of its own."""
+    """Fraction of the patients for validation if the dataset has no validation split."""
     test_fraction: Fraction = 0.2
-    """Share of patients for the test where the dataset has no split of its own."""
+    """Fraction of the patients for the test if the dataset has no test split."""
     on_bad_image: Literal["error", "skip"] = "error"
 
     reader: ClassVar[str]
-    """``package.module:function`` that reads it; see `mdmt.data.readers.Reader`."""
+    """The reader, as ``package.module:function``; see `mdmt.data.readers.Reader`."""
 
     @model_validator(mode="after")
     def _some_left_to_train_on(self) -> Self:
@@ -46,7 +46,7 @@ class Dataset(Strict):
 
 
 dataset_kinds: Registry[type[Dataset]] = Registry("dataset kind", "mdmt.readers")
-"""Classes of datasets by the ``kind`` that a site's file names."""
+"""Classes of datasets by their ``kind``."""
 
 
 @dataset_kinds.register("table")
@@ -57,44 +57,44 @@ class Table(Dataset):
 
     kind: Literal["table"] = "table"
     root: Path
-    """Folder that image and mask paths are relative to."""
+    """Folder that the paths of images and masks start at."""
     table: Path = Path("labels.csv")
     """Relative to `root`."""
     image: str = "image"
     """Column of image paths."""
     patient: str | None = None
-    """Column of patient ids; without it every image counts as one patient."""
+    """Column of patient ids. Without it every image counts as one patient."""
     split: str | None = None
-    """Column of splits; without it patients are split 60/20/20 with the federation's seed."""
+    """Column of splits. Without it patients are split 60/20/20 with the federation's seed."""
     splits: dict[str, Literal["train", "val", "test"]] | None = None
-    """What the table's split names mean, such as ``{val: test}``."""
+    """Meaning of the split names in the table, such as ``{val: test}``."""
     mask: str | None = None
     """Column of lung masks."""
     where: dict[str, str | tuple[str, ...]] = {}
-    """Keep only rows whose column has this value, or one of these."""
+    """Keep only rows whose column has this value, or one of these values."""
     centre: str | None = None
-    """Column of centres: folds are stratified by it, or leave one out."""
+    """Column of centres. Folds are stratified by centre, or leave a centre out."""
     metadata: tuple[str, ...] = ()
-    """Columns that a study's `metadata` arm may use, such as ``[view, age, sex]``."""
+    """Columns that the `metadata` arm of a study can use, such as ``[view, age, sex]``."""
 
     @model_validator(mode="after")
     def _one_meaning_of_centre(self) -> Self:
         if "centre" in self.metadata and self.centre not in (None, "centre"):
-            raise ValueError(f"metadata: the column centre is not the centre, {self.centre}")
+            raise ValueError(f"metadata: the column centre is not the column {self.centre}")
         return self
 
 
 class _Published(Dataset):
-    """What the paper's two datasets have in common."""
+    """The common keys of the paper's two datasets."""
 
     root: Path
-    """Folder that holds the tables and the image folders."""
+    """Folder of the tables and the image folders."""
     patient: str | None = None
-    """Column of patient ids, if not the usual one."""
+    """Column of patient ids, if it differs from the default."""
     split_files: Path | None = None
     """Folder of ``train.txt``, ``val.txt`` and ``test.txt``, relative to `root`."""
     metadata: tuple[str, ...] = ()
-    """Columns that a study's `metadata` arm may use, such as ``[Age, Sex]``."""
+    """Columns that the `metadata` arm of a study can use, such as ``[Age, Sex]``."""
 
 
 @dataset_kinds.register("aiforcovid")
@@ -105,7 +105,7 @@ class AIforCOVID(_Published):
 
     kind: Literal["aiforcovid"]
     tables: dict[Path, Path] = {}
-    """Folder of images by spreadsheet, relative to `root`; the releases that are there if empty."""
+    """Image folder by spreadsheet, relative to `root`. The default is every existing release."""
 
 
 @dataset_kinds.register("brixia")
@@ -120,38 +120,38 @@ class Brixia(_Published):
     images: Path = Path("dicom_clean")
     """Folder of the images, relative to `root`."""
     structure: Literal["zones", "lungs", "global"] = "zones"
-    """Labels: scores of A to F; a level of the right and the left lung; one level."""
+    """Labels: a score of each zone A to F; a level of each lung; one level."""
     test: Literal["patients", "consensus"] = "patients"
     """The test split: `test_fraction` of the patients, or the consensus test set."""
     consensus: Path | None = None
-    """Table of five radiologists' scores, whose modes are then the labels of the test set."""
+    """Table with scores of five radiologists. Their modes become the labels of the test set."""
     manufacturers: dict[str, str] = {}
     """Centres of manufacturers that the paper does not name, such as ``{PHILIPS: SIEMENS}``."""
 
     @model_validator(mode="after")
     def _one_source_of_the_test(self) -> Self:
         if self.split_files is not None and self.test == "consensus":
-            raise ValueError("test: consensus contradicts split_files: keep one of them")
+            raise ValueError("test: consensus and split_files exclude each other; keep one of them")
         if self.consensus is not None and self.test != "consensus":
-            raise ValueError("consensus: is for test: consensus, whose images it labels")
+            raise ValueError("consensus: only allowed with test: consensus, whose images it labels")
         return self
 
 
 @dataset_kinds.register("synthetic")
 class Synthetic(Dataset):
-    """Drawn chest radiographs, written once as DICOM files under `root`."""
+    """Drawn chest radiographs, written once as DICOM files to `root`."""
 
     reader: ClassVar[str] = "mdmt.data.synthetic:read_synthetic"
 
     kind: Literal["synthetic"]
     root: Path | None = None
-    """Where the files are written; in the cache folder unless given."""
+    """Folder of the files. The default is a folder in the cache folder."""
     patients: Annotated[int, Field(ge=3)] = 60
     images_per_patient: Annotated[int, Field(ge=1, le=8)] = 2
     size: Annotated[int, Field(ge=32, le=4096)] = 128
-    """Side of the drawn radiograph in pixels."""
+    """Side length of the radiographs in pixels."""
     coupling: Annotated[float, Field(ge=0)] = 4.0
-    """How much the outcome depends on the zone scores; 0: not at all (the negative control)."""
+    """How strongly the outcome depends on the zone scores. 0: not (the negative control)."""
     noise: Annotated[float, Field(ge=0)] = 0.05
     """Standard deviation of the pixel noise, as a fraction of full scale."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -159,4 +159,4 @@ class Synthetic(Dataset):
 
 
 DatasetConfig = Annotated[SerializeAsAny[Dataset], BeforeValidator(by_kind(dataset_kinds))]
-"""A dataset as a site's file declares it; its ``kind`` names the class."""
+"""A dataset in the file of a site. Its ``kind`` names the class."""

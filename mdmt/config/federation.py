@@ -1,4 +1,4 @@
-"""The coordinator's file: model, tasks, images; with how to train and to combine updates."""
+"""The coordinator's file: model, tasks, preprocessing, training and aggregation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CHEST_XRAY = {
     "resnet50_ImageNet_ChestX-ray14": "resnet50",
     "resnet50_ImageNet_ChexPert": "resnet50",
 }
-"""The paper's names of backbones that start from chest radiographs, and what they are built as."""
+"""Architecture by the paper's name, for backbones with weights from chest radiographs."""
 
 
 class ModelConfig(Strict):
@@ -61,20 +61,20 @@ class ModelConfig(Strict):
         if self.backbone in CHEST_XRAY and self.weights in ("none", "timm", "offline"):
             raise ValueError(
                 f"{self.backbone} is {CHEST_XRAY[self.backbone]} with weights from chest"
-                " radiographs: give their file as model.weights"
+                " radiographs; set model.weights to their file"
             )
         return self
 
 
 class HeadConfig(Strict):
-    """Layers between pooled features and a task's outputs; no hidden layer is a linear head."""
+    """Layers between pooled features and outputs. Without a hidden layer the head is linear."""
 
     hidden: tuple[Annotated[int, Field(gt=0)], ...] = ()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 def _head(value: Any) -> Any:
-    """``linear`` and ``mlp`` (the paper's 128, 32 with dropout .5) by name."""
+    """Convert the names ``linear`` and ``mlp`` (of the paper: 128, 32, dropout .5)."""
     names = {"linear": {}, "mlp": {"hidden": (128, 32), "dropout": 0.5}}
     if isinstance(value, str) and value not in names:
         raise ValueError("expected linear, mlp or {hidden: [128, 32], dropout: 0.5}")
@@ -82,7 +82,7 @@ def _head(value: Any) -> Any:
 
 
 class TaskConfig(BesideSpace):
-    """One task of the federation: its label space, λ and head."""
+    """One task of the federation: its label space, its weight λ and its head."""
 
     weight: Positive = 1.0
     """λ of the task."""
@@ -101,19 +101,19 @@ class TaskConfig(BesideSpace):
 
 
 class PreprocessingConfig(Strict):
-    """Radiograph → square image of `model.image_size`, before the cache."""
+    """How a radiograph becomes a square image of `model.image_size` in the cache."""
 
     clip: tuple[float, float] = (2.0, 98.0)
     """Percentiles that become black and white."""
     keep_aspect: bool = True
-    """Pad to a square instead of stretching."""
+    """Pad the image to a square. False stretches it."""
     lung_box: bool = False
-    """Crop to the lungs of the mask column, +5 %, made square; every image then needs a mask."""
+    """Crop to a square around the lungs, with a margin of 5 %. Every image then needs a mask."""
     voi: bool = False
-    """Apply DICOM's VOI LUT or window before clipping."""
+    """Apply the VOI LUT or window of a DICOM file before clipping."""
     mean: tuple[float, ...] = (0.5,)
     std: tuple[Positive, ...] = (0.5,)
-    """Of the model's input in [0, 1]: one value, or one per channel."""
+    """Standard deviation of the image in [0, 1]: one value, or one per channel."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -124,19 +124,19 @@ class PreprocessingConfig(Strict):
 
 
 class AugmentationConfig(Strict):
-    """Random changes of training images; each is drawn with probability `p`."""
+    """Random changes of training images. An image gets each change with probability `p`."""
 
     p: Probability = 0.5
     shift: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Largest shift, as a fraction of the side."""
     zoom: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Scale is drawn from [1 - zoom, 1 + zoom]."""
+    """The scale is drawn from [1 - zoom, 1 + zoom]."""
     rotation: Annotated[float, Field(ge=0, le=180)] = 10.0
     """Largest angle, in degrees."""
     flip: bool = False
-    """Horizontal flip; needs the `mirror` of every task with several outputs."""
+    """Horizontal flip. Every task with several outputs then needs a `mirror`."""
     elastic: tuple[NonNegative, NonNegative] | None = None
-    """Range of the displacement α, in pixels."""
+    """Range of the displacement α of the elastic deformation, in pixels."""
     elastic_sigma: Positive = 7.0
 
     @model_validator(mode="after")
@@ -147,14 +147,14 @@ class AugmentationConfig(Strict):
 
     @property
     def active(self) -> bool:
-        """Whether anything is ever changed."""
+        """True if any image can change."""
         return self.p > 0 and bool(
             self.shift or self.zoom or self.rotation or self.flip or self.elastic
         )
 
 
 class FederationConfig(Strict):
-    """A whole federation. `sites` is for simulations and is never sent."""
+    """A whole federation. `sites` is for simulations only and is never sent."""
 
     name: Name
     seed: Annotated[int, Field(ge=0)] = 0
@@ -167,13 +167,13 @@ class FederationConfig(Strict):
     aggregation: AggregationConfig = AggregationConfig()
     wire: WireConfig = WireConfig()
     references: tuple[Literal["constant", "local"], ...] = ()
-    """What the federation is compared with."""
+    """References that the federation is compared with."""
     sites: dict[Name, SiteConfig] = {}
 
     @model_validator(mode="before")
     @classmethod
     def _complete_sites(cls, value: Any) -> Any:
-        """Give inline sites their name and, where they name none, the federation's label spaces."""
+        """Add the name and missing label spaces to the sites of a simulation."""
         if not isinstance(value, dict) or not isinstance(value.get("sites"), dict):
             return value
         tasks = value.get("tasks")
@@ -210,19 +210,20 @@ class FederationConfig(Strict):
         return self
 
     def space(self, task: str) -> Task:
-        """Label space of `task`."""
+        """Return the label space of `task`."""
         return self.tasks[task].space
 
     @property
     def recipe(self) -> str:
-        """What sites are sent: this configuration without `sites`, as canonical JSON."""
+        """The configuration that sites get: without `sites`, as canonical JSON."""
         return json.dumps(self.model_dump(mode="json", exclude={"sites"}), sort_keys=True)
 
     @property
     def hash(self) -> str:
-        """First 16 hex digits of the SHA-256 of what decides a result.
+        """First 16 hex digits of the SHA-256 of all keys that change a result.
 
-        How long to wait, and for how many, does not: a stalled run may be resumed with more of it.
+        Timeouts, and the numbers of sites to wait for, do not change it. So a stopped run can be
+        resumed with other values of these keys.
         """
         patience = {"join_timeout", "min_sites", "on_missing"}
         omitted: dict[str, bool | set[str]] = {

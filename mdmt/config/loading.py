@@ -1,4 +1,4 @@
-"""Reading YAML into typed configuration, with one-line errors that name file, key and value."""
+"""Read YAML files as typed configuration. An error is one line with file, key and value."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice (two sites with one name)."""
+    """A safe loader that refuses a repeated key, such as two sites with the same name."""
 
 
 def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -59,18 +59,18 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 
 
 def find_config(name: str | Path, folder: str = "") -> Path:
-    """Find a configuration file: a path, or the name of one that ships with the package.
+    """Find a configuration file by its path, or by the name of one in the package.
 
     Parameters
     ----------
     name : str or Path
     folder : str
-        Where it ships, below ``configs``: ``study`` for studies.
+        Its folder in ``configs`` of the package: ``study`` for studies.
 
     Raises
     ------
     ConfigError
-        No such file; the message lists the names that ship.
+        There is no such file. The message lists the names in the package.
     """
     path = Path(name)
     if path.is_file():
@@ -82,7 +82,7 @@ def find_config(name: str | Path, folder: str = "") -> Path:
     names = {file.stem: file for file in files}
     if str(name) in names:
         return names[str(name)]
-    raise ConfigError(f"{name}: no such file; configurations that ship: {', '.join(names)}")
+    raise ConfigError(f"{name}: no such file; configurations of the package: {', '.join(names)}")
 
 
 def load_federation(path: Path, overrides: Sequence[str] = ()) -> FederationConfig:
@@ -92,13 +92,13 @@ def load_federation(path: Path, overrides: Sequence[str] = ()) -> FederationConf
     ----------
     path : Path
     overrides : sequence of str
-        ``training.rounds=5``: dotted key, ``=``, YAML value. Like those in the file, a relative
-        path starts from the file's folder.
+        ``training.rounds=5``: dotted key, ``=``, YAML value. A relative path starts at the folder
+        of the file.
 
     Raises
     ------
     ConfigError
-        One line: file, key, value, what was expected.
+        The message is one line with file, key, value and the expected value.
     """
     return build_config(FederationConfig, read_yaml(path, overrides), path)
 
@@ -109,12 +109,12 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:
 
 
 def parse_recipe(recipe: str) -> FederationConfig:
-    """Read the recipe a server sent (`FederationConfig.recipe`).
+    """Read the recipe that a server sent (`FederationConfig.recipe`).
 
     Raises
     ------
     ConfigError
-        It is not one, or comes from another version.
+        The text is not a recipe, or comes from another version.
     """
     try:
         return FederationConfig.model_validate_json(recipe)
@@ -125,20 +125,20 @@ def parse_recipe(recipe: str) -> FederationConfig:
 
 
 def save_config(config: BaseModel, path: Path) -> None:
-    """Write a resolved configuration as YAML, atomically; its first line tells our version."""
+    """Write a resolved configuration as YAML, atomically. Its first line has the version."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_text(path, f"{_WRITTEN_BY}{__version__}\n{text}")
 
 
 def saved_by(path: Path) -> str:
-    """The version of mdmt that wrote a file by `save_config`."""
+    """Return the version of mdmt that wrote a file with `save_config`."""
     first = path.read_text(encoding="utf-8").partition("\n")[0]
     # 0.1.0 wrote no such line.
     return first.removeprefix(_WRITTEN_BY) if first.startswith(_WRITTEN_BY) else "0.1.0"
 
 
 def load_saved_federation(path: Path) -> FederationConfig:
-    """Read the ``federation.yaml`` of a run directory, of whichever version.
+    """Read the ``federation.yaml`` of a run directory of any version.
 
     Raises
     ------
@@ -149,12 +149,12 @@ def load_saved_federation(path: Path) -> FederationConfig:
 
 
 def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """Read a YAML file's keys and values: overrides applied, variables expanded, paths absolute.
+    """Read a YAML file. Apply overrides, expand variables, and make paths absolute.
 
     Raises
     ------
     ConfigError
-        The file cannot be read, is no YAML, or an override is none.
+        The file cannot be read, or it or an override is not valid YAML.
     """
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
@@ -189,7 +189,7 @@ _PATH_KEYS = {"root", "cache_dir", "state_dir", "fold"}
 
 
 def _expand(value: Any, path: Path, key: str) -> Any:
-    """Expand ``${VARIABLES}`` in every string; make paths relative to the file absolute."""
+    """Expand ``${VARIABLES}`` in every string. Make paths relative to the file absolute."""
     if isinstance(value, dict):
         return {k: _expand(v, path, f"{key}.{k}".lstrip(".")) for k, v in value.items()}
     if isinstance(value, list):
@@ -208,12 +208,12 @@ def _expand(value: Any, path: Path, key: str) -> Any:
 
 
 def build_config(model: type[M], data: dict[str, Any], path: Path) -> M:
-    """Make a typed configuration of what `read_yaml` gave.
+    """Convert the result of `read_yaml` to a typed configuration.
 
     Raises
     ------
     ConfigError
-        One line: file, key, value, what was expected.
+        The message is one line with file, key, value and the expected value.
     """
     try:
         return model.model_validate(data)
@@ -222,7 +222,7 @@ def build_config(model: type[M], data: dict[str, Any], path: Path) -> M:
 
 
 def _explain(error: ValidationError, data: Any) -> str:
-    """Key, value and expectation of the first problem, and how many more there are."""
+    """Describe the first problem (key, value, expected value) and count the others."""
     problems = error.errors(include_url=False)
     first = problems[0]
     key, value, context = _key(first, data), first["input"], first.get("ctx", {})
@@ -247,11 +247,11 @@ def _explain(error: ValidationError, data: Any) -> str:
 
 
 def _key(problem: ErrorDetails, data: Any) -> str:
-    """The key of a problem, as it stands in the file.
+    """Return the key of a problem as it is in the file.
 
-    Pydantic's `loc` also names members of unions and keys that a validator added, none of which is
-    in the file. Of all ways to leave parts of `loc` out, take the one that leads to the value that
-    was refused; else the one that uses most parts.
+    Pydantic's `loc` also contains members of unions and keys that a validator added, which are not
+    in the file. Try all ways to omit parts of `loc`. Use the one that leads to the refused value,
+    or else the one with the most parts.
     """
     loc, missing = problem["loc"], problem["type"] == "missing"
     parts = loc[:-1] if missing else loc
@@ -269,7 +269,7 @@ def _has(value: Any, part: int | str) -> bool:
 
 
 def _under(key: str, context: dict[str, Any]) -> str:
-    """Name the key, under `key`, that tells the members of a union apart."""
+    """Return the key below `key` that distinguishes the members of a union."""
     return f"{key}.{context['discriminator']}".replace("'", "")
 
 

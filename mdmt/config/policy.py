@@ -1,4 +1,4 @@
-"""What a site allows, whatever the server asks. It is the hospital's own and is never sent."""
+"""The policy: what a site allows. It is in the hospital's own file and is never sent."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Policy(Strict):
-    """What a site allows, whatever the server asks; a limit that is not given does not hold."""
+    """What a site allows, independently of the server. A limit that is not set does not apply."""
 
     federations: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
-    """Names of the federations this site takes part in; any unless given."""
+    """Names of the federations that the site takes part in. The default is any."""
     tasks: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
-    """Which of the site's `tasks` it offers; all unless given."""
+    """Tasks that the site offers. The default is all of its `tasks`."""
     backbones: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Backbones this site trains; any unless given."""
+    """Backbones that the site trains. The default is any."""
     apps: tuple[Sha256, ...] = ()
-    """SHA-256 of the app bundles that a deployed site runs; none unless given."""
+    """SHA-256 of the app bundles that a deployed site answers. The default is none."""
     plugins: tuple[str, ...] | None = None
     """Installed packages whose task kinds, backbones and algorithms a federation may use.
 
-    If it is not given: none at a deployed site, any in a simulation.
+    The default is none at a deployed site, and any in a simulation.
     """
     max_rounds: Limit | None = None
-    """Longest federation, in rounds."""
+    """Largest number of rounds of a federation."""
     max_local_epochs: Positive | None = None
-    """Most passes over the training images in a round, however the federation counts them."""
+    """Largest number of passes over the training images per round, also for `local_steps`."""
     min_examples: Count = 0
-    """Fewest labelled training images of a task; a task with fewer is not trained."""
+    """Smallest number of labelled training images of a task. With fewer the site refuses."""
     min_examples_per_metric: Count = 0
-    """Fewest labelled images that a number is told of: metrics, losses, counts, histogram cells."""
+    """Smallest number of labelled images behind a reported metric, loss, count or cell."""
     report_counts: bool = True
-    """Tell how many images and labels there are; if not, the federation has to weigh uniformly."""
+    """Report the numbers of images and labels. Without them the weights must be uniform."""
     report_histogram: bool = True
-    """Tell how often each label occurs among the training labels."""
+    """Report how often each label occurs in the training split."""
     max_upload: Positive | None = None
     """Largest message to the server, in MB (10^6 bytes)."""
     max_memory: Positive | None = None
-    """Most memory of the training process, or of its share of the GPU, in GB (10^9 bytes)."""
+    """Largest memory of the training process, or of its share of the GPU, in GB (10^9 bytes)."""

@@ -1,7 +1,7 @@
-"""Keys that version 0.1.0 named differently.
+"""Keys that have another name in version 0.1.0.
 
-A user's file that holds one of them is refused with the new name. A run or release that 0.1.0 wrote
-is read with its keys renamed.
+A user's file with such a key is refused, and the error gives the new name. In a run or release of
+0.1.0 the keys are renamed when it is read.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _RENAMED = {
     "policy.tell_counts": "policy.report_counts",
     "policy.tell_histogram": "policy.report_histogram",
 }
-"""Former key, new key; both start from the same mapping, wherever that stands in a file."""
+"""New key by former key. Both start at the same mapping, anywhere in a file."""
 
 
 def new_name(key: str) -> str | None:
-    """The key that replaces `key` (from the top of a file); None if it was not renamed.
+    """Return the key that replaces `key` (from the top of a file); None if it was not renamed.
 
     Examples
     --------
@@ -33,7 +33,7 @@ def new_name(key: str) -> str | None:
 
 
 def upgrade(data: Any) -> Any:
-    """Rename the keys of a configuration that 0.1.0 wrote; that of a later version stays equal."""
+    """Rename the keys of a configuration of 0.1.0. Do not change one of a later version."""
     if not isinstance(data, dict):
         return data
     data = {key: upgrade(value) for key, value in data.items()}

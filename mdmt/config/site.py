@@ -1,4 +1,4 @@
-"""The hospital's own file: its dataset, its labels, its machine. It is never sent."""
+"""The hospital's own file: its dataset, its labels and its machine. It is never sent."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ __all__ = ["SiteConfig", "SiteTask"]
 
 
 class SiteTask(BesideSpace):
-    """Where a site's table holds the labels of one task, and what they mean."""
+    """The columns of the table with the labels of a task, and the meaning of their cells."""
 
     columns: tuple[str, ...] = ()
-    """The table's columns, in the order of the task's outputs; the labels' own names if absent."""
+    """Columns in the order of the task's outputs. The default is the names of the labels."""
     values: dict[str, str] = {}
-    """What cells mean, such as ``{1: SEVERE, 0: MILD}``; an empty meaning is a missing label."""
+    """Meaning of cells, such as ``{1: SEVERE, 0: MILD}``. An empty meaning is a missing label."""
 
     @field_validator("columns", mode="before")
     @classmethod
     def _one_column(cls, value: Any) -> Any:
-        """Let ``outcome`` stand for ``[outcome]``."""
+        """Convert ``outcome`` to ``[outcome]``."""
         return (value,) if isinstance(value, str) else value
 
     @field_validator("values", mode="before")
     @classmethod
     def _texts(cls, value: Any) -> Any:
-        """Read cells and labels as text, however YAML read them."""
+        """Convert cells and labels to text."""
         if not isinstance(value, dict):
             return value
         return {_text(cell): _text(label) for cell, label in value.items()}
 
 
 def _text(value: Any) -> Any:
-    """Turn 1 into ``"1"`` and nothing into ``""``; YAML's yes and no have lost their text."""
+    """Convert 1 to ``"1"`` and null to ``""``. Refuse yes and no: YAML has lost their text."""
     if isinstance(value, bool):
         raise ValueError("values: put yes, no, on, off, true and false in quotes")
     return "" if value is None else str(value)
@@ -52,16 +52,16 @@ class SiteConfig(Strict):
     dataset: DatasetConfig
     tasks: Annotated[dict[str, SiteTask], Field(min_length=1)]
     fold: Path | None = None
-    """CSV file (row, split) that divides the images instead of the dataset; a study writes it."""
+    """CSV file (row, split) with splits that replace those of the dataset. A study writes it."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: Annotated[int, Field(gt=0)] | None = None
-    """CPU threads; the federation's `training.threads` unless given."""
+    """CPU threads. The default is `training.threads` of the federation."""
     workers: Annotated[int, Field(ge=0)] = 2
-    """Parallel decoders while the image cache is filled."""
+    """Threads that decode images during the build of the image cache."""
     cache_dir: Path | None = None
-    """Preprocessed images; ``~/.cache/mdmt`` unless given."""
+    """Folder of the image cache. The default is ``~/.cache/mdmt``."""
     state_dir: Path | None = None
-    """The site's heads between rounds; ``~/.local/state/mdmt/<name>`` unless given."""
+    """Folder of the site's state. The default is ``~/.local/state/mdmt/<name>``."""
     policy: Policy = Policy()
 
     @model_validator(mode="after")
@@ -73,11 +73,11 @@ class SiteConfig(Strict):
 
     @property
     def state_root(self) -> Path:
-        """Where the site keeps its state, its log and its audit log."""
+        """Folder of the site's state, its log and its audit log."""
         return self.state_dir or Path(f"~/.local/state/mdmt/{self.name}").expanduser()
 
     @property
     def offered(self) -> dict[str, SiteTask]:
-        """The tasks that the policy lets take part."""
+        """The tasks that the policy allows."""
         allowed = self.policy.tasks
         return {name: t for name, t in self.tasks.items() if allowed is None or name in allowed}

@@ -1,4 +1,4 @@
-"""How sites train: optimiser, schedule, length of a round."""
+"""How sites train: optimiser, schedule and length of a round."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SGD(Strict):
 
 
 class Adam(Strict):
-    """Adam; `adamw` decouples the weight decay."""
+    """Adam. `adamw` decouples the weight decay from the gradient."""
 
     name: Literal["adam", "adamw"] = "adam"
     lr: Positive = 1e-3
@@ -30,19 +30,19 @@ class Adam(Strict):
 
 
 class Constant(Strict):
-    """The same rate in every round."""
+    """A constant rate."""
 
     name: Literal["none"] = "none"
 
 
 class Cosine(Strict):
-    """Half a cosine from the rate to 0 over all rounds."""
+    """Lower the rate to 0 over all rounds, with half a cosine."""
 
     name: Literal["cosine"] = "cosine"
 
 
 class Step(Strict):
-    """The rate times `gamma` after every `rounds` rounds."""
+    """Multiply the rate by `gamma` after every `rounds` rounds."""
 
     name: Literal["step"] = "step"
     rounds: Annotated[int, Field(gt=0)]
@@ -50,7 +50,7 @@ class Step(Strict):
 
 
 class Plateau(Strict):
-    """The rate times `gamma` after `patience` rounds without a better validation loss."""
+    """Multiply the rate by `gamma` after `patience` rounds without a lower validation loss."""
 
     name: Literal["plateau"] = "plateau"
     patience: Annotated[int, Field(gt=0)] = 15
@@ -65,29 +65,29 @@ Scheduler = Annotated[
 
 
 class TrainingConfig(Strict):
-    """The recipe every site, pooled and local-only run shares."""
+    """How sites train. References and all arms of a study use the same settings."""
 
     rounds: Annotated[int, Field(gt=0)]
     local_epochs: Annotated[int, Field(gt=0)] | None = None
     local_steps: Annotated[int, Field(gt=0)] | None = None
-    """Epochs or optimiser steps per round; one epoch if neither is given."""
+    """Epochs or optimiser steps per round. The default is one epoch."""
     batch_size: Annotated[int, Field(gt=0)] = 32
     evaluation_batch_size: Annotated[int, Field(gt=0)] = 64
-    """Images per batch of validation and test; it changes speed and memory alone."""
+    """Images per batch of validation and test. It changes speed and memory only."""
     optimizer: Optimizer = SGD()
     scheduler: Scheduler = Constant()
     amp: Literal["none", "bf16", "fp16"] = "none"
     compile: bool = False
-    """Train through torch.compile: minutes to compile in a new process, other bits."""
+    """Train with torch.compile. A new process compiles for minutes; the result has other bits."""
     clip_norm: Positive | None = None
-    """Largest gradient norm of a step."""
+    """Largest norm of the gradient of a step."""
     threads: Annotated[int, Field(gt=0)] = 1
-    """CPU threads per site; the bits of a result depend on it."""
+    """CPU threads per site. The bits of the result depend on it."""
     round_timeout: Positive = 3600.0
-    """Seconds a round waits for its sites."""
+    """Seconds that a round waits for its sites."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.local_epochs and self.local_steps:
-            raise ValueError("local_epochs and local_steps exclude each other: keep one")
+            raise ValueError("local_epochs and local_steps exclude each other; keep one")
         return self

@@ -21,19 +21,19 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 def named(value: Any) -> Any:
-    """Let ``adam`` stand for ``{name: adam}`` where an option may have parameters."""
+    """Convert ``adam`` to ``{name: adam}``."""
     return {"name": value} if isinstance(value, str) else value
 
 
 class BesideSpace(Strict):
-    """Keys that stand in YAML beside those of a task's label space."""
+    """A section of YAML that has the keys of a label space and other keys."""
 
     space: AnyTask
 
     @model_validator(mode="before")
     @classmethod
     def _flat(cls, value: Any) -> Any:
-        """Tell our own keys from the label space's."""
+        """Separate the keys of the label space from the other keys."""
         if not isinstance(value, dict) or "space" in value:
             return value
         with suppress(ConfigError):  # an unknown kind is reported by the field `space`

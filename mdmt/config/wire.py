@@ -10,12 +10,12 @@ __all__ = ["WireConfig"]
 
 
 class WireConfig(Strict):
-    """Encoding of the backbone in messages. `float32` is exact; the others round.
+    """Encoding of arrays in messages. `float32` is exact; the others round.
 
     Small arrays and running statistics are always float32.
     """
 
     up: Literal["float32", "float16", "int8"] = "float32"
-    """Site to server. float16 and int8 encode the difference from what the site received."""
+    """Site to server. float16 and int8 encode the difference from the received array."""
     down: Literal["float32", "float16"] = "float32"
     """Server to site."""

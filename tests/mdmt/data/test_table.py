@@ -306,7 +306,7 @@ def test_metadata_columns_must_be_there(write: Any) -> None:
 
 
 def test_the_name_centre_has_one_meaning(write: Any) -> None:
-    with pytest.raises(ValueError, match="the column centre is not the centre, hospital"):
+    with pytest.raises(ValueError, match="the column centre is not the column hospital"):
         site_of(write(*ROWS), centre="hospital", metadata=["centre"])
 
 

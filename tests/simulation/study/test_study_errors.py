@@ -117,7 +117,7 @@ def test_a_study_that_is_not_there(tmp_path):
     result = run_cli("study", "nothing")
     assert result.exit_code == 2
     (line,) = errors(result)
-    assert "configurations that ship: " in line
+    assert "configurations of the package: " in line
     assert "synthetic_control" in line
 
 
