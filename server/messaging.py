@@ -124,7 +124,7 @@ def read_report(kind: type[R], reply: Message, card: SiteCard, number: int) -> R
             raise Refused(f"the report has {len(text)} characters")
         report = kind.model_validate_json(text)
     except (KeyError, ValidationError) as error:
-        raise Refused(f"the reply is not a {kind.__name__}") from error
+        raise Refused("the reply holds no valid report") from error
     if (report.site, report.round) != (card.name, number):
         raise Refused(f"the report is of site {report.site[:64]}, round {report.round}")
     if unknown := report.tasks - set(card.tasks):

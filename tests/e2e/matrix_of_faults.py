@@ -25,13 +25,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 EXCEPTION = "ValueError at the site; its own log says more"
 HOSTILE = {
     "nan": "is not finite",
-    "absurd": "holds 1.0e+30, which is beyond",
+    "absurd": "holds 1.0e+30, above the limit",
     "shape": "is float32 [3,",
     "extra": "array heads.prognosis.weight was not asked for",
     "large": "bytes, at most",
-    "odd": "the reply is not a training report",
-    "foreign": "the report tells of the task 'prognosis', which the site has not",
-    "negative": "the reply is not a training report",
+    "odd": "the reply holds no valid report",
+    "foreign": "the report names the task 'prognosis', which the site lacks",
+    "negative": "the reply holds no valid report",
 }
 
 
