@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mdmt.checkpoints import RoundFiles, round_of
 from mdmt.config import FederationConfig, build_config
-from mdmt.config.renamed import upgrade
+from mdmt.config.renamed import SAVED, upgrade
 from mdmt.errors import BadInput, StateError
 from mdmt.files import read_json
 from mdmt.models import MDMTModel, build_model, head_task, load_local, set_arrays
@@ -129,7 +129,7 @@ def open_release(folder: Path) -> Release:
         facts = read_json(file)
         if facts["format"] != RELEASE_FORMAT:
             raise BadInput(f"{folder}: release format {facts['format']}, this version reads 1")
-        config = build_config(FederationConfig, upgrade(facts["recipe"]), file)
+        config = build_config(FederationConfig, upgrade(facts["recipe"]), file, SAVED)
         return Release(folder, facts["run"], facts["hash"], config, facts["rounds"])
     except (OSError, KeyError, ValueError) as error:
         raise BadInput(f"{folder}: not a release; give the release/ folder of a run") from error

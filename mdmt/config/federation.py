@@ -7,10 +7,11 @@ import json
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from mdmt.algorithms import AnyAlgorithm, FedAvg
 from mdmt.config.aggregation import AggregationConfig
+from mdmt.config.renamed import SAVED
 from mdmt.config.site import SiteConfig
 from mdmt.config.training import TrainingConfig
 from mdmt.config.types import BesideSpace, Name, NonNegative, Positive, Probability
@@ -187,7 +188,7 @@ class FederationConfig(Strict):
         }
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self, info: ValidationInfo) -> Self:
         channels = {1, self.model.in_channels}
         for key in ("mean", "std"):
             if len(getattr(self.preprocessing, key)) not in channels:
@@ -195,7 +196,8 @@ class FederationConfig(Strict):
         for name, site in self.sites.items():
             if site.name != name:
                 raise ValueError(f"sites.{name}.name: expected {name}, not {site.name}")
-        if self.training.scheduler.name == "plateau" and self.aggregation.fraction < 1:
+        plateau = self.training.scheduler.name == "plateau"
+        if plateau and self.aggregation.fraction < 1 and info.context != SAVED:
             raise ValueError(
                 "training.scheduler: plateau compares the validation loss of all sites, round by"
                 " round, and needs aggregation.fraction 1"

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from mdmt import __version__
 from mdmt.config.federation import FederationConfig
-from mdmt.config.renamed import new_name, upgrade
+from mdmt.config.renamed import SAVED, new_name, upgrade
 from mdmt.config.site import SiteConfig
 from mdmt.config.types import named
 from mdmt.errors import ConfigError
@@ -145,7 +145,7 @@ def load_saved_federation(path: Path) -> FederationConfig:
     ConfigError
         See `load_federation`.
     """
-    return build_config(FederationConfig, upgrade(read_yaml(path)), path)
+    return build_config(FederationConfig, upgrade(read_yaml(path)), path, SAVED)
 
 
 def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -207,7 +207,9 @@ def _expand(value: Any, path: Path, key: str) -> Any:
     return value
 
 
-def build_config(model: type[M], data: dict[str, Any], path: Path) -> M:
+def build_config(
+    model: type[M], data: dict[str, Any], path: Path, context: dict[str, Any] | None = None
+) -> M:
     """Convert the result of `read_yaml` to a typed configuration.
 
     Raises
@@ -216,7 +218,7 @@ def build_config(model: type[M], data: dict[str, Any], path: Path) -> M:
         The message is one line with file, key, value and the expected value.
     """
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=context)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_explain(error, data)}") from error
 

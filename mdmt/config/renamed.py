@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["new_name", "upgrade"]
+__all__ = ["SAVED", "new_name", "upgrade"]
+
+SAVED = {"saved": True}
+"""Validation context of a run or release: 0.1.0 accepted combinations that are errors today."""
 
 _RENAMED = {
     "aggregation.strategy": "algorithm",
@@ -33,7 +36,10 @@ def new_name(key: str) -> str | None:
 
 
 def upgrade(data: Any) -> Any:
-    """Rename the keys of a configuration of 0.1.0. Do not change one of a later version."""
+    """Rename the keys of a configuration of 0.1.0. Do not change one of a later version.
+
+    0.1.0 could also send int8 to the sites. Such a run is shown with float16, the nearest setting.
+    """
     if not isinstance(data, dict):
         return data
     data = {key: upgrade(value) for key, value in data.items()}
@@ -43,4 +49,6 @@ def upgrade(data: Any) -> Any:
             value = data[section].pop(key)
             target, _, name = now.rpartition(".")
             (data[target] if target else data)[name] = value
+    if isinstance(wire := data.get("wire"), dict) and wire.get("down") == "int8":
+        data["wire"] = wire | {"down": "float16"}
     return data

@@ -15,10 +15,16 @@ from cli_builders import errors, run_cli
 from PIL import Image
 
 from mdmt import __version__
-from mdmt.config import load_saved_federation, save_config, saved_by
+from mdmt.config import (
+    FederationConfig,
+    build_config,
+    load_saved_federation,
+    save_config,
+    saved_by,
+)
 from mdmt.config.renamed import new_name, upgrade
 from mdmt.deployment.kits import open_server_kit, open_site_kit
-from mdmt.errors import BadInput
+from mdmt.errors import BadInput, ConfigError
 from mdmt.releases import open_release
 from mdmt.results.runs import read_run
 from server.run import find_run
@@ -61,6 +67,18 @@ def test_the_algorithm_of_0_1_0_is_read() -> None:
     config = load_saved_federation(RUN / "federation.yaml")
     assert config.algorithm.model_dump()["mu"] == 0.1
     assert open_release(RUN / "release").config.algorithm == config.algorithm
+
+
+def test_settings_that_only_0_1_0_accepted_do_not_hide_a_run(old_run: Path) -> None:
+    file = old_run / "federation.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["training"]["scheduler"] = {"name": "plateau"}
+    config["aggregation"]["fraction"] = 0.5
+    config["wire"] = {"up": "int8", "down": "int8"}
+    file.write_text(yaml.safe_dump(config))
+    assert read_run(old_run).config.aggregation.fraction == 0.5
+    with pytest.raises(ConfigError, match=r"needs aggregation\.fraction 1"):
+        build_config(FederationConfig, upgrade(config), file)
 
 
 def test_show_prints_what_0_1_0_measured() -> None:
