@@ -1,4 +1,4 @@
-"""The Flower ClientApp of a site: it answers queries, and orders to train and to evaluate."""
+"""The Flower ClientApp of a site: it answers queries and runs orders."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from mdmt.messages import (
 __all__ = ["app"]
 
 _SITE_FAILED = 2
-"""Flower's code for a client that raised."""
+"""Flower's error code for a client that raised an error."""
 
 log = logging.getLogger(__name__)
 app = ClientApp()
@@ -51,7 +51,7 @@ app = ClientApp()
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
-    """Answer a registration query with the site's card."""
+    """Answer a registration query with the site card."""
     return _answer(message, context, _card)
 
 
@@ -69,7 +69,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @app.evaluate("reference")
 def reference(message: Message, context: Context) -> Message:
-    """Compute the references: the site trains alone, and only metrics leave it."""
+    """Compute the references: the site trains alone and sends only metrics."""
     return _answer(message, context, _reference)
 
 
@@ -106,9 +106,9 @@ def _report(report: BaseModel) -> RecordDict:
 def _answer(
     message: Message, context: Context, action: Callable[[Site, RecordDict], RecordDict]
 ) -> Message:
-    """Reply with the result of `action`; an error is sent as its type alone, without its text.
+    """Reply with the result of `action`. For an error, send only its type, not its text.
 
-    The text of a refusal by the site's policy is sent: it is written for the server.
+    The text of a `PolicyError` is sent, because it is written for the server.
     """
     site: Site | None = None
     try:
@@ -127,17 +127,17 @@ def _answer(
         _log_at_site(site, f"error: {story.rstrip()}")
         reason = f"{type(error).__name__} at the site; its own log says more"
         if site is not None and isinstance(error, PolicyError):
-            # Before registration has ended the server knows nodes, not sites.
+            # During registration the server knows nodes, but not sites.
             asked = message.metadata.message_type == MessageType.QUERY
             reason = f"site {site.config.name}: {error}" if asked else str(error)
         return Message(Error(_SITE_FAILED, reason), reply_to=message)
 
 
 def open_site(context: Context) -> Site | None:
-    """The site this process serves; None for a simulated node beyond the federation's sites.
+    """Return the site of this process; None for a simulated node without a site.
 
-    In a deployment the SuperNode names the site's file (``--node-config 'site="..."'``); in a
-    simulation node number i is the i-th site of the federation's file, by name.
+    In a deployment the SuperNode gives the site's file (``--node-config 'site="..."'``). In a
+    simulation node number i is the i-th site of the federation, sorted by name.
     """
     file = context.node_config.get("site")
     if file is not None:
@@ -152,7 +152,7 @@ def open_site(context: Context) -> Site | None:
 
 @lru_cache(maxsize=1)
 def _site(path: Path, changed: int) -> SiteConfig:
-    """A deployed site's file as it was when it last `changed`; plug-ins have to be listed there."""
+    """Return the configuration of a deployed site. Its plug-ins must be listed in the policy."""
     site = load_site(path)
     policy = site.policy.model_copy(update={"plugins": site.policy.plugins or ()})
     return site.model_copy(update={"policy": policy})
@@ -160,12 +160,12 @@ def _site(path: Path, changed: int) -> SiteConfig:
 
 @lru_cache(maxsize=1)
 def _federation(path: Path, changed: int, overrides: str) -> FederationConfig:
-    """A federation's file as it was when it last `changed`."""
+    """Return the configuration of a federation whose file last `changed` at this time."""
     return load_federation(path, shlex.split(overrides))
 
 
 def _log_at_site(site: Site | None, story: str) -> None:
-    """Write the whole error where only the site can read it; never raise."""
+    """Write a line to the log of the site. Never raise an error."""
     if site is None:
         log.error("this site cannot be opened: %s", story)
         return

@@ -1,7 +1,7 @@
-"""What a site keeps of a run: a file per round, with its heads, moments and rounding errors.
+"""The memory of a site: one file per round with its heads, moments and rounding errors.
 
-A round starts from what the site kept after an earlier one, and that file stays until a later
-message confirms the round: an order that is repeated gives the same bits.
+A round starts from the memory after an earlier round. This file is kept until a later message
+confirms the round, so that a repeated order gives the same bits.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ __all__ = ["RunMode", "SiteMemory", "kept_tensors", "round_files"]
 
 RunMode = Literal["federated", "local"]
 _LOST = "lost."
-"""Prefix of what the site's last update lost by rounding (`mdmt.wire`)."""
+"""Prefix of the rounding errors of the last update (see `mdmt.wire`)."""
 
 
 def round_files(
     site: SiteConfig, federation: FederationConfig, run: str, mode: RunMode = "federated"
 ) -> RoundFiles:
-    """Files of a site in one run."""
+    """Return the memory files of a site in one run."""
     identity = {
         "federation": federation.hash,
         "run": run,
@@ -40,7 +40,7 @@ def round_files(
 
 
 class SiteMemory:
-    """What a site had after its last round up to `up_to`; empty if there was none."""
+    """The memory of a site after its last round up to `up_to`; empty if there was none."""
 
     def __init__(self, files: RoundFiles, up_to: int) -> None:
         self.files = files
@@ -55,9 +55,9 @@ class SiteMemory:
     def save(
         self, number: int, tensors: Mapping[str, Tensor], lost: Arrays, keep: tuple[int, ...]
     ) -> None:
-        """Write what the next round starts from, and delete rounds that nobody can ask for.
+        """Write the memory for the next round, and delete rounds that are not needed any more.
 
-        The server may go back by one round, so the start of the last two rounds is kept.
+        The server can go back by one round, so the start of the last two rounds is kept.
         """
         rounding = {_LOST + name: torch.from_numpy(array) for name, array in lost.items()}
         self.files.save(number, {**tensors, **rounding})
@@ -67,12 +67,12 @@ class SiteMemory:
 def kept_tensors(
     site: SiteConfig, federation: FederationConfig, run: str, up_to: int
 ) -> dict[str, Tensor]:
-    """What a site kept after round `up_to` for its own use, without optimiser moments.
+    """Return the memory of a site after round `up_to`, without optimiser moments.
 
     Raises
     ------
     StateError
-        It kept nothing: it never trained, or its state is elsewhere.
+        There is no memory: the site never trained, or its state is in another folder.
     """
     memory = SiteMemory(round_files(site, federation, run), up_to)
     if memory.empty:

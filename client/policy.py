@@ -1,6 +1,6 @@
-"""What a site's policy refuses: recipes, orders, messages, app bundles; and its memory cap.
+"""Check recipes, orders, messages and app bundles against the site's policy; limit the memory.
 
-Imports nothing heavy: the launcher asks before it lets anything run.
+This module imports nothing slow, because the launcher calls it before it runs anything.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def check_order(
     round_number: int = 0,
     tasks: Iterable[str] = (),
 ) -> None:
-    """Refuse what a recipe and an order ask beyond the policy; needs no data.
+    """Refuse a recipe or an order that the policy does not allow. This needs no data.
 
     Parameters
     ----------
@@ -53,9 +53,9 @@ def check_order(
     federation : FederationConfig
         The recipe.
     round_number : int
-        Of the order; 0 at registration.
+        Round of the order; 0 at registration.
     tasks : iterable of str
-        That the order wants trained.
+        Tasks that the order trains.
 
     Raises
     ------
@@ -73,10 +73,10 @@ def check_order(
 
 
 def check_plugins(policy: Policy, federation: FederationConfig) -> None:
-    """Refuse a backbone of an installed package that is not listed, before its code is imported.
+    """Refuse a backbone of a package that is not listed, before its code is imported.
 
-    Task kinds and the algorithm are looked up while the recipe is parsed: parse it within
-    `permit_plugins` too.
+    The task kinds and the algorithm are looked up when the recipe is parsed. Therefore also parse
+    it within `permit_plugins`.
 
     Raises
     ------
@@ -93,12 +93,12 @@ def check_plugins(policy: Policy, federation: FederationConfig) -> None:
 def check_data(
     policy: Policy, federation: FederationConfig, cohort: Cohort, tasks: Iterable[str]
 ) -> None:
-    """Refuse what depends on how much data there is: too few examples, too many steps.
+    """Refuse training with too few examples or too many steps.
 
     Raises
     ------
     PolicyError
-        It tells neither how many examples there are nor how many steps an epoch has.
+        The message contains neither the number of examples nor the steps of an epoch.
     """
     from mdmt.data.batches import batches_per_epoch
 
@@ -135,17 +135,16 @@ def check_upload(policy: Policy, content: RecordDict) -> None:
 
 
 def cap_memory(policy: Policy, device: str) -> None:
-    """Limit this process to `max_memory`: on a GPU what torch may take of it, else its own data.
+    """Limit the memory of this process to `max_memory`: on a GPU torch's share, else its data.
 
-    An allocation beyond the limit then fails as on a machine that has no more. The limit cannot be
-    lifted again by what runs in this process later, so a simulation, whose sites share a process,
-    does not set it.
+    A larger allocation then fails, as on a smaller machine. The process cannot raise the limit
+    again. A simulation does not set it, because its sites share a process.
 
     Parameters
     ----------
     policy : Policy
     device : str
-        As in the site's file.
+        The key `device` of the site.
     """
     if policy.max_memory is None:
         return
@@ -160,7 +159,7 @@ def cap_memory(policy: Policy, device: str) -> None:
         whole = torch.cuda.get_device_properties(index).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), index)
         return
-    import resource  # there is none on Windows
+    import resource  # not available on Windows
 
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
@@ -168,7 +167,7 @@ def cap_memory(policy: Policy, device: str) -> None:
 
 
 def _check_listed(key: str, allowed: tuple[str, ...] | None, asked: str) -> None:
-    """Refuse a name that is not listed; the list is not told: it may name others."""
+    """Refuse a name that is not listed. The message does not contain the list."""
     if allowed is not None and asked not in allowed:
         raise PolicyError(f"policy: {key} does not list {asked[:64]!r}")
 

@@ -1,4 +1,4 @@
-"""The privacy filter: small counts, and what the policy withholds, become None."""
+"""The privacy filter: values that the policy withholds, and small counts, become None."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def site_card(site: SiteConfig, federation: FederationConfig, cohort: Cohort) -> SiteCard:
-    """Say who this is, what it can train, and how many labels it has."""
+    """Return the site card: tasks and counts of labels."""
     policy, manifest = site.policy, cohort.manifest
     packages = ("mdmt", "torch", "timm", "flwr")
     return SiteCard(
@@ -49,7 +49,7 @@ def train_report(
     seconds: float,
     new_memory: bool,
 ) -> TrainReport:
-    """Report on a round."""
+    """Return the report of a round."""
     policy, manifest = site.policy, cohort.manifest
     few = {task for task in site.offered if _few(policy, manifest, task, "train")}
     reported = policy.report_counts and not few
@@ -68,9 +68,9 @@ def train_report(
 def reported_metrics(
     policy: Policy, manifest: Manifest, metrics: Metrics, *splits: Split
 ) -> Metrics:
-    """Metrics without those of tasks that have too few labels on one of `splits`.
+    """Withhold the metrics of tasks with too few labels on one of `splits`.
 
-    The keys stay; ``task/examples`` is None, too, unless it is 0.
+    All keys stay. ``task/examples`` becomes None too, unless it is 0.
     """
     tasks = {key.partition("/")[0] for key in metrics}
     few = {task for task in tasks for split in splits if _few(policy, manifest, task, split)}
@@ -85,10 +85,10 @@ def reported_metrics(
 
 
 def _few(policy: Policy, manifest: Manifest, task: str, split: Split) -> bool:
-    """Whether some metric of `task` on `split` would rest on too few images, but not on none.
+    """Return True if a metric of `task` on `split` uses too few images, but more than none.
 
-    Metrics of a single output rest on the images that have it, those of the sum over the outputs
-    on the images that have them all.
+    A metric of one output uses the images with this output. A metric of the sum over outputs uses
+    the images with all outputs.
     """
     present = np.isfinite(manifest.targets[task][manifest.indices(split)])
     supports = [*present.sum(axis=0).tolist(), int(present.all(axis=1).sum())]
@@ -98,7 +98,7 @@ def _few(policy: Policy, manifest: Manifest, task: str, split: Split) -> bool:
 def _counts(
     policy: Policy, manifest: Manifest, tasks: Iterable[str]
 ) -> dict[str, dict[str, int | None]]:
-    """n_{s,t} by task and split; None where it is withheld. Zero is reported as 0."""
+    """Return n_{s,t} by task and split; None if withheld. 0 is always reported."""
 
     def count(task: str, split: Split) -> int | None:
         n = manifest.labelled(task, split)
@@ -109,7 +109,7 @@ def _counts(
 
 
 def _images(policy: Policy, manifest: Manifest, tasks: Iterable[str]) -> dict[str, int | None]:
-    """Images by split; None where a count of its labels could be worked out from it."""
+    """Return images by split; None if a withheld count of labels could be computed from it."""
     counts = _counts(policy, manifest, tasks)
     images: dict[str, int | None] = {}
     for split in SPLITS:
@@ -121,10 +121,10 @@ def _images(policy: Policy, manifest: Manifest, tasks: Iterable[str]) -> dict[st
 
 
 def _histograms(site: SiteConfig, manifest: Manifest) -> dict[str, Histogram]:
-    """Training labels by task and column; None for a column with a cell that is too small.
+    """Return histograms of training labels; None for a column with a cell that is too small.
 
-    Its other cells go with it: the missing one could be worked out from them and the total. An
-    empty cell is small, too: it says what every patient does not have.
+    All cells of the column are withheld, because the missing cell could be computed from the other
+    cells and the total. An empty cell is small too: it shows which label no patient has.
     """
     policy, train = site.policy, manifest.indices("train")
     reported: dict[str, Histogram] = {}

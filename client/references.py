@@ -1,4 +1,4 @@
-"""What a federation is compared with, computed inside the site: only metrics leave it."""
+"""Compute the references inside the site. Only metrics are sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def constant_metrics(
     cohort: Cohort, federation: FederationConfig, tasks: Sequence[str]
 ) -> dict[Held, Metrics]:
-    """Metrics on validation and test of the best constant of the training labels."""
+    """Return validation and test metrics of the best constant of the training labels."""
     splits: tuple[Held, ...] = ("val", "test")
     return {s: evaluate_constant(cohort, s, federation, tasks) for s in splits}
 
@@ -37,20 +37,20 @@ def local_metrics(
     rounds: int,
     device: torch.device,
 ) -> dict[Held, Metrics]:
-    """Train a model on this site's data alone; give its metrics on validation and test.
+    """Train a model on the site's own data. Return its validation and test metrics.
 
-    Each finished round is kept, so that a call that is repeated continues after the last one.
+    Each finished round is saved, so that a repeated call continues after the last one.
 
     Parameters
     ----------
     model : MDMTModel
-        With the federation's initial values, on `device`.
+        With the initial values of the federation, on `device`.
     files : RoundFiles
     cohort : Cohort
     federation : FederationConfig
     site : str
     rounds : int
-        How many; the learning-rate schedule spans them.
+        Number of rounds. The schedule of the learning rate covers all of them.
     device : torch.device
     """
     tasks = [task for task in federation.tasks if task in cohort.manifest.targets]

@@ -1,4 +1,4 @@
-"""One site: its data, its heads, and what a server may ask of it."""
+"""One site: its data, its memory, and the orders that it runs for a server."""
 
 from __future__ import annotations
 
@@ -39,34 +39,34 @@ __all__ = ["Site"]
 
 
 _COHORTS: dict[str, tuple[str, Cohort]] = {}
-"""Cohorts opened in this process: site → (what it was opened for, cohort)."""
+"""Open cohorts of this process: site → (configuration and recipe, cohort)."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A site that answers orders."""
+    """A site that runs orders."""
 
     config: SiteConfig
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks this site offers."""
+        """Names of the tasks that the site offers."""
         return tuple(self.config.offered)
 
     @property
     def log_file(self) -> Path:
-        """Where this site writes its errors; the file is never sent."""
+        """The log of the site. It is never sent."""
         return self.config.state_root / "site.log"
 
     def card(self, query: Query) -> SiteCard:
-        """Say who this is, what it can train, and how many labels it has."""
+        """Return the site card: tasks and counts of labels."""
         federation = self._admit(query.recipe)
-        cohort = self._cohort(federation, anew=True)  # files may have changed
+        cohort = self._cohort(federation, anew=True)  # the files may have changed
         check_data(self.config.policy, federation, cohort, self.tasks)
         return site_card(self.config, federation, cohort)
 
     def train(self, order: TrainOrder, blob: bytes) -> tuple[TrainReport, bytes]:
-        """Evaluate the model as received, train it with this site's heads, keep the heads."""
+        """Evaluate the received model, train it with the site's heads, and keep the heads."""
         started = time.monotonic()
         federation = self._admit(order.recipe, order.round, order.coefficients)
         cohort, device = self._cohort(federation), self._device(federation)
@@ -90,7 +90,7 @@ class Site:
         return report, message
 
     def evaluate(self, order: EvaluateOrder, blob: bytes) -> EvaluateReport:
-        """Evaluate a round's backbone with the memory this site had after that round."""
+        """Evaluate the backbone of a round with the site's memory after this round."""
         federation = self._admit(order.recipe, order.round)
         cohort, device = self._cohort(federation), self._device(federation)
         memory = SiteMemory(round_files(self.config, federation, order.run), order.round)
@@ -105,14 +105,14 @@ class Site:
         )
 
     def reference(self, order: ReferenceOrder, blob: bytes) -> ReferenceReport:
-        """Compute the references from the initial arrays; an order repeated is continued."""
+        """Compute the references from the initial arrays. A repeated order is continued."""
         federation = self._admit(order.recipe, order.round)
         cohort, device = self._cohort(federation), self._device(federation)
         check_data(self.config.policy, federation, cohort, self.tasks)
         policy, manifest = self.config.policy, cohort.manifest
         report = ReferenceReport(site=self.config.name, round=order.round, metrics={})
         if "constant" in federation.references:
-            # The constant is drawn from the training labels.
+            # The constant is computed from the training labels.
             report.metrics["constant"] = {
                 s: reported_metrics(policy, manifest, m, s, "train")
                 for s, m in constant_metrics(cohort, federation, self.tasks).items()
@@ -137,7 +137,7 @@ class Site:
         cohort: Cohort,
         order: TrainOrder | None = None,
     ) -> SiteRound:
-        """Bring together what the algorithm works with; without an order it cannot train."""
+        """Build the `SiteRound` of the algorithm. Without an order it cannot train."""
         device = self._device(federation)
         own = site_model(federation.recipe, self.tasks, device)
         loop = train
@@ -165,7 +165,7 @@ class Site:
     def _admit(
         self, recipe: str, round_number: int = 0, tasks: Iterable[str] = ()
     ) -> FederationConfig:
-        """Read a recipe and apply the policy; data and torch are not touched before."""
+        """Read a recipe and check the policy, before data and torch are used."""
         policy = self.config.policy
         with permit_plugins(policy.plugins):
             federation = parse_recipe(recipe)
@@ -173,7 +173,7 @@ class Site:
         return federation
 
     def _cohort(self, federation: FederationConfig, *, anew: bool = False) -> Cohort:
-        """The site's cohort, as this process opened it before unless it is wanted `anew`."""
+        """Return the cohort of the site. Use the open one of this process unless `anew` is set."""
         for task in self.tasks:
             if task not in federation.tasks:
                 raise DataError(f"task {task} is not one of the federation {federation.name}")

@@ -1,4 +1,4 @@
-"""The model of a site in this process, from one message to the next."""
+"""The model of a site in this process. It is kept between messages."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ __all__ = ["SiteModel", "site_model"]
 
 
 class SiteModel(NamedTuple):
-    """A model, and what is the same in all its rounds."""
+    """A model, and the facts that are the same in all its rounds."""
 
     model: MDMTModel
     initial: dict[str, Tensor]
-    """Initial values of its heads."""
+    """Initial values of the heads."""
     uploaded: tuple[str, ...]
-    """Names of the arrays that go back to the server."""
+    """Names of the arrays that are sent back to the server."""
     limit: int
-    """Most bytes that a message with its arrays can have."""
+    """Largest size of a message with its arrays, in bytes."""
 
 
 @lru_cache(maxsize=1)
 def _backbone(recipe: str, device: torch.device) -> nn.Module:
-    """The last backbone built in this process: all its sites use it in turn."""
+    """Return the backbone of this process. All sites of the process use it in turn."""
     return build_model(parse_recipe(recipe), (), weights=False).backbone.to(device)
 
 
 @lru_cache(maxsize=16)
 def site_model(recipe: str, tasks: tuple[str, ...], device: torch.device) -> SiteModel:
-    """The model of the sites that have these tasks."""
+    """Return the model of sites with these tasks."""
     federation = parse_recipe(recipe)
     backbone = _backbone(recipe, device)
     model = build_model(federation, tasks, weights=False, backbone=backbone).to(device)
