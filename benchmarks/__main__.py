@@ -18,7 +18,7 @@ from benchmarks.processes import ROOT
 from benchmarks.rows import ROWS
 from benchmarks.summary import Row
 from benchmarks.table import as_table, save
-from mdmt.cli.console import progress_console, result_console
+from mdmt.cli.console import progress_console, show_results
 
 _RESULTS = ROOT / "benchmarks" / "results"
 
@@ -68,7 +68,7 @@ def main(
         shutil.rmtree(scratch, ignore_errors=True)
     loads = ", ".join(map(str, facts["load_at_start"]))
     title = f"{facts['cpu']}, {facts['cores']} cores, load {loads}, {facts['commit'][:10]}"
-    result_console().print(as_table(rows, title + (": QUICK, NOT A MEASUREMENT" if quick else "")))
+    show_results(as_table(rows, title + (": QUICK, NOT A MEASUREMENT" if quick else "")))
     console.print(f"{file}")
     raise typer.Exit(1 if failed else 0)
 

@@ -7,14 +7,12 @@ from typing import Annotated
 import typer
 
 from mdmt import __version__
-from mdmt.cli.errors import Commands
+from mdmt.cli.console import Commands
 from mdmt.cli.init import init
 from mdmt.cli.predict import predict
-from mdmt.cli.provision import provision
-from mdmt.cli.report import report
 from mdmt.cli.run import demo, simulate
-from mdmt.cli.server import server
-from mdmt.cli.show import show
+from mdmt.cli.server import provision, server
+from mdmt.cli.show import report, show
 from mdmt.cli.site import site
 from mdmt.cli.study import study
 from mdmt.cli.validate import validate
@@ -28,10 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (
-    *(demo, simulate, study, show, report),
-    *(validate, init, predict, provision),
-):
+for command in (demo, simulate, study, show, report, validate, init, predict, provision):
     app.command()(command)
 app.add_typer(site)
 app.add_typer(server)
@@ -47,9 +42,7 @@ def _print_version(wanted: bool) -> None:
 def _mdmt(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", help="Print the version.", callback=_print_version, is_eager=True
-        ),
+        typer.Option("--version", help="Print it.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
     """Federated multi-dataset multi-task learning: every site brings its own labels.

@@ -1,22 +1,63 @@
-"""Where commands write: results to standard output, progress to standard error."""
+"""What all commands share: results on standard output, progress and errors on standard error."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from typing import Annotated, Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+import typer
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from typer.core import TyperGroup
 
-__all__ = ["log_to_stderr", "new_table", "progress_console", "result_console"]
+from mdmt.errors import MDMTError
 
+__all__ = [
+    "Commands",
+    "Overrides",
+    "log_to_stderr",
+    "new_table",
+    "progress_console",
+    "show_results",
+]
+
+INTERRUPTED = 130
+"""128 + SIGINT, as in shells."""
 _LOG_WIDTH = 160
 """Columns where there is no terminal: a table in a log is not truncated."""
 
+_OVERRIDE = "Override a key, as in training.rounds=5 or, of a study, seeds=[0]."
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_OVERRIDE)]
 
-def result_console() -> Console:
-    """Console of results; plain text when standard output is not a terminal."""
-    return _console(stderr=False)
+
+class Commands(TyperGroup):
+    """Commands whose errors are one line on standard error and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except MDMTError as error:
+            raise _failed(str(error), error.exit_code) from error
+        except KeyboardInterrupt as error:
+            raise _failed("interrupted", INTERRUPTED) from error
+        except BrokenPipeError:  # the reader of a pipe has closed it: not an error
+            raise
+        except OSError as error:  # a full disk, a folder that may not be written to
+            reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            raise _failed(reason, 1) from error
+
+
+def _failed(message: str, code: int) -> typer.Exit:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return typer.Exit(code)
+
+
+def show_results(*results: RenderableType) -> None:
+    """Print results; plain text when standard output is not a terminal."""
+    for result in results:
+        _console(stderr=False).print(result)
 
 
 def progress_console() -> Console:
@@ -26,8 +67,6 @@ def progress_console() -> Console:
 
 def log_to_stderr() -> None:
     """Show the log of a service on standard error; Flower's own loggers write to their files."""
-    import logging
-
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     for room in ("mdmt", "client", "server"):
@@ -37,8 +76,6 @@ def log_to_stderr() -> None:
 
 
 def _console(*, stderr: bool) -> Console:
-    from rich.console import Console
-
     console = Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _LOG_WIDTH
@@ -47,19 +84,9 @@ def _console(*, stderr: bool) -> Console:
 
 def new_table(title: str, *columns: str) -> Table:
     """Build an empty table; a column whose name starts with ``>`` is aligned to the right."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        title=f"\n{title}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,  # results must fit into 80 columns
-        show_edge=False,
-    )
+    table = Table(title=f"\n{title}", title_justify="left", box=box.SIMPLE_HEAD)
+    table.pad_edge = table.show_edge = False  # results must fit into 80 columns
     for column in columns:
-        right = column.startswith(">")
-        table.add_column(
-            column.removeprefix(">"), justify="right" if right else "left", overflow="fold"
-        )
+        name = column.removeprefix(">")
+        table.add_column(name, justify="left" if name == column else "right", overflow="fold")
     return table

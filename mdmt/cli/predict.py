@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from mdmt.errors import BadInput, ImageError
+from mdmt.files import atomic_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,11 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["predict"]
 
 
-class _OnBadImage(StrEnum):
-    error = "error"
-    skip = "skip"
-
-
 def predict(
     release: Annotated[Path, typer.Argument(help="Release folder, or the run directory it is in.")],
     images: Annotated[list[Path], typer.Argument(help="Radiographs, or folders of them.")],
@@ -37,12 +34,11 @@ def predict(
         typer.Option(help="A site's saved state (round-NNNNN.safetensors), for its own heads."),
     ] = None,
     on_bad_image: Annotated[
-        _OnBadImage, typer.Option(help="Stop at an image that cannot be used, or leave it out.")
-    ] = _OnBadImage.error,
+        Literal["error", "skip"],
+        typer.Option(help="Stop at an image that cannot be used, or leave it out."),
+    ] = "error",
 ) -> None:
     """Write probabilities, scores and their sums for each image as CSV."""
-    from mdmt.errors import BadInput
-
     if out.exists():
         raise BadInput(f"{out}: exists already; choose another --out")
     paths = _image_files(images)
@@ -64,7 +60,7 @@ def predict(
             f"{opened.folder}: holds no head for any task: heads stayed with the sites; a site adds"
             " its own with --heads <state_dir>/.../round-NNNNN.safetensors"
         )
-    written = _write(out, opened.config, models, paths, skip=on_bad_image is _OnBadImage.skip)
+    written = _write(out, opened.config, models, paths, skip=on_bad_image == "skip")
     skipped = f", {len(paths) - written} skipped" if written < len(paths) else ""
     typer.echo(f"{out}: {written} images{skipped}")
 
@@ -72,20 +68,13 @@ def predict(
 def _image_files(given: Sequence[Path]) -> list[Path]:
     """Expand folders into their image files; what is named itself is always read."""
     from mdmt.cli.guess import IMAGE_SUFFIXES
-    from mdmt.errors import BadInput
 
     paths: list[Path] = []
     for path in given:
-        if not path.is_dir():
-            paths.append(path)
-            continue
-        found = [
-            file
-            for file in sorted(path.rglob("*"))
-            if file.is_file()
-            and file.suffix.lower() in IMAGE_SUFFIXES | {""}
-            and not file.name.startswith(".")
-        ]
+        found = [path]
+        if path.is_dir():
+            files = (file for file in sorted(path.rglob("[!.]*")) if file.is_file())
+            found = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES | {""}]
         if not found:
             raise BadInput(f"{path}: no DICOM, PNG, JPEG or TIFF file in this folder")
         paths += found
@@ -96,9 +85,6 @@ def _write(
     out: Path, config: FederationConfig, models: Models, paths: Sequence[Path], *, skip: bool
 ) -> int:
     """Write the CSV file atomically; return the number of images in it."""
-    from mdmt.errors import BadInput
-    from mdmt.files import atomic_path
-
     written = 0
     with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -129,7 +115,6 @@ def _batches(
 
     from mdmt.data.images import read_radiograph
     from mdmt.data.preprocessing import preprocess
-    from mdmt.errors import ImageError
 
     how, side = config.preprocessing, config.model.image_size
     size = config.training.evaluation_batch_size
@@ -163,7 +148,6 @@ def _predict(
         space = config.space(task)
         with torch.inference_mode():
             predictions = space.decode(model(images, [task])[task].float().numpy())
-        columns.append(predictions)
-        if space.summable:
-            columns.append(predictions.sum(axis=1, keepdims=True))
+        total = predictions.sum(axis=1, keepdims=True)
+        columns += [predictions, total] if space.summable else [predictions]
     return np.concatenate(columns, axis=1)

@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.live import Live
+from rich.text import Text
+
+from mdmt.cli.console import progress_console
+
 if TYPE_CHECKING:
     from mdmt.config import FederationConfig
 
@@ -153,11 +158,6 @@ def follow(
 @contextmanager
 def watching(folder: Path, config: FederationConfig) -> Iterator[None]:
     """Show the progress of the run in `folder` on standard error while the block runs."""
-    from rich.live import Live
-    from rich.text import Text
-
-    from mdmt.cli.console import progress_console
-
     console, progress, stop = progress_console(), Progress(config), threading.Event()
 
     def on_event(event: dict[str, Any]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from mdmt.cli.console import Overrides, progress_console, show_results
 
 if TYPE_CHECKING:
     from mdmt.config import FederationConfig
@@ -16,14 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["demo", "simulate"]
 
 
-class _Engine(StrEnum):
-    inprocess = "inprocess"
-    ray = "ray"
-
-
+Engine = Literal["inprocess", "ray"]
 Out = Annotated[
-    Path | None,
-    typer.Option(help="Run directory: new or empty.  [default: runs/NAME]", show_default=False),
+    Path | None, typer.Option(help="Run directory: new or empty.", show_default="runs/NAME")
 ]
 
 
@@ -31,7 +27,7 @@ def demo(out: Out = None) -> None:
     """Train two synthetic hospitals with different labels together, and show what each gains."""
     from mdmt.config import find_config, load_federation
 
-    folder = _simulate(load_federation(find_config("demo")), _Engine.inprocess, out)
+    folder = _simulate(load_federation(find_config("demo")), "inprocess", out)
     typer.echo("Next:")
     typer.echo(f"  mdmt show {folder}          this table again, and who took part")
     typer.echo(f"  mdmt report {folder}        the same with curves, as one page for a browser")
@@ -44,21 +40,18 @@ def simulate(
         str, typer.Argument(help="Federation YAML with sites, or the name of one that ships.")
     ],
     engine: Annotated[
-        _Engine, typer.Option(help="Our own, or Flower's: sites in Ray actors.")
-    ] = _Engine.inprocess,
+        Engine, typer.Option(help="Our own, or Flower's: sites in Ray actors.")
+    ] = "inprocess",
     workers: Annotated[
         int | None,
         typer.Option(
             min=1,
             help="Processes that train sites at once; with 1, this process trains them. The result"
-            " is the same.  [default: what processors, GPUs and memory allow]",
-            show_default=False,
+            " is the same.",
+            show_default="what processors, GPUs and memory allow",
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override, as in training.rounds=5."),
-    ] = None,
+    set_: Overrides = None,
     out: Out = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run in --out, or the newest one.")
@@ -74,31 +67,29 @@ def simulate(
 
 def _simulate(
     config: FederationConfig,
-    engine: _Engine,
+    engine: Engine,
     out: Path | None,
     workers: int | None = None,
     *,
     resume: bool = False,
 ) -> Path:
     """Check everything, then run and show the results; return the run directory."""
-    from mdmt.cli.console import progress_console, result_console
     from mdmt.cli.progress import watching
-    from mdmt.cli.tables import result_tables
+    from mdmt.cli.tables import run_tables
     from mdmt.errors import BadInput
-    from mdmt.results.runs import read_run
     from server.run import find_run, new_run_folder
 
     resumed = find_run(out, config) if resume else None
     existed = out is not None and out.exists()
     if out is not None and existed and not resume and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out}: already holds something; choose another --out, or --resume it")
-    if engine is _Engine.ray and workers is not None:
+    if engine == "ray" and workers is not None:
         raise BadInput("--workers: Ray has workers of its own; training.threads decides how many")
     console = progress_console()
     console.print(f"reading the data of {', '.join(sorted(config.sites)) or 'no site'}")
     with ExitStack() as stack:
         started = []
-        if engine is _Engine.inprocess:
+        if engine == "inprocess":
             from simulation.workers import count_workers, start_workers
 
             # Before there is any thread: workers may be forks of this process.
@@ -113,13 +104,12 @@ def _simulate(
         console.print(f"running in {folder}")
         try:
             with watching(folder, config):
-                run(config, folder, engine.value, started, resume=resume)
+                run(config, folder, engine, started, resume=resume)
         except BadInput:
             if not resume and not (folder / "history.jsonl").exists():
                 _discard(folder, keep=existed)
             raise
-    for table in result_tables(read_run(folder)):
-        result_console().print(table)
+    show_results(*run_tables(folder))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""``mdmt server``: what the coordinator of a real federation does with the server's kit."""
+"""``mdmt provision`` and ``mdmt server``: what the coordinator of a real federation does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["server"]
+from mdmt.cli.console import log_to_stderr, new_table, progress_console, show_results
+
+__all__ = ["provision", "server"]
 
 server = typer.Typer(
     name="server", no_args_is_help=True, help="The server of a real federation: start, run, watch."
@@ -21,10 +23,47 @@ KitOption = Annotated[
 DEFAULT_KIT = Path("kits/server")
 
 
+def provision(
+    federation: Annotated[
+        str, typer.Argument(help="Federation YAML, or the name of one that ships.")
+    ],
+    server: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where sites will reach the server.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the kits.")] = Path("kits"),
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="A site, once for each; those of the federation's file if none."
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Make all keys anew: kits handed out before become useless."),
+    ] = False,
+) -> None:
+    """Write the keys, certificates and files that the server and each site need.
+
+    Run again, it keeps every key and every site.yaml, adds what is missing, and renews the
+    server's certificate.
+    """
+    from mdmt.config import find_config, load_federation
+    from server.deployment.provision import provision as write_kits
+
+    path = find_config(federation)
+    done = write_kits(load_federation(path), path, server, out, site or (), force=force)
+    table = new_table("kits", "", "key", "folder", "saved")
+    for item in done:
+        saved = ", ".join(file.name for file in item.saved)
+        table.add_row(item.what, item.key, str(item.folder), saved)
+    show_results(table)
+    typer.echo(f"Keep {out / 'ca'} offline. Give each site its folder over a safe channel. Then:")
+    typer.echo(f"  mdmt server start {out / 'server'}")
+
+
 @server.command()
 def start(kit: Kit = DEFAULT_KIT) -> None:
     """Run Flower's SuperLink and the proxy in front of it until interrupted."""
-    from mdmt.cli.console import log_to_stderr
     from mdmt.deployment.kits import check_user, open_server_kit
     from mdmt.deployment.processes import only_one, until_stopped
 
@@ -42,18 +81,13 @@ def run(
     config: Annotated[str, typer.Argument(help="The federation's YAML.")],
     kit: KitOption = DEFAULT_KIT,
     resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Resume the run in --out, or the newest one; if it is under way, watch it.",
-        ),
+        bool, typer.Option("--resume", help="Resume the run in --out, or the newest, or watch it.")
     ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Run directory: new or empty, where the server may write."
-            "  [default: KIT/runs/NAME]",
-            show_default=False,
+            help="Run directory: new or empty, where the server may write.",
+            show_default="KIT/runs/NAME",
         ),
     ] = None,
 ) -> None:
@@ -61,12 +95,10 @@ def run(
 
     Exits with 0 only if the run is complete. Ctrl-C stops watching; the run goes on.
     """
-    from mdmt.cli.console import progress_console, result_console
     from mdmt.cli.progress import watching
-    from mdmt.cli.tables import result_tables
+    from mdmt.cli.tables import run_tables
     from mdmt.config import find_config, load_federation
     from mdmt.deployment.kits import open_server_kit
-    from mdmt.results.runs import read_run
     from server.deployment.nodes import list_nodes
     from server.deployment.submission import follow_run, make_ready, submit, submitting
     from server.run import find_run, new_run_folder
@@ -93,8 +125,7 @@ def run(
         except KeyboardInterrupt:
             console.print(f"the run goes on: mdmt server status {kit}, or mdmt server stop {kit}")
             raise
-    for table in result_tables(read_run(folder)):
-        result_console().print(table)
+    show_results(*run_tables(folder))
     typer.echo(f"Run directory: {folder}")
 
 
@@ -106,7 +137,6 @@ def status(
     ] = 0.0,
 ) -> None:
     """Show whether the server is healthy, which sites are connected, and what runs."""
-    from mdmt.cli.console import new_table, result_console
     from mdmt.deployment.kits import open_server_kit
     from mdmt.errors import RunError
     from server.deployment.certificates import check_validity
@@ -129,12 +159,9 @@ def status(
     runs = new_table("runs", "run", "status", "round", "folder")
     for found in list_runs(opened):
         runs.add_row(found.id, found.status, *describe_run(opened, found.id))
-    days = check_validity(opened.certificate)
-    typer.echo(
-        f"healthy; sites connect to {opened.facts.server}; certificate valid for {days} days"
-    )
-    for table in (sites, runs):
-        result_console().print(table)
+    valid = f"certificate valid for {check_validity(opened.certificate)} days"
+    typer.echo(f"healthy; sites connect to {opened.facts.server}; {valid}")
+    show_results(sites, runs)
 
 
 @server.command()

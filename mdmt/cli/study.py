@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mdmt.cli.console import Overrides, progress_console, show_results
+from mdmt.cli.progress import duration
+
 if TYPE_CHECKING:
     from mdmt.errors import MDMTError
     from simulation.study.cells import Cell
@@ -19,27 +22,17 @@ __all__ = ["StudyProgress", "study"]
 
 def study(
     config: Annotated[str, typer.Argument(help="Study YAML, or the name of one that ships.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override, as in seeds=[0]."),
-    ] = None,
+    set_: Overrides = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of the study, new or begun.  [default: studies/NAME]", show_default=False
-        ),
+        typer.Option(help="Folder of the study, new or begun.", show_default="studies/NAME"),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            help="Cells at a time; 0: in this process.  [default: one per GPU, or core]",
-            show_default=False,
-        ),
+        typer.Option(min=0, help="Cells at a time; 0: here.", show_default="one per GPU, or core"),
     ] = None,
 ) -> None:
     """Run a study, or continue an interrupted one; then show its main tables."""
-    from mdmt.cli.console import progress_console, result_console
     from mdmt.config import find_config
 
     console = progress_console()
@@ -70,8 +63,7 @@ def study(
         )
     from mdmt.cli.tables import study_tables
 
-    for table in study_tables(folder):
-        result_console().print(table)
+    show_results(*study_tables(folder))
     typer.echo(f"Study: {folder}")
     typer.echo(f"Next:  mdmt report {folder}")
 
@@ -127,14 +119,10 @@ class StudyProgress:
 
     def status(self, now: float) -> str:
         """Return a line with the cells that are finished, and the time."""
-        from mdmt.cli.progress import duration
-
         elapsed = duration(now - self.started)
         return f"{self.done} of {self.total} cells  ({elapsed} elapsed{self._left()})"
 
     def _left(self) -> str:
-        from mdmt.cli.progress import duration
-
         left = self.seconds_left()
         return "" if left is None else f", about {duration(left)} left"
 

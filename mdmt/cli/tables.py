@@ -6,26 +6,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdmt.results.runs import Run, format_metric
+from rich.console import RenderableType
+from rich.table import Table
+
+from mdmt.cli.console import new_table
+from mdmt.results.runs import Run, format_metric, read_run
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
-
     from mdmt.report import page as report
 
-__all__ = ["result_tables", "site_table", "study_tables"]
+__all__ = ["run_tables", "site_tables", "study_tables"]
 
 
-def site_table(run: Run) -> Table | None:
-    """Tabulate the sites with their tasks, images and labels; None before the registration."""
-    from mdmt.cli.console import new_table
+def site_tables(folder: Path) -> Iterator[Table]:
+    """Yield a table of the sites with their tasks, images and labels; none before registration."""
     from mdmt.data.manifest import SPLITS
     from mdmt.report.setup import label_counts
     from mdmt.report.words import reported
 
+    run = read_run(folder)
     if run.sites is None:
-        return None
+        return
     table = new_table(
         f"{run.config.name}: sites (images and labels: train/val/test; -: withheld)",
         *("site", "task", "images", "labels", "training labels"),
@@ -35,13 +36,14 @@ def site_table(run: Run) -> Table | None:
         for task in card["tasks"]:
             labels = "/".join(reported(card["counts"][task].get(split, 0)) for split in SPLITS)
             table.add_row(name, task, images, labels, label_counts(card["histogram"].get(task, {})))
-    return table
+    yield table
 
 
-def result_tables(run: Run) -> Iterator[RenderableType]:
+def run_tables(folder: Path) -> Iterator[RenderableType]:
     """Yield the results of a run (or its last validation if it has none yet), and its cost."""
     from mdmt.report.run import result_table
 
+    run = read_run(folder)
     if run.metrics is not None:
         for task in run.config.tasks:
             for site, tests in run.tests(task):
@@ -70,8 +72,6 @@ def study_tables(folder: Path) -> Iterator[RenderableType]:
 
 
 def _as_rich(table: report.Table) -> Table:
-    from mdmt.cli.console import new_table
-
     first, *others = (name.replace(" is better", "\nis better") for name in table.header)
     result = new_table(table.caption, first, *(f">{name}" for name in others))
     for number, row in enumerate(table.rows):
@@ -80,23 +80,14 @@ def _as_rich(table: report.Table) -> Table:
 
 
 def _validation_table(run: Run) -> Table:
-    from mdmt.cli.console import new_table
-
     last = run.history[-1]
-    table = new_table(
-        f"{run.config.name}: validation after round {last['round']}",
-        "site",
-        "task",
-        "metric",
-        ">value",
-    )
+    title = f"{run.config.name}: validation after round {last['round']}"
+    table = new_table(title, "site", "task", "metric", ">value")
     for site, facts in last["sites"].items():
         for task in run.config.tasks:
-            key = f"{task}/{run.config.space(task).primary}"
-            if key in facts.get("validation", {}):
-                table.add_row(
-                    site, task, key.partition("/")[2], format_metric(facts["validation"], key)
-                )
+            metric, found = run.config.space(task).primary, facts.get("validation", {})
+            if (key := f"{task}/{metric}") in found:
+                table.add_row(site, task, metric, format_metric(found, key))
     return table
 
 

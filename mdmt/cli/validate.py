@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
+
+from mdmt.cli.console import new_table, progress_console, show_results
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from mdmt.config import FederationConfig, SiteConfig
     from mdmt.data.validation import ValidationReport
 
@@ -69,21 +70,17 @@ def _disagreements(federation: FederationConfig) -> Iterator[str]:
 
 def _check_dataset(site: SiteConfig, seed: int) -> bool:
     """Print the counts and issues of a site. Return True if an issue is an error."""
-    from mdmt.cli.console import progress_console, result_console
     from mdmt.data.validation import validate_dataset
 
     with progress_console().status(f"{site.name}: reading") as status:
         report = validate_dataset(
             site, seed, progress=lambda done, n: status.update(f"{site.name}: image {done} of {n}")
         )
-    for table in _tables(report):
-        result_console().print(table)
+    show_results(*_tables(report))
     return bool(report.errors)
 
 
 def _tables(report: ValidationReport) -> Iterator[Table]:
-    from mdmt.cli.console import new_table
-
     counts = new_table(f"{report.site}: usable data", "", ">train", ">val", ">test")
     for what, by_split in (("images", report.images), ("patients", report.patients)):
         counts.add_row(what, *(str(by_split.get(split, 0)) for split in ("train", "val", "test")))
