@@ -12,11 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mdmt.algorithms.site_round import MOMENTS
 from mdmt.blob import Arrays
 from mdmt.checkpoints import RoundFiles
 from mdmt.config import FederationConfig, SiteConfig
 from mdmt.errors import StateError
+from mdmt.site_round import MOMENTS
 
 __all__ = ["RunMode", "SiteMemory", "kept_tensors", "round_files"]
 

@@ -15,7 +15,6 @@ from client.policy import check_data, check_order
 from client.privacy_filter import reported_metrics, site_card, train_report
 from client.references import constant_metrics, local_metrics
 from client.site_model import site_model
-from mdmt.algorithms.site_round import SiteRound
 from mdmt.config import FederationConfig, SiteConfig, parse_recipe
 from mdmt.data.cohort import Cohort, open_cohort
 from mdmt.errors import DataError
@@ -32,6 +31,7 @@ from mdmt.messages import (
 )
 from mdmt.registry import permit_plugins
 from mdmt.seeds import derive_seed
+from mdmt.site_round import SiteRound
 from mdmt.training import resolve_device, train
 from mdmt.wire import Codec
 

@@ -22,7 +22,7 @@ from mdmt.strict import Strict, by_kind
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mdmt.algorithms.site_round import SiteRound
+    from mdmt.site_round import SiteRound
     from mdmt.training import TrainingResult
 
 __all__ = ["Algorithm", "AnyAlgorithm", "State", "Update", "algorithms", "require_sum"]

@@ -8,7 +8,7 @@ from mdmt.algorithms.base import Algorithm, State, Update, algorithms
 from mdmt.blob import Arrays
 
 if TYPE_CHECKING:
-    from mdmt.algorithms.site_round import SiteRound
+    from mdmt.site_round import SiteRound
 
 __all__ = ["FedAvg"]
 

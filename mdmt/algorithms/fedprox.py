@@ -10,7 +10,7 @@ from mdmt.algorithms.base import Update, algorithms
 from mdmt.algorithms.fedavg import FedAvg
 
 if TYPE_CHECKING:
-    from mdmt.algorithms.site_round import SiteRound
+    from mdmt.site_round import SiteRound
 
 __all__ = ["FedProx"]
 
