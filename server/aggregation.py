@@ -1,4 +1,4 @@
-"""Which updates can be combined, and their weighted mean."""
+"""Check updates, and compute their weighted mean."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from mdmt.blob import Arrays
 __all__ = ["refusal", "weighted_mean"]
 
 _IMPLAUSIBLE = 1e6
-"""A value may be so many times as large as the largest value sent (or as 1)."""
+"""Largest allowed ratio of a value to the largest sent value (or to 1)."""
 _PIECE = 2**15
-"""Numbers that are added at once."""
+"""Numbers that are added in one step."""
 
 
 def refusal(received: Arrays, expected: Arrays) -> str | None:
-    """Say why an update cannot be combined, or None.
+    """Return the reason why an update cannot be combined, or None.
 
-    Names, shapes and dtypes must be those of `expected`, every value finite and not absurdly large.
+    Names, shapes and dtypes must be those of `expected`. All values must be finite and not too
+    large.
     """
     if missing := sorted(set(expected) - set(received)):
         return f"array {missing[0]} is missing"
@@ -33,12 +34,12 @@ def refusal(received: Arrays, expected: Arrays) -> str | None:
                 f"array {name} is {array.dtype} {list(array.shape)},"
                 f" not {sent.dtype} {list(sent.shape)}"
             )
-        # The extremes show NaN and infinity too, without an array of flags.
+        # The minimum and maximum also show NaN and infinity, without an array of flags.
         peak = max(abs(float(array.max(initial=0))), abs(float(array.min(initial=0))))
         if not np.isfinite(peak):
             return f"array {name} is not finite"
         limit = _IMPLAUSIBLE
-        if peak > limit:  # rare: only then the values sent are read
+        if peak > limit:  # rare: read the sent values only in this case
             limit *= max(1.0, float(np.abs(sent).max(initial=0)))
         if peak > limit:
             return f"array {name} holds {peak:.1e}, above the limit of {limit:.0e} for a weight"
@@ -48,13 +49,13 @@ def refusal(received: Arrays, expected: Arrays) -> str | None:
 def weighted_mean(
     updates: Iterable[tuple[Arrays, Mapping[str, float]]],
 ) -> dict[str, NDArray[np.floating]]:
-    """Σ_s w_s θ_s of each array, added in place in float64 in the order given.
+    """Return Σ_s w_s θ_s of each array. Sum in place, in float64, in the given order.
 
     Parameters
     ----------
     updates : iterable of (mapping of str to ndarray, mapping of str to float)
-        Arrays of a site and the weight of each; those of an array sum to 1. An array without a
-        weight is left out. One update is taken at a time.
+        The arrays of a site and their weights. The weights of an array sum to 1. An array without
+        a weight is ignored. One update is read at a time.
 
     Returns
     -------
@@ -71,13 +72,13 @@ def weighted_mean(
                 _add(totals[name], array, weights[name])
                 continue
             dtypes[name] = array.dtype
-            total = np.empty(array.shape)  # np.multiply gives a scalar for an array without axes
+            total = np.empty(array.shape)  # np.multiply returns a scalar for an array without axes
             totals[name] = np.multiply(array, weights[name], out=total, dtype=np.float64)
     return {name: total.astype(dtypes[name], copy=False) for name, total in totals.items()}
 
 
 def _add(total: NDArray[np.float64], array: NDArray[np.floating], weight: float) -> None:
-    """Add w·θ in place, in pieces whose products stay in the processor's cache."""
+    """Add w·θ in place, in pieces that fit into the processor's cache."""
     flat, values = total.reshape(-1), array.reshape(-1)
     for start in range(0, flat.size, _PIECE):
         piece = slice(start, start + _PIECE)

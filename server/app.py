@@ -1,4 +1,4 @@
-"""The Flower ServerApp: registration, rounds, final test, release."""
+"""The Flower ServerApp: registration, rounds, final test and release."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from server.run import RunDirectory, new_run_folder
 __all__ = ["app"]
 
 _RUNS = Path("~/.local/state/mdmt/runs")
-"""Where `flwr run` puts runs unless told: its own working directory is a temporary one."""
+"""Default folder of runs of `flwr run`, whose working directory is a temporary one."""
 
-log = logging.getLogger("flwr")  # what `flwr run --stream` shows
+log = logging.getLogger("flwr")  # `flwr run --stream` shows this log
 app = ServerApp()
 
 
@@ -46,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
         except MDMTError as error:
             run.event("failed", exit_code=error.exit_code, message=str(error))
             raise
-        except (KeyboardInterrupt, SystemExit):  # how Flower ends a ServerApp
+        except (KeyboardInterrupt, SystemExit):  # Flower ends a ServerApp with these
             why = "the run was stopped, or its SuperLink ended; go on with --resume"
             run.event("failed", exit_code=1, message=why)
             raise
@@ -59,7 +59,7 @@ def main(grid: Grid, context: Context) -> None:
 def federate(
     grid: Grid, config: FederationConfig, run: RunDirectory, expected: list[str], *, resume: bool
 ) -> None:
-    """A federation, step by step."""
+    """Run all steps of a federation."""
     run.event("registration", sites=expected or sorted(config.sites))
     registry = register_sites(grid, config, run.event, expected)
     run.write_sites(config, registry.sites)
@@ -69,7 +69,7 @@ def federate(
     else:
         federation.save(run)
     run_rounds(grid, federation, run, config.training.rounds)
-    return_memory()  # what follows reads files
+    return_memory()  # the next steps read files
     checkpoints = final_test(grid, federation, run)
     compared = references(grid, federation, run)
     run.metrics({"format": 1, "checkpoints": checkpoints, "references": compared})

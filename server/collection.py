@@ -1,4 +1,4 @@
-"""One round's training orders, and the updates that come back and pass every check."""
+"""The training orders of one round, and the checks of the updates that come back."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class Sent:
     Attributes
     ----------
     number : int
-        The round.
+        Number of the round.
     cards : dict of int to SiteCard
-        Node → site; all that were drawn.
+        Drawn sites by node.
     arrays : dict of str to mapping
-        Site → the arrays it was sent, before they were encoded.
+        Arrays sent to each site, before their encoding.
     bytes : dict of str to int
     replies : iterator of (int, Message)
         Node and reply, as they arrive.
     absent : set of int
-        Nodes that were drawn and are not connected.
+        Drawn nodes that are not connected.
     """
 
     number: int
@@ -57,7 +57,7 @@ class Sent:
 
 @dataclass
 class Collected:
-    """What came back in a round, by site in order of names."""
+    """The replies of a round by site, in order of names."""
 
     reports: dict[str, TrainReport] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
@@ -65,14 +65,14 @@ class Collected:
 
 
 def own_arrays(arrays: Arrays, card: SiteCard) -> Arrays:
-    """The arrays of the backbone, and those of the heads of a site's tasks."""
+    """Return the arrays of the backbone and of the heads of a site's tasks."""
     return {n: v for n, v in arrays.items() if (head_task(n) or "") in {"", *card.tasks}}
 
 
 def send(
     grid: Grid, federation: Federation, codec: Codec, number: int, cards: Mapping[int, SiteCard]
 ) -> Sent:
-    """Send the training order of a round to every drawn site that is connected."""
+    """Send the training order of a round to all drawn sites that are connected."""
     sent = Sent(number, cards, absent=set(cards) & federation.registry.absent)
     asked = {node: card for node, card in cards.items() if node not in sent.absent}
     timeout, algorithm = deadline(federation.config, len(asked)), federation.config.algorithm
@@ -102,7 +102,7 @@ def send(
 def collect(
     federation: Federation, run: RunDirectory, codec: Codec, sent: Sent, buffer: UpdateBuffer
 ) -> Collected:
-    """Check every reply when it arrives, and keep the updates that pass in the buffer."""
+    """Check every reply when it arrives, and store accepted updates in the buffer."""
     found = Collected()
     for node, reply in sent.replies:
         card = sent.cards[node]
@@ -117,7 +117,7 @@ def collect(
             found.bytes[card.name] = content_bytes(reply.content)
         if reply.has_content():
             for record in reply.content.array_records.values():
-                record.clear()  # Flower's records refer to themselves and would stay in memory
+                record.clear()  # Flower's records have circular references and would stay in memory
     for node, card in sent.cards.items():
         if card.name not in found.reports:
             silence = f"no answer within {federation.config.training.round_timeout:.0f} s"
@@ -138,7 +138,7 @@ def _read_update(
     """
     arrays = sent.arrays[card.name]
     expected = {name: array for name, array in arrays.items() if name in federation.uploaded}
-    # Size first: what is too large is never decoded.
+    # Check the size first: an update that is too large is not decoded.
     allowed = largest_message({name: array.nbytes for name, array in expected.items()})
     if reply.has_content() and (size := content_bytes(reply.content)) > allowed + LONGEST_REPORT:
         raise Refused(f"the update has {size} bytes, at most {allowed} are expected")

@@ -1,4 +1,4 @@
-"""Evaluation at the sites: the final model, each task's best one, and the references."""
+"""Evaluation at the sites: the final model, the best model of each task, and the references."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ __all__ = ["evaluate_round", "final_test", "references"]
 
 R = TypeVar("R", EvaluateReport, ReferenceReport)
 _PAUSE = 1.0
-"""Seconds before an order is repeated."""
+"""Seconds to wait before an order is repeated."""
 _EXACT = Codec(WireConfig())
-"""What is tested is what is released: nothing is rounded, whatever the federation's codec."""
+"""The exact codec: the tested model is the released model, for every codec of the federation."""
 
 
 def evaluate_round(
     grid: Grid, federation: Federation, run: RunDirectory, number: int, arrays: Arrays
 ) -> dict[str, EvaluateReport]:
-    """Let every site evaluate the model of round `number` with its own memory of that round.
+    """Let every site evaluate the model of round `number` with its own memory of this round.
 
     Raises
     ------
     RunError
-        No site could.
+        No site could evaluate it.
     """
     run.event("evaluate", round=number)
     registry, needed = federation.registry, federation.config.aggregation.min_sites
@@ -60,7 +60,7 @@ def evaluate_round(
 
 
 def final_test(grid: Grid, federation: Federation, run: RunDirectory) -> dict[str, Any]:
-    """Test the last model and each task's best one; the ``checkpoints`` of ``metrics.json``."""
+    """Test the last model and the best of each task: ``checkpoints`` in ``metrics.json``."""
     last = federation.config.training.rounds
     reports = {last: federation.last_reports}
     checkpoints = {"last": last}
@@ -79,11 +79,11 @@ def final_test(grid: Grid, federation: Federation, run: RunDirectory) -> dict[st
 
 
 def references(grid: Grid, federation: Federation, run: RunDirectory) -> dict[str, Any]:
-    """What the federation is compared with; the ``references`` of ``metrics.json``.
+    """Let the sites compute the references: ``references`` in ``metrics.json``.
 
-    One order starts all of them inside the site, from the initial arrays. A site whose connection
-    broke is sent the order again when it is back: it continues after its last finished round. A
-    site that does not answer is missing in the result; the federation's own result stays.
+    One order starts all references inside a site, from the initial arrays. If the connection of a
+    site broke, the order is sent again when the site is back, and the site continues after its last
+    finished round. A site that does not answer is missing in the result.
     """
     config, registry = federation.config, federation.registry
     if not config.references:
@@ -106,7 +106,7 @@ def references(grid: Grid, federation: Federation, run: RunDirectory) -> dict[st
         )
         reports |= found
         if broken:
-            time.sleep(_PAUSE)  # for a minute Flower may list a node that is gone
+            time.sleep(_PAUSE)  # Flower can list a lost node for a minute
             back = min(end, time.monotonic() + config.aggregation.join_timeout)
             registry.wait(broken.issubset, back)
         nodes = broken & registry.connected
@@ -128,7 +128,7 @@ def _ask(
     nodes: Collection[int],
     timeout: float,
 ) -> tuple[dict[str, R], set[int]]:
-    """Send an order with arrays to the connected ones of some nodes, and read their reports.
+    """Send an order with arrays to the connected nodes of `nodes`, and read their reports.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def _ask(
     kind : (str, type)
         Type of the message, and of the report.
     order : callable
-        Gives the round that the report must name, and the order.
+        Returns the round that the report must have, and the order.
     arrays : mapping of str to ndarray
     nodes : collection of int
     timeout : float
@@ -145,9 +145,9 @@ def _ask(
     Returns
     -------
     dict of str to report
-        By site, sorted.
+        Reports by site, sorted.
     set of int
-        Nodes whose connection broke before they answered.
+        Nodes whose connection broke before their answer.
     """
     cards = {node: card for node, card in federation.registry.cards.items() if node in nodes}
     blobs: dict[frozenset[str], bytes] = {}

@@ -1,4 +1,4 @@
-"""A federation in progress: what its rounds change, and how that survives the server's process."""
+"""The state of a running federation, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from server.weighting import loss_coefficients
 __all__ = ["Federation", "begin", "initial_arrays", "restore"]
 
 _MEMORY = "algorithm."
-"""Prefix of the algorithm's own arrays in a checkpoint."""
+"""Prefix of the algorithm's memory in a checkpoint."""
 
 
 def _no_round() -> dict[str, Any]:
@@ -41,20 +41,20 @@ def _no_round() -> dict[str, Any]:
 
 @dataclass
 class Federation:
-    """Who takes part, and the model after the last round.
+    """The sites of a federation, and its state after the last round.
 
     Attributes
     ----------
     config : FederationConfig
     registry : SiteRegistry
     recipe : str
-        What sites are sent of `config`.
+        The part of `config` that is sent to sites.
     run_id : str
-        Sites keep their memory under it.
+        Id of the run. Sites keep their memory under this name.
     state : State
-        After `round`.
+        State after `round`.
     uploaded : frozenset of str
-        Names of the arrays that sites send back.
+        Names of the arrays that sites send back to the server.
     selection : Selection
         Best rounds so far.
     coefficients : dict of str to dict
@@ -62,9 +62,9 @@ class Federation:
     round : int
         The last round.
     line : dict
-        The history line of `round`, which the next round's replies complete.
+        History line of `round`. The replies of the next round complete it.
     rounds_of : dict of str to int
-        Site → rounds in which its update was used.
+        Site → number of rounds in which its update was used.
     last_reports : dict of str to EvaluateReport
         Evaluation of the final model.
     """
@@ -83,10 +83,10 @@ class Federation:
     last_reports: dict[str, EvaluateReport] = field(default_factory=dict)
 
     def save(self, run: RunDirectory) -> None:
-        """Start to write a checkpoint of `round`, and delete those that nobody needs.
+        """Start to write a checkpoint of `round`, and delete checkpoints that are not needed.
 
-        It is complete when the round is booked. A server that dies before goes back by one more
-        round, whose start the sites have kept.
+        It is complete when the round is booked. If the server dies earlier, it goes back by one
+        more round; the sites have kept the start of this round.
         """
         arrays = {**self.state.arrays}
         arrays |= {_MEMORY + name: value for name, value in self.state.memory.items()}
@@ -102,14 +102,14 @@ class Federation:
         run.writer.save(self.round, tensors, facts, keep)
 
     def arrays_after(self, number: int, run: RunDirectory) -> Arrays:
-        """The broadcast arrays after round `number`: the last round, or a best one."""
+        """Return the broadcast arrays after round `number`: the last round or a best round."""
         if number == self.round:
             return self.state.arrays
         return _split(run.checkpoints.load(number).tensors)[0]
 
 
 def begin(config: FederationConfig, registry: SiteRegistry) -> Federation:
-    """Build the initial model that every site starts from."""
+    """Build the initial state, from which every site starts."""
     keep_memory()
     torch.set_num_threads(config.training.threads)
     model = _initial_model(config)
@@ -127,7 +127,7 @@ def begin(config: FederationConfig, registry: SiteRegistry) -> Federation:
 
 
 def initial_arrays(config: FederationConfig) -> Arrays:
-    """The arrays that the federation began with, built again."""
+    """Build the initial arrays of the federation again."""
     model = _initial_model(config)
     return get_arrays(model, broadcast_names(model, config.aggregation))
 
@@ -138,14 +138,14 @@ def _initial_model(config: FederationConfig) -> MDMTModel:
 
 
 def restore(federation: Federation, run: RunDirectory) -> None:
-    """Put a federation back to its last round with an intact checkpoint.
+    """Restore a federation from its last intact checkpoint.
 
     Raises
     ------
     RunError
-        There is none.
+        There is no intact checkpoint.
     StateError
-        The checkpoints are another federation's.
+        The checkpoints belong to another federation.
     """
     for number in reversed(run.checkpoints.rounds()):
         try:
@@ -167,7 +167,7 @@ def restore(federation: Federation, run: RunDirectory) -> None:
 
 
 def _split(tensors: Mapping[str, torch.Tensor]) -> tuple[Arrays, Arrays]:
-    """Arrays of a checkpoint: those that are broadcast, and the algorithm's own."""
+    """Split a checkpoint into broadcast arrays and the memory of the algorithm."""
     arrays = {name: tensor.numpy() for name, tensor in sorted(tensors.items())}
     own = {n.removeprefix(_MEMORY): v for n, v in arrays.items() if n.startswith(_MEMORY)}
     return {n: v for n, v in arrays.items() if not n.startswith(_MEMORY)}, own

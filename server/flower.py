@@ -38,9 +38,9 @@ __all__ = [
 
 @contextmanager
 def task_identity(node_id: int = 1) -> Iterator[None]:
-    """Let a process that Flower did not start make messages, as node `node_id` of run 1.
+    """Let a process that Flower did not start create messages, as node `node_id` of run 1.
 
-    The `Message` constructor asks a private class of Flower who is sending.
+    The `Message` constructor asks a private class of Flower for the sender.
     """
     before = TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, node_id
@@ -54,7 +54,7 @@ class Ask(Protocol):
     """A connection to the Control API."""
 
     def __call__(self, method: str, **fields: Any) -> Any:
-        """Send a request, given its name and fields; return the answer."""
+        """Send a request with this name and these fields. Return the answer."""
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def connect_control(address: str, ca_certificate: bytes) -> Iterator[Ask]:
 
 
 def refused_with(response: httpx.Response, name: str) -> bool:
-    """Whether the SuperLink's answer carries the error ``ApiErrorCode[name]``."""
+    """Return True if the answer of the SuperLink has the error ``ApiErrorCode[name]``."""
     from flwr.supercore.error import ApiErrorCode, FlowerError
 
     error = FlowerError.from_json(response.text)
@@ -85,7 +85,7 @@ def refused_with(response: httpx.Response, name: str) -> bool:
 
 
 def bundle_hash(files: Mapping[str, bytes]) -> str:
-    """SHA-256 of the bundle that ``flwr run`` builds of these files."""
+    """Return the SHA-256 of the bundle that ``flwr run`` builds from these files."""
     from flwr.cli.build import build_fab_from_files
 
     bundle, _ = build_fab_from_files(dict(files))

@@ -1,4 +1,4 @@
-"""Requests to sites, and the replies that arrive in time."""
+"""Send requests to sites, and receive the replies that arrive in time."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ __all__ = [
 ]
 
 LONGEST_REPORT = 2**20
-"""Characters. A report of ten tasks with a hundred metrics each has a twentieth of it."""
+"""Largest report in characters. Ten tasks with a hundred metrics each need a twentieth of it."""
 _FIRST_POLL, _LAST_POLL = 0.05, 1.0
-"""Seconds between two polls; the pause grows while nothing arrives, as each poll is a request."""
+"""Seconds between two polls. The pause grows while nothing arrives: each poll is a request."""
 R = TypeVar("R", TrainReport, EvaluateReport, ReferenceReport)
 
 
 def request(kind: str, node: int, order: BaseModel, blob: bytes, timeout: float) -> Message:
-    """Write a message that carries an order and arrays.
+    """Create a message with an order and arrays.
 
     Parameters
     ----------
     kind : str
-        Flower's message type.
+        Message type of Flower.
     node : int
     order : BaseModel
     blob : bytes
-        As `Codec.broadcast` encodes arrays.
+        Arrays, encoded by `Codec.broadcast`.
     timeout : float
         Seconds after which Flower drops the message.
     """
@@ -58,10 +58,10 @@ def request(kind: str, node: int, order: BaseModel, blob: bytes, timeout: float)
 
 
 def deadline(config: FederationConfig, requests: int, rounds: int = 1) -> float:
-    """Seconds in which sites must answer.
+    """Return the seconds in which sites must answer.
 
-    The sites of a simulation share one machine and wait for each other, so they get the time of
-    all of them together; each one's own time is compared with `round_timeout` afterwards.
+    The sites of a simulation share one machine and wait for each other. So the deadline is the sum
+    of their times, and the own time of each site is compared with `round_timeout` afterwards.
     """
     sharing = max(1, requests) if config.sites else 1
     return config.training.round_timeout * max(1, rounds) * sharing
@@ -70,10 +70,10 @@ def deadline(config: FederationConfig, requests: int, rounds: int = 1) -> float:
 def replies(
     grid: Grid, messages: Iterable[Message], timeout: float
 ) -> Iterator[tuple[int, Message]]:
-    """Send messages; iterate over their replies as they arrive.
+    """Send messages, and iterate over their replies as they arrive.
 
-    A reply that was given is not held here any more. Flower's own grid holds all replies that are
-    ready at a poll in memory at once.
+    This function does not keep a reply that it has yielded. Flower's own grid returns all replies
+    that are ready at a poll, so these are in memory together.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def replies(
     Returns
     -------
     iterator of (int, Message)
-        The node that was asked (an error reply does not name its sender), and its reply.
+        The node of the request (an error reply has no sender), and the reply.
     """
     messages = list(messages)
     grid.push_messages(messages)
@@ -110,7 +110,7 @@ def _arriving(grid: Grid, waiting: dict[str, int], end: float) -> Iterator[tuple
 
 
 def read_report(kind: type[R], reply: Message, card: SiteCard, number: int) -> R:
-    """Read the report in a reply: of the round that was asked for, and of the site's own tasks.
+    """Read the report in a reply. Check its site, its round and its tasks.
 
     Raises
     ------
@@ -133,18 +133,18 @@ def read_report(kind: type[R], reply: Message, card: SiteCard, number: int) -> R
 
 
 def is_lost(reply: Message) -> bool:
-    """Whether Flower says that the reply came too late, or not whole."""
+    """Return True if Flower reports that the reply was late or incomplete."""
     unavailable = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
     return reply.has_error() and reply.error.code in unavailable
 
 
 def is_unavailable(reply: Message | None) -> bool:
-    """Whether Flower says that the node is not connected any more."""
+    """Return True if Flower reports that the node is not connected any more."""
     error = reply.error if reply is not None and reply.has_error() else None
     return error is not None and error.code == ErrorCode.NODE_UNAVAILABLE
 
 
 def reason(reply: Message) -> str:
-    """Text of an error reply on one short line: a site may write anything into it."""
+    """Return the text of an error reply as one short line: a site can write any text."""
     words = " ".join(str(reply.error.reason).split())
     return "".join(letter for letter in words if letter.isprintable())[:200]

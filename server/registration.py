@@ -1,4 +1,4 @@
-"""Registration: which sites are there, with which tasks, and whether they can form a federation."""
+"""Registration: query the sites, and check that they can form the federation."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def register_sites(
     on_event: Callable[..., None] = lambda kind, **facts: None,
     expected: Iterable[str] = (),
 ) -> SiteRegistry:
-    """Query every connected node for its card, and refuse a federation that cannot work.
+    """Query every connected node for its site card. Refuse a federation that cannot work.
 
     Parameters
     ----------
     grid : Grid
     config : FederationConfig
-        With `sites` (a simulation) all of them must answer; otherwise `aggregation.min_sites`
-        must, and under ``on_missing: continue`` a node that cannot answer is left out.
+        In a simulation all `sites` must answer. Otherwise at least `aggregation.min_sites` must
+        answer, and with ``on_missing: continue`` a node that cannot answer is left out.
     on_event : callable
         See `SiteRegistry`.
     expected : iterable of str
-        Sites to wait for, for at most `aggregation.join_timeout`.
+        Sites to wait for, at most `aggregation.join_timeout`.
 
     Raises
     ------
     RegistrationError
-        One sentence for each problem.
+        The message has one sentence for each problem.
     """
     registry = SiteRegistry(grid, config, on_event)
     wanted = max(config.aggregation.min_sites, len({*expected, *config.sites}))
@@ -76,10 +76,10 @@ def register_sites(
 def _query(
     grid: Grid, config: FederationConfig, registry: SiteRegistry, wanted: int
 ) -> tuple[list[NodeInfo], dict[int, Message]]:
-    """Wait for `wanted` nodes and query them; give the nodes, and the answers by node.
+    """Wait for `wanted` nodes and query them. Return the nodes and their answers.
 
-    For a minute after server and sites were restarted together, Flower lists sites as connected
-    that are not yet. Those are waited for too.
+    If server and sites were restarted together, Flower lists sites as connected for a minute before
+    they are. This function waits for them too.
     """
     end = time.monotonic() + config.aggregation.join_timeout
     answers: dict[int, Message] = {}
@@ -95,7 +95,7 @@ def _query(
 
 
 def check_cards(config: FederationConfig, cards: Iterable[SiteCard]) -> list[str]:
-    """Every reason why these sites cannot form this federation, a sentence each."""
+    """Return each reason why these sites cannot form this federation, as a sentence."""
     cards = sorted(cards, key=lambda card: card.name)
     names = [card.name for card in cards]
     problems = [f"site {name} is missing" for name in sorted(set(config.sites) - set(names))]

@@ -1,4 +1,4 @@
-"""The release: what `mdmt predict` needs, with a model card."""
+"""Write the release: the files that `mdmt predict` needs, and a model card."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["write_release"]
 def write_release(
     run: RunDirectory, federation: Federation, checkpoints: Mapping[str, Any]
 ) -> None:
-    """Write each task's best backbone (the last where a task has no validation), and a model card.
+    """Write the best backbone of each task (the last without validation) and a model card.
 
     Parameters
     ----------
     run : RunDirectory
-        The release is its ``release/``.
+        The release is written to its ``release/``.
     federation : Federation
-        Finished.
+        A finished federation.
     checkpoints : mapping
-        As in ``metrics.json``.
+        The section ``checkpoints`` of ``metrics.json``.
     """
     folder, best = run.folder / "release", federation.selection.best
     last = federation.config.training.rounds
@@ -56,7 +56,7 @@ def write_release(
 def _model_card(
     federation: Federation, rounds: Mapping[str, int], checkpoints: Mapping[str, Any]
 ) -> str:
-    """Markdown for whoever receives the release."""
+    """Return the model card as Markdown."""
     config = federation.config
     lines = [
         f"# Model card: {config.name}",
@@ -97,7 +97,7 @@ def _model_card(
 
 
 def _origin(weights: str) -> str:
-    """Whose weights training started from, without the folder of a file."""
+    """Describe the initial weights, without the folder of a file."""
     if weights == "none":
         return "random"
     return f"{weights}" if weights in ("timm", "offline") else f"{Path(weights).name}"

@@ -28,8 +28,8 @@ __all__ = ["run_rounds"]
 def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: int) -> None:
     """Train up to round `rounds`, then evaluate the final model.
 
-    Every reply of round r also brings the validation metrics of the model of round r-1; they
-    complete the history line of round r-1.
+    Every reply of round r also has the validation metrics of the model of round r-1. They complete
+    the history line of round r-1.
     """
     codec = Codec(federation.config.wire)
     for number in range(federation.round + 1, rounds + 1):
@@ -53,7 +53,7 @@ def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: in
 
 
 def admit(federation: Federation, run: RunDirectory) -> None:
-    """Register sites that have joined, and wait while too few are connected."""
+    """Register sites that have joined, and wait while too few sites are connected."""
     registry, before = federation.registry, set(federation.registry.sites)
     registry.register_joiners()
     if joined := set(registry.sites) - before:
@@ -67,7 +67,7 @@ def admit(federation: Federation, run: RunDirectory) -> None:
 
 
 def select(federation: Federation, number: int) -> dict[int, SiteCard]:
-    """Draw the sites of a round, by node: from sorted names, with a seed of the round's own."""
+    """Draw the sites of a round, by node. The seed depends on the round."""
     cards, options = federation.registry.cards, federation.config.aggregation
     nodes = sorted(cards, key=lambda node: cards[node].name)
     wanted = max(round(options.fraction * len(nodes)), options.min_sites)
@@ -77,12 +77,12 @@ def select(federation: Federation, number: int) -> dict[int, SiteCard]:
 
 
 def check_quorum(federation: Federation, number: int, collected: Collected) -> None:
-    """Fail where too few updates were accepted.
+    """Raise an error if too few updates were accepted.
 
     Raises
     ------
     RunError
-        Fewer than `aggregation.min_sites`, or one is missing and `on_missing` is ``stop``.
+        There are fewer than `aggregation.min_sites`, or a site is missing with `on_missing: stop`.
     """
     options, accepted = federation.config.aggregation, len(collected.reports)
     reasons = "; ".join(f"{site}: {why}" for site, why in collected.refusals.items())
@@ -102,10 +102,10 @@ def combine(
     collected: Collected,
     buffer: UpdateBuffer,
 ) -> State:
-    """Let the algorithm make the next state from the accepted updates, in order of site names.
+    """Let the algorithm compute the next state from the accepted updates, in order of site names.
 
-    How much a site counts depends on which others are accepted, so updates wait in the buffer until
-    the last one is there. For a sum they are then decoded one at a time.
+    The weight of a site depends on the accepted sites. Therefore the updates wait in the buffer
+    until the last one has arrived. For a sum they are then decoded one at a time.
     """
     cards = [federation.registry.sites[site] for site in sorted(collected.reports)]
     weights = array_weights(federation.config, cards, federation.uploaded)
@@ -144,7 +144,7 @@ def note_rounds(federation: Federation, run: RunDirectory, collected: Collected)
 def history_line(
     federation: Federation, number: int, sent: Sent, collected: Collected, seconds: float
 ) -> dict[str, Any]:
-    """What a round did; the validation of its model follows in the next round."""
+    """Return the history line of a round. The next round adds the validation of its model."""
     cards = [federation.registry.sites[site] for site in sorted(collected.reports)]
     weights = site_weights(federation.config, cards)
     sites: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""The run directory: everything the server keeps of a run, readable at any moment."""
+"""The run directory: all files of a run at the server. They can be read at any time."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ __all__ = [
 
 
 def new_run_folder(out: Path | None, name: str, root: Path = Path("runs")) -> Path:
-    """Choose and make a folder for a new run; one that holds anything is never reused.
+    """Choose and create the folder of a new run. A folder with files is never used again.
 
     Parameters
     ----------
     out : Path or None
-        What the user asked for; without it ``runs/<name>``, ``runs/<name>-2``, ...
+        Folder that the user set. The default is ``runs/<name>``, ``runs/<name>-2``, ...
     name : str
-        Of the federation.
+        Name of the federation.
 
     Raises
     ------
@@ -64,18 +64,18 @@ def new_run_folder(out: Path | None, name: str, root: Path = Path("runs")) -> Pa
 
 
 def find_run(out: Path | None, config: FederationConfig, root: Path = Path("runs")) -> Path:
-    """Find the run of a federation that is to be resumed.
+    """Find the run of a federation that will be resumed.
 
     Parameters
     ----------
     out : Path or None
-        What the user asked for; without it the newest of ``runs/<name>``, ``runs/<name>-2``, ...
+        Folder that the user set. The default is the newest of ``runs/<name>``, ``runs/<name>-2``...
     config : FederationConfig
 
     Raises
     ------
     BadInput
-        There is none, it is done, or another version or configuration started it.
+        There is no run, it is complete, or another version or configuration started it.
     """
     folder = out
     if folder is None:
@@ -107,10 +107,10 @@ def find_run(out: Path | None, config: FederationConfig, root: Path = Path("runs
 
 
 def last_event(folder: Path, earlier: int = 0) -> dict[str, Any]:
-    """Give the last event of the attempt at a run that began after the first `earlier` events.
+    """Return the last event of the attempt that started after the first `earlier` events.
 
-    An attempt before it may be ended at this moment, and say so among them: its process is another.
-    Empty if the attempt has not begun.
+    An earlier attempt can end at the same time and write events too; it has another process. The
+    result is empty if the attempt has not started.
     """
     events = read_lines(folder / "events.jsonl")[earlier:]
     begun = [event["process"] for event in events if event["event"] == "registration"]
@@ -119,14 +119,14 @@ def last_event(folder: Path, earlier: int = 0) -> dict[str, Any]:
 
 
 def raise_unless_done(event: Mapping[str, Any], otherwise: str) -> None:
-    """Judge a run by the ServerApp's last event: `flwr run` exits 0 on failures too.
+    """Check a run by the last event of the ServerApp: `flwr run` also exits with 0 on failures.
 
     Raises
     ------
     BadInput
         The ServerApp ended with exit code 2: the sites cannot form this federation.
     RunError
-        The run ended in any other way but ``done``; `otherwise` says so if it did not say itself.
+        The run did not end with ``done``. The default message is `otherwise`.
     """
     if event.get("event") == "failed":
         raise (BadInput if event["exit_code"] == BadInput.exit_code else RunError)(event["message"])
@@ -135,13 +135,13 @@ def raise_unless_done(event: Mapping[str, Any], otherwise: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
+    """Return the versions of the packages that can change a result."""
     packages = ("mdmt", "torch", "torchvision", "timm", "flwr", "numpy", "pydicom", "scikit-learn")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 class RunDirectory:
-    """Files of one run.
+    """The files of one run.
 
     ``federation.yaml``, ``sites.json``, ``history.jsonl``, ``events.jsonl``, ``checkpoints/``,
     ``metrics.json``, ``release/``.
@@ -150,12 +150,12 @@ class RunDirectory:
     ----------
     folder : Path
     config : FederationConfig
-        Its checkpoints are refused to any other.
+        Checkpoints of another configuration are refused.
 
     Attributes
     ----------
     writer : CheckpointWriter
-        Ends its work when a block ``with`` this directory ends, however it does.
+        It finishes its work when a ``with`` block of this directory ends.
     """
 
     def __init__(self, folder: Path, config: FederationConfig) -> None:
@@ -176,17 +176,17 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> RoundFiles:
-        """The checkpoints, when the last one is written."""
+        """The checkpoints. Wait until the last one is written."""
         self.writer.wait()
         return self._files
 
     @property
     def begun(self) -> bool:
-        """Whether there is a checkpoint, or a history, to go on from."""
+        """True if there is a checkpoint or a history to continue from."""
         return bool(self.checkpoints.rounds()) or (self.folder / "history.jsonl").exists()
 
     def write_sites(self, config: FederationConfig, cards: Mapping[str, SiteCard]) -> None:
-        """Write what is known of the sites: configuration, cards, versions.
+        """Write the configuration, the site cards and the versions.
 
         A site that took part earlier keeps its card.
         """
@@ -207,17 +207,17 @@ class RunDirectory:
         )
 
     def event(self, kind: str, **data: Any) -> None:
-        """Tell whoever watches: one line of ``events.jsonl``."""
+        """Write one line to ``events.jsonl``."""
         facts = {"event": kind, "time": round(time.time(), 3), "process": os.getpid(), **data}
         self._append("events.jsonl", facts)
 
     def history(self, line: Mapping[str, Any]) -> None:
-        """Book a round whose checkpoint is written: a line of ``history.jsonl``, on the disk."""
+        """Write the line of a round to ``history.jsonl``, after its checkpoint is written."""
         self.writer.wait()
         self._append("history.jsonl", line, durable=True)
 
     def rewind(self, number: int) -> None:
-        """Take back what was booked of round `number` and later ones: they will be booked again."""
+        """Remove the lines of round `number` and later rounds. They will be written again."""
         file = self.folder / "history.jsonl"
         if file.exists():
             complete = [line for line in file.read_text().splitlines(True) if line.endswith("\n")]
@@ -238,7 +238,7 @@ class RunDirectory:
 
 
 def _cut_half_a_line(stream: BinaryIO) -> None:
-    """Take away what a crash, or a full disk, left of a last line."""
+    """Remove an incomplete last line, which a crash or a full disk can leave."""
     end = stream.seek(0, os.SEEK_END)
     if not end:
         return

@@ -1,4 +1,4 @@
-"""The site registry: which sites may take part, and which of their nodes are connected."""
+"""The site registry: the registered sites, and their connected nodes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _PAUSE = 0.2
 
 
 class SiteRegistry:
-    """Cards of the registered sites, and which of their nodes are connected.
+    """The cards of registered sites, and their connected nodes.
 
-    A node is queried for its card when it appears, and again after it reconnected; a site keeps the
-    card it was registered with.
+    A node is queried for its card when it appears, and again after a reconnection. A site keeps the
+    card of its registration.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class SiteRegistry:
         return set(self.cards) - self.connected
 
     def validators(self) -> dict[str, list[str]]:
-        """Task → sites that have validation labels of it, or withhold their number."""
+        """Return the sites by task that have validation labels, or withhold their number."""
         return {
             task: [
                 name
@@ -65,7 +65,7 @@ class SiteRegistry:
         }
 
     def poll(self) -> list[NodeInfo]:
-        """Note which nodes are connected."""
+        """Update the connected nodes."""
         nodes = sorted(self._grid.get_nodes(), key=lambda node: (node.name, node.node_id))
         self.connected = {node.node_id for node in nodes}
         return nodes
@@ -73,7 +73,7 @@ class SiteRegistry:
     def wait(
         self, enough: Callable[[set[int]], bool], deadline: float | None = None
     ) -> list[NodeInfo]:
-        """Poll until enough nodes are connected, or the (monotonic) deadline has passed.
+        """Poll until enough nodes are connected or the (monotonic) deadline has passed.
 
         Without a deadline, poll for `aggregation.join_timeout`.
         """
@@ -86,11 +86,11 @@ class SiteRegistry:
             time.sleep(_PAUSE)
 
     def forget(self, node: NodeInfo) -> None:
-        """Query a node again that did not answer."""
+        """Let a node that did not answer be queried again."""
         self._queried.pop(node.node_id, None)
 
     def queries(self, nodes: Iterable[NodeInfo]) -> list[Message]:
-        """Write the query for the card of every node that has not been queried yet."""
+        """Return the queries for all nodes that have not been queried yet."""
         query = Query(recipe=self._config.recipe).model_dump_json()
         content = RecordDict({"config": ConfigRecord({"order": query})})
         timeout = self._config.training.round_timeout
@@ -104,16 +104,16 @@ class SiteRegistry:
         return messages
 
     def register(self, node: NodeInfo, card: SiteCard) -> None:
-        """Let a site take part, under the node that it is connected by now."""
+        """Register a site with its current node."""
         for former in [n for n, known in self.cards.items() if known.name == card.name]:
             del self.cards[former]
         self.cards[node.node_id] = card
         self._on_event("joined", site=card.name)
 
     def register_joiners(self) -> None:
-        """Query nodes that appeared, and register those whose answer to an earlier query is here.
+        """Query new nodes, and register nodes that have answered an earlier query.
 
-        This does not wait: an answer is read before a later round.
+        This does not wait: the answer is read before a later round.
         """
         if self._waiting:
             for reply in self._grid.pull_messages(list(self._waiting)):
@@ -149,12 +149,12 @@ class SiteRegistry:
 
 
 def node_name(node: NodeInfo) -> str:
-    """The name that a node's key was registered under, or its number where nodes have no names."""
+    """Return the registered name of a node's key, or its number if it has no name."""
     return node.name or f"node {node.node_id}"
 
 
 def read_card(node: NodeInfo, reply: Message | None) -> SiteCard | None:
-    """Read the card that a node answered with; None for a simulated node that no site uses.
+    """Read the site card of an answer; None for a simulated node without a site.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def read_card(node: NodeInfo, reply: Message | None) -> SiteCard | None:
 def site_problems(
     config: FederationConfig, card: SiteCard, others: Iterable[SiteCard]
 ) -> list[str]:
-    """Every reason why a site cannot take part in this federation, a sentence each."""
+    """Return each reason why a site cannot take part in this federation, as a sentence."""
     problems = []
     if card.name in {other.name for other in others}:
         problems.append(f"two sites are called {card.name}")

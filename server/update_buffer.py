@@ -1,4 +1,4 @@
-"""The update buffer: where a round's updates wait for the last one, on disk beyond a bound."""
+"""The update buffer: it keeps the updates of a round until the last one has arrived."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import IO, Self
 __all__ = ["UpdateBuffer"]
 
 _ROOM = 100_000_000
-"""Bytes kept in memory: two exact updates of a resnet18, for any number of sites."""
+"""Bytes in memory: two exact updates of a resnet18, for any number of sites."""
 
 
 class UpdateBuffer:
-    """Blobs by name, read in any order, each once.
+    """Blobs by name. They are read in any order, each one once.
 
     Parameters
     ----------
     folder : Path
-        Gets the file for what memory has no room for. The file has no name, so that nothing of it
-        is left if the process dies; it is made when it is first needed.
+        Folder of the file for blobs that do not fit into memory. The file has no name, so that it
+        disappears if the process dies. It is created when it is first needed.
     room : int
-        Bytes to keep in memory.
+        Largest number of bytes in memory.
     """
 
     def __init__(self, folder: Path, room: int = _ROOM) -> None:
@@ -39,7 +39,7 @@ class UpdateBuffer:
             self._file.close()
 
     def put(self, name: str, blob: bytes) -> None:
-        """Keep a blob."""
+        """Store a blob."""
         if len(blob) <= self._room:
             self._room -= len(blob)
             self._blobs[name] = blob
@@ -50,7 +50,7 @@ class UpdateBuffer:
         self._file.write(blob)
 
     def take(self, name: str) -> bytes:
-        """Return a blob and forget it."""
+        """Return a blob and remove it."""
         if name in self._blobs:
             blob = self._blobs.pop(name)
             self._room += len(blob)

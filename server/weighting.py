@@ -1,4 +1,4 @@
-"""How much each site counts: w_s for its backbone, c_{s,t} for its task losses."""
+"""The weights of sites: w_s of the backbone, c_{s,t} of the task losses."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["array_weights", "loss_coefficients", "site_weights", "task_shares"]
 
 
 def task_shares(config: FederationConfig, cards: Iterable[SiteCard]) -> dict[str, dict[str, float]]:
-    """a_{s,t} = (λ_t/Λ)·(n_{s,t}/n_t): each task's share of the objective that a site carries.
+    """Return a_{s,t} = (λ_t/Λ)·(n_{s,t}/n_t): the share of site s and task t in the objective.
 
     Parameters
     ----------
     config : FederationConfig
     cards : iterable of SiteCard
-        The sites that take part; n counts their training labels, Λ sums over the tasks they have.
+        The participating sites. n counts their training labels, Λ sums over their tasks.
 
     Returns
     -------
@@ -40,10 +40,10 @@ def task_shares(config: FederationConfig, cards: Iterable[SiteCard]) -> dict[str
 
 
 def site_weights(config: FederationConfig, cards: Iterable[SiteCard]) -> dict[str, float]:
-    """w_s of the sites whose updates are averaged; sums to 1.
+    """Return w_s of the sites whose updates are averaged. The weights sum to 1.
 
-    ``tasks``: w_s = Σ_t a_{s,t}, so that the federation descends the pooled objective (P2).
-    ``examples``: w_s ∝ Σ_t n_{s,t}. ``uniform``: all alike.
+    ``tasks``: w_s = Σ_t a_{s,t}, so that the federation minimises the pooled objective (P2).
+    ``examples``: w_s ∝ Σ_t n_{s,t}. ``uniform``: equal weights.
     """
     cards = list(cards)
     weighting = config.aggregation.weighting
@@ -60,15 +60,15 @@ def site_weights(config: FederationConfig, cards: Iterable[SiteCard]) -> dict[st
 def array_weights(
     config: FederationConfig, cards: Collection[SiteCard], names: Iterable[str]
 ) -> dict[str, dict[str, float]]:
-    """How much each site counts in the mean of each array: site → array → weight.
+    """Return the weight of each site in the mean of each array: site → array → weight.
 
-    Backbone arrays have `site_weights`; those of a shared head the shares of its task, over the
-    sites that have it. The weights of an array sum to 1; the head of a task that none of these
-    sites has a training label of has no weight at all.
+    Backbone arrays have the `site_weights`. Arrays of a shared head have the shares of its task,
+    over the sites with this task. The weights of an array sum to 1. If no site has a training label
+    of a task, the arrays of its head have no weights.
     """
     whole = site_weights(config, cards)
     uniform = config.aggregation.weighting == "uniform"
-    # Under uniform weighting a site may withhold its counts.
+    # With uniform weights a site can withhold its counts.
     shares = {} if uniform else task_shares(config, cards)
     by_task: dict[str | None, dict[str, float]] = {}
     for task in (None, *config.tasks):
@@ -91,9 +91,9 @@ def array_weights(
 def loss_coefficients(
     config: FederationConfig, cards: Mapping[str, SiteCard]
 ) -> dict[str, dict[str, float]]:
-    """c_{s,t}, fixed at registration; a site's coefficients sum to 1.
+    """Return c_{s,t}, which is fixed at registration. The coefficients of a site sum to 1.
 
-    ``tasks``: c_{s,t} = a_{s,t}/w_s. Otherwise c_{s,t} = λ_t over the sum of λ of the site's tasks.
+    ``tasks``: c_{s,t} = a_{s,t}/w_s. Otherwise c_{s,t} = λ_t / (sum of λ over the site's tasks).
     """
     if config.aggregation.weighting == "tasks":
         raw = task_shares(config, cards.values())
@@ -112,7 +112,7 @@ def loss_coefficients(
 
 
 def _labels(card: SiteCard, task: str) -> int:
-    """n_{s,t}, which every weighting but ``uniform`` needs."""
+    """Return n_{s,t}, which every weighting except ``uniform`` needs."""
     labels = card.labels(task)
     if labels is None:
         raise RegistrationError(f"site {card.name} withholds how many labels of {task} it has")

@@ -1,4 +1,4 @@
-"""Writing a checkpoint while the sites train the next round."""
+"""Write a checkpoint while the sites train the next round."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["CheckpointWriter"]
 
 
 class CheckpointWriter:
-    """Saves rounds on a thread of its own, one at a time and in order.
+    """Saves rounds in its own thread, one at a time and in order.
 
     Parameters
     ----------
@@ -34,13 +34,13 @@ class CheckpointWriter:
         facts: Mapping[str, Any],
         keep: Iterable[int],
     ) -> None:
-        """Begin to save a round, when the one before is saved; then prune all but `keep`.
+        """Start to save a round after the previous one is saved. Then delete all rounds but `keep`.
 
         Parameters
         ----------
         number : int
         tensors : mapping of str to Tensor
-            Nobody may change them any more.
+            They must not change after this call.
         facts : mapping
         keep : iterable of int
         """
@@ -48,13 +48,13 @@ class CheckpointWriter:
         self._writing = self._thread.submit(self._save, number, tensors, deepcopy(facts), [*keep])
 
     def wait(self) -> None:
-        """Wait until all is saved; raise what went wrong with it."""
+        """Wait until all rounds are saved. Raise the error of a failed one."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def close(self) -> None:
-        """Let what is being written be written."""
+        """Finish the running write."""
         self._thread.shutdown()
 
     def _save(
