@@ -7,12 +7,16 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-__all__ = ["atomic_path", "read_json", "write_json", "write_text", "yaml_line"]
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["atomic_path", "read_json", "render", "write_json", "write_text", "yaml_line"]
 
 
 @contextmanager
@@ -62,3 +66,28 @@ def yaml_line(value: Any) -> str:
     """Write `value` as YAML on one line, quoted where needed."""
     text: str = yaml.safe_dump(value, default_flow_style=True, width=1_000_000, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
+
+
+def render(package: str, template: str, /, *, html: bool = False, **facts: Any) -> str:
+    """Fill in a Jinja template from the folder ``templates`` of a package.
+
+    A fact that is missing is an error. With `html` all text is escaped; YAML, TOML, shell and
+    Markdown are not HTML.
+    """
+    return _environment(package, html).get_template(template).render(facts)
+
+
+@cache
+def _environment(package: str, html: bool) -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(package),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=html,
+    )
+    environment.filters["yaml"] = yaml_line
+    return environment

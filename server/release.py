@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from mdmt.files import atomic_path, write_json, write_text
+from mdmt.files import atomic_path, render, write_json, write_text
 from mdmt.releases import RELEASE_FORMAT, backbone_file
 from server.federation import Federation
 from server.run import RunDirectory, versions
@@ -57,43 +57,24 @@ def _model_card(
     federation: Federation, rounds: Mapping[str, int], checkpoints: Mapping[str, Any]
 ) -> str:
     """Return the model card as Markdown."""
-    config = federation.config
-    lines = [
-        f"# Model card: {config.name}",
-        "",
-        f"One `{config.model.backbone}` backbone, trained from"
-        f" {_origin(config.model.weights)} weights in {config.training.rounds} rounds of federated"
-        " multi-dataset multi-task learning"
-        f" by {len(federation.registry.cards)} sites. Images stayed at their sites.",
-        "",
-        "| site | task | training labels | test images | test result |",
-        "|---|---|---|---|---|",
-    ]
+    config, results = federation.config, []
     for card in federation.registry.sites.values():
         for task in card.tasks:
-            primary = config.space(task).primary
             name = f"best:{task}" if f"best:{task}" in checkpoints else "last"
             test = checkpoints[name]["sites"].get(card.name, {}).get("test", {})
-            lines.append(
-                f"| {card.name} | {task} | {_count(card.labels(task))}"
-                f" | {_count(test.get(f'{task}/examples', 0))} | {_result(test, task, primary)} |"
-            )
-    lines += ["", "| task | kind | labels | round released |", "|---|---|---|---|"]
-    for task, entry in config.tasks.items():
-        labels = ", ".join(entry.space.labels)
-        lines.append(f"| {task} | {entry.space.kind} | {labels} | {rounds[task]} |")
-    lines += [
-        "",
-        "Brackets hold the patient-level bootstrap 95 % interval of a site's own test set.",
-        "",
-        "**Use.** Research. Not a medical device: not validated for, and not to be used in, the"
-        " care of patients. Results hold for populations, devices and labelling habits like those"
-        " of the sites above; small test sets give wide intervals.",
-        "",
-        "Versions: " + ", ".join(f"{name} {number}" for name, number in versions().items()) + ".",
-        "",
-    ]
-    return "\n".join(lines)
+            images = _count(test.get(f"{task}/examples", 0))
+            result = _result(test, task, config.space(task).primary)
+            results.append((card.name, task, _count(card.labels(task)), images, result))
+    return render(
+        "server",
+        "model_card.md",
+        config=config,
+        origin=_origin(config.model.weights),
+        sites=len(federation.registry.cards),
+        results=results,
+        rounds=rounds,
+        versions=versions(),
+    )
 
 
 def _origin(weights: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mdmt.files import yaml_line
+from mdmt.files import render, write_text
 
 if TYPE_CHECKING:
     from mdmt.cli.guess import Guess
@@ -23,7 +23,6 @@ def init(
     from mdmt.cli.guess import guess_columns, task_name
     from mdmt.data.tabular import read_tabular_file
     from mdmt.errors import BadInput
-    from mdmt.files import write_text
 
     files = [out / "site.yaml", out / "federation.yaml"]
     for file in files:
@@ -33,8 +32,9 @@ def init(
     name = task_name(table.resolve().parent.name)
     dataset = _dataset(guess, table.resolve(), out.resolve())
     for file in files:
-        write_text(file, _render(file.name, file=file, name=name, dataset=dataset, guess=guess))
-    typer.echo(_render("summary.txt", guess=guess, files=files), nl=False)
+        facts: dict[str, Any] = {"file": file, "name": name, "dataset": dataset, "guess": guess}
+        write_text(file, render("mdmt.cli", f"{file.name}.j2", **facts))
+    typer.echo(render("mdmt.cli", "summary.txt.j2", guess=guess, files=files), nl=False)
 
 
 def _dataset(guess: Guess, table: Path, out: Path) -> dict[str, Any]:
@@ -47,17 +47,3 @@ def _dataset(guess: Guess, table: Path, out: Path) -> dict[str, Any]:
     keys["splits"] = guess.splits if any(k != v for k, v in guess.splits.items()) else None
     keys["mask"] = guess.mask
     return {key: value for key, value in keys.items() if value is not None}
-
-
-def _render(template: str, **facts: Any) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("mdmt.cli"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # YAML, not HTML
-    )
-    environment.filters["yaml"] = yaml_line
-    return environment.get_template(f"{template}.j2").render(facts)

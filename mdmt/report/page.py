@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mdmt import __version__
+from mdmt.files import render
 
 __all__ = [
     "Block",
@@ -117,13 +118,4 @@ def render_page(page: Page) -> str:
 
     All text is escaped; only the plots, which we draw ourselves, are markup.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("mdmt.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(page=page, version=__version__)
+    return render("mdmt.report", "report.html.j2", html=True, page=page, version=__version__)

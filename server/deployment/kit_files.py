@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mdmt.config import FederationConfig, SiteTask, TaskConfig, read_yaml
 from mdmt.deployment.kits import ServerKit, SiteFacts, split_address
-from mdmt.files import write_text, yaml_line
+from mdmt.files import render, write_text
 
 __all__ = [
     "federation_text",
@@ -89,18 +87,4 @@ def federation_text(path: Path) -> str:
 
 
 def _render(template: str, /, **facts: Any) -> str:
-    return _environment().get_template(f"{template}.j2").render(facts)
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("server.deployment"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # YAML, TOML and shell: not HTML
-    )
-    environment.filters["yaml"] = yaml_line
-    return environment
+    return render("server.deployment", f"{template}.j2", **facts)
