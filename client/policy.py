@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mdmt.config import FederationConfig
-from mdmt.config.policy import Policy
+from mdmt.config.site import Policy
 from mdmt.errors import PolicyError
 from mdmt.messages import content_bytes
 from mdmt.registry import permit_plugins

@@ -9,7 +9,7 @@ from importlib.metadata import version
 import numpy as np
 
 from mdmt.config import FederationConfig, SiteConfig
-from mdmt.config.policy import Policy
+from mdmt.config.site import Policy
 from mdmt.data.cohort import Cohort
 from mdmt.data.manifest import SPLITS, Manifest, Split
 from mdmt.messages import Histogram, Metrics, SiteCard, TrainOrder, TrainReport

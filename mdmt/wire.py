@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdmt.blob import Arrays, pack, unpack
-from mdmt.config.wire import WireConfig
+from mdmt.config.training import WireConfig
 
 __all__ = ["Codec", "largest_message"]
 

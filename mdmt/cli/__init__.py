@@ -41,8 +41,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _mdmt(
     version: Annotated[
-        bool,
-        typer.Option("--version", help="Print it.", callback=_print_version, is_eager=True),
+        bool, typer.Option("--version", help="Print it.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Federated multi-dataset multi-task learning: every site brings its own labels.

@@ -135,10 +135,7 @@ def local_rounds(folder: Path) -> dict[str, int]:
 
 
 def follow(
-    path: Path,
-    on_event: Callable[[dict[str, Any]], None],
-    stop: threading.Event,
-    position: int = 0,
+    path: Path, on_event: Callable[[dict[str, Any]], None], stop: threading.Event, position: int = 0
 ) -> None:
     """Call `on_event` with every line of a file beyond byte `position`, until `stop` is set."""
     last = False

@@ -29,7 +29,9 @@ def study(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Cells at a time; 0: here.", show_default="one per GPU, or core"),
+        typer.Option(
+            min=0, help="Cells at a time; 0: in this process.", show_default="one per GPU, or core"
+        ),
     ] = None,
 ) -> None:
     """Run a study, or continue an interrupted one; then show its main tables."""

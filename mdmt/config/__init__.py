@@ -1,6 +1,5 @@
 """Typed configuration: two YAML files, the coordinator's and the hospital's."""
 
-from mdmt.config.aggregation import AggregationConfig
 from mdmt.config.datasets import AIforCOVID, Brixia, Synthetic, Table
 from mdmt.config.federation import (
     AugmentationConfig,
@@ -21,10 +20,8 @@ from mdmt.config.loading import (
     save_config,
     saved_by,
 )
-from mdmt.config.policy import Policy
-from mdmt.config.site import SiteConfig, SiteTask
-from mdmt.config.training import TrainingConfig
-from mdmt.config.wire import WireConfig
+from mdmt.config.site import Policy, SiteConfig, SiteTask
+from mdmt.config.training import AggregationConfig, TrainingConfig, WireConfig
 
 __all__ = [
     "AIforCOVID",

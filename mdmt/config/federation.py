@@ -10,12 +10,10 @@ import numpy as np
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from mdmt.algorithms import AnyAlgorithm, FedAvg
-from mdmt.config.aggregation import AggregationConfig
 from mdmt.config.renamed import SAVED
 from mdmt.config.site import SiteConfig
-from mdmt.config.training import TrainingConfig
+from mdmt.config.training import AggregationConfig, TrainingConfig, WireConfig
 from mdmt.config.types import BesideSpace, Name, NonNegative, Positive, Probability
-from mdmt.config.wire import WireConfig
 from mdmt.strict import Strict
 from mdmt.tasks import Task
 
@@ -95,9 +93,8 @@ class TaskConfig(BesideSpace):
     def _weights_need_classes(self) -> Self:
         nothing = np.empty((0, self.space.width))
         if self.class_weights != "none" and self.space.balanced_weights(nothing) is None:
-            raise ValueError(
-                f"class_weights: {self.space.kind} has no classes to balance; use none"
-            )
+            reason = f"{self.space.kind} has no classes to balance; use none"
+            raise ValueError(f"class_weights: {reason}")
         return self
 
 
@@ -149,9 +146,7 @@ class AugmentationConfig(Strict):
     @property
     def active(self) -> bool:
         """True if any image can change."""
-        return self.p > 0 and bool(
-            self.shift or self.zoom or self.rotation or self.flip or self.elastic
-        )
+        return self.p > 0 and any((self.shift, self.zoom, self.rotation, self.flip, self.elastic))
 
 
 class FederationConfig(Strict):
@@ -175,17 +170,12 @@ class FederationConfig(Strict):
     @classmethod
     def _complete_sites(cls, value: Any) -> Any:
         """Add the name and missing label spaces to the sites of a simulation."""
-        if not isinstance(value, dict) or not isinstance(value.get("sites"), dict):
-            return value
-        tasks = value.get("tasks")
-        spaces = {
-            name: {k: v for k, v in task.items() if k not in {"weight", "head", "class_weights"}}
-            for name, task in (tasks.items() if isinstance(tasks, dict) else ())
-            if isinstance(task, dict)
-        }
-        return value | {
-            "sites": {name: _complete(name, site, spaces) for name, site in value["sites"].items()}
-        }
+        match value:
+            case {"sites": dict(sites), "tasks": dict(tasks)}:
+                spaces = {name: _space(task) for name, task in tasks.items()}
+                sites = {name: _complete(name, site, spaces) for name, site in sites.items()}
+                return value | {"sites": sites}
+        return value
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Self:
@@ -228,13 +218,14 @@ class FederationConfig(Strict):
         resumed with other values of these keys.
         """
         patience = {"join_timeout", "min_sites", "on_missing"}
-        omitted: dict[str, bool | set[str]] = {
-            "sites": True,
-            "training": {"round_timeout"},
-            "aggregation": patience,
-        }
+        omitted: Any = {"sites": True, "training": {"round_timeout"}, "aggregation": patience}
         deciding = json.dumps(self.model_dump(mode="json", exclude=omitted), sort_keys=True)
         return hashlib.sha256(deciding.encode()).hexdigest()[:16]
+
+
+def _space(task: Any) -> dict[str, Any]:
+    own = set(TaskConfig.model_fields) - {"space"}
+    return {k: v for k, v in task.items() if k not in own} if isinstance(task, dict) else {}
 
 
 def _complete(name: str, site: Any, spaces: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -259,15 +260,11 @@ def _key(problem: ErrorDetails, data: Any) -> str:
     parts = loc[:-1] if missing else loc
     ways: list[tuple[tuple[int | str, ...], Any]] = [((), data)]
     for part in parts:
-        ways += [((*keys, part), at[part]) for keys, at in ways if _has(at, part)]
+        for keys, at in tuple(ways):
+            with suppress(LookupError, TypeError):
+                ways.append(((*keys, part), at[part]))
     best, _ = max(ways, key=lambda way: (way[1] == problem["input"], len(way[0])))
     return ".".join(map(str, (*best, loc[-1]) if missing else best))
-
-
-def _has(value: Any, part: int | str) -> bool:
-    if isinstance(value, dict):
-        return part in value
-    return isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
 
 
 def _under(key: str, context: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from mdmt.config.types import NonNegative, Positive, named
 from mdmt.strict import Strict
 
-__all__ = ["TrainingConfig"]
+__all__ = ["AggregationConfig", "TrainingConfig", "WireConfig"]
 
 
 class SGD(Strict):
@@ -57,11 +57,9 @@ class Plateau(Strict):
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.65
 
 
-Optimizer = Annotated[Annotated[SGD | Adam, Field(discriminator="name")], BeforeValidator(named)]
-Scheduler = Annotated[
-    Annotated[Constant | Cosine | Step | Plateau, Field(discriminator="name")],
-    BeforeValidator(named),
-]
+Optimizer = Annotated[SGD | Adam, Field(discriminator="name"), BeforeValidator(named)]
+Schedules = Constant | Cosine | Step | Plateau
+Scheduler = Annotated[Schedules, Field(discriminator="name"), BeforeValidator(named)]
 
 
 class TrainingConfig(Strict):
@@ -91,3 +89,31 @@ class TrainingConfig(Strict):
         if self.local_epochs and self.local_steps:
             raise ValueError("local_epochs and local_steps exclude each other; keep one")
         return self
+
+
+class AggregationConfig(Strict):
+    """The sites that take part in a round, and their weights."""
+
+    weighting: Literal["tasks", "examples", "uniform"] = "tasks"
+    norm_layers: Literal["average", "local", "frozen"] = "average"
+    heads: Literal["local", "shared"] = "local"
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Fraction of the sites that are drawn for a round."""
+    min_sites: Annotated[int, Field(gt=0)] = 1
+    """Smallest number of sites to start with, and of accepted updates per round."""
+    on_missing: Literal["continue", "stop"] = "continue"
+    """What to do if a site does not answer in time or its update is refused."""
+    join_timeout: Positive = 120.0
+    """Seconds that registration waits for the sites."""
+
+
+class WireConfig(Strict):
+    """Encoding of arrays in messages. `float32` is exact; the others round.
+
+    Small arrays and running statistics are always float32.
+    """
+
+    up: Literal["float32", "float16", "int8"] = "float32"
+    """Site to server. float16 and int8 encode the difference from the received array."""
+    down: Literal["float32", "float16"] = "float32"
+    """Server to site."""
