@@ -25,7 +25,7 @@ def evaluate_task(
     task : Task
     predictions : ndarray, float, (N, len(task.prediction_names))
     targets : ndarray, float, (N, task.width)
-        NaN where a label is missing.
+        NaN is a missing label.
 
     Returns
     -------

@@ -1,1 +1,1 @@
-"""What runs at a hospital beside the ClientApp: the launcher, the worker process, checks, audit."""
+"""Everything at a hospital besides the ClientApp: launcher, worker process, checks and audit."""

@@ -1,4 +1,4 @@
-"""The command line. A file per group of commands; whatever is slow is imported inside them."""
+"""The command line: one file per group of commands. Slow modules are imported inside commands."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ __all__ = [
 INTERRUPTED = 130
 """128 + SIGINT, as in shells."""
 _LOG_WIDTH = 160
-"""Columns where there is no terminal: a table in a log is not truncated."""
+"""Columns without a terminal, so that a table in a log is not truncated."""
 
 _OVERRIDE = "Override a key, as in training.rounds=5 or, of a study, seeds=[0]."
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_OVERRIDE)]
@@ -44,7 +44,7 @@ class Commands(TyperGroup):
             raise _failed("interrupted", INTERRUPTED) from error
         except BrokenPipeError:  # the reader of a pipe has closed it: not an error
             raise
-        except OSError as error:  # a full disk, a folder that may not be written to
+        except OSError as error:  # a full disk or a read-only folder
             reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
             raise _failed(reason, 1) from error
 

@@ -81,7 +81,7 @@ class Progress:
         return []
 
     def note_local_rounds(self, reached: dict[str, int]) -> None:
-        """Take the rounds that sites have trained alone, where their files can be seen."""
+        """Count the rounds that sites have trained alone, if their files are on this machine."""
         if self.stage.startswith(_REFERENCES) and reached:
             self.done = self.rounds + sum(reached.values()) / max(len(self.sites), 1)
             each = ", ".join(f"{site} {number}" for site, number in sorted(reached.items()))
@@ -125,7 +125,7 @@ class Progress:
 
 
 def local_rounds(folder: Path) -> dict[str, int]:
-    """Site → rounds that it has trained alone; empty where sites are on other machines."""
+    """Return the rounds that each site has trained alone; empty if sites are on other machines."""
     files = folder.glob("sites/*/*/*/local/round-*.safetensors")
     reached: dict[str, int] = {}
     for file in files:

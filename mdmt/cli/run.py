@@ -84,7 +84,7 @@ def _simulate(
     if out is not None and existed and not resume and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out}: already holds something; choose another --out, or --resume it")
     if engine == "ray" and workers is not None:
-        raise BadInput("--workers: Ray has workers of its own; training.threads decides how many")
+        raise BadInput("--workers: Ray starts its own workers; training.threads decides how many")
     console = progress_console()
     console.print(f"reading the data of {', '.join(sorted(config.sites)) or 'no site'}")
     with ExitStack() as stack:

@@ -39,7 +39,7 @@ def provision(
     ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Make all keys anew: kits handed out before become useless."),
+        typer.Option("--force", help="Make new keys. Kits that were handed out become invalid."),
     ] = False,
 ) -> None:
     """Write the keys, certificates and files that the server and each site need.
@@ -93,7 +93,7 @@ def run(
 ) -> None:
     """Train a federation with the sites that are connected, and show the results.
 
-    Exits with 0 only if the run is complete. Ctrl-C stops watching; the run goes on.
+    The exit code is 0 only if the run is complete. Ctrl-C stops watching; the run continues.
     """
     from mdmt.cli.progress import watching
     from mdmt.cli.tables import run_tables
@@ -166,7 +166,7 @@ def status(
 
 @server.command()
 def stop(kit: Kit = DEFAULT_KIT) -> None:
-    """End the run that is under way; `mdmt server run --resume` goes on with it later."""
+    """Stop the current run. `mdmt server run --resume` continues it later."""
     from mdmt.deployment.kits import open_server_kit
     from server.deployment.control import list_runs, stop_run
 

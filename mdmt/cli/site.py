@@ -33,7 +33,7 @@ def check(kit: Kit = Path()) -> None:
     from client.deployment.check import check_site
     from mdmt.deployment.kits import open_site_kit
 
-    os.umask(0o077)  # nobody else may read the cache that this fills
+    os.umask(0o077)  # other users must not read the cache
     opened = open_site_kit(kit)
     table = new_table(f"{opened.facts.name}: check", "check", "", "found", "remedy")
     with progress_console().status("checking") as status:
@@ -55,7 +55,7 @@ def start(kit: Kit = Path()) -> None:
     from mdmt.deployment.kits import open_site_kit
     from mdmt.deployment.processes import until_stopped
 
-    os.umask(0o077)  # nobody else may read its log, heads and cache
+    os.umask(0o077)  # other users must not read its log, heads and cache
     opened = open_site_kit(kit)
     _report_failures(check_site(opened, starting=True))
     log_to_stderr()
@@ -66,7 +66,7 @@ def start(kit: Kit = Path()) -> None:
 
 
 def _report_failures(checks: Iterable[Check]) -> None:
-    """Write a line for every check that failed, and end the command if there is one."""
+    """Write a line for every failed check. End the command if there is one."""
     failed = [item for item in checks if item.outcome == "fail"]
     for item in failed:
         typer.echo(f"error: {item.name}: {item.found}; {item.remedy}", err=True)

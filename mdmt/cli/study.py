@@ -90,7 +90,7 @@ class StudyProgress:
         """Arm → seconds of its finished cells."""
 
     def plan(self, finished: Sequence[Saved], cells: Sequence[Cell]) -> str:
-        """Count the cells of the grid and the finished ones; return a line that says so."""
+        """Count all cells and the finished ones. Return a line with both numbers."""
         self.total = len(cells)
         self.waiting = [cell.arm.label for cell in cells]
         for one in finished:

@@ -98,7 +98,7 @@ class SiteKit:
     private_key = _File("site.key")
     """The site's own key, ECDSA P-384, in OpenSSH format."""
     audit_head = _File("audit-head.json")
-    """Where the site's audit log must end; not in the state folder, where the log is."""
+    """The head of the audit log: its length and last hash. It is not in the folder of the log."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class ServerKit:
     facts: ServerFacts
 
     federation_file = _File("federation.yaml")
-    """The coordinator's configuration as it was provisioned."""
+    """The configuration of the coordinator at the time of provisioning."""
     ca_certificate = _File("ca.crt")
     """PEM."""
     certificate = _File("server.crt")
@@ -125,7 +125,7 @@ class ServerKit:
     submissions = _File("runs.json")
     """Which run directory belongs to which of Flower's runs."""
     runs = _File("runs")
-    """Run directories: the server may not be able to write anywhere else."""
+    """Folder of the run directories. The server may have no write access to other folders."""
     run_folder = _File("run")
     """What the running proxy and SuperLink write: logs, pid, temporary files."""
 

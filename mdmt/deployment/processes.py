@@ -179,7 +179,7 @@ def only_one(lock_file: Path, what: str) -> Iterator[None]:
     Raises
     ------
     StateError
-        Another process holds the lock.
+        Another process has the lock.
     """
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with lock_file.open("a+") as lock:

@@ -13,7 +13,7 @@ __all__ = ["write_report"]
 def write_report(folder: Path) -> Path:
     """Write ``report.html`` into the folder of a run or of a study, finished or not.
 
-    The file needs no network and holds neither patient ids nor paths.
+    The file needs no network and contains neither patient ids nor paths.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Arms against the arm that trains alone: over matched cells, and over patients; never mixed."""
+"""Compare arms with the arm that trains alone, over cells and over patients, never mixed."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Array = NDArray[np.floating]
 
 _GRID = np.linspace(0.0, 1.0, 101)
 _SEED = 0
-"""The same draws of patients for every arm, and the same report every time."""
+"""Seed of the bootstrap: every arm gets the same draws, and every report is the same."""
 
 
 class Roc(NamedTuple):

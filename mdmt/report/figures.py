@@ -62,9 +62,9 @@ def roc_figure(
     reference: str | None,
     intervals: Mapping[str, tuple[float | None, float | None]],
 ) -> Figure:
-    """Draw each arm's ROC curve with its band, and the reference's beside it.
+    """Draw the ROC curve of each arm with its band, and the curve of the reference arm.
 
-    `intervals` are those of the areas, where the study has them.
+    `intervals` are those of the areas, if the study has them.
     """
     found = {arm: roc_with_band(tested, output) for arm, tested in arms.items()}
     curves = {arm: roc for arm, roc in found.items() if roc is not None}

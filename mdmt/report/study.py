@@ -74,7 +74,7 @@ def _finding(study: Study, task: str, site: str) -> str:
 
 
 def _difference(study: Study, task: str, site: str, arm: str, values: list[float]) -> str:
-    """Say how an arm differs; it is called better or worse only if the corrected test says so."""
+    """Describe the difference of an arm: better or worse only if the corrected test shows it."""
     value = mean_of(values).value
     p = paired_test(study, task, site, arm).get("p_t_holm")
     if p is None:

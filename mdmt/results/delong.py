@@ -20,7 +20,7 @@ _Z_95 = 1.959963984540054
 class AurocComparison:
     """AUROC of two models on the same images; the difference is a - b.
 
-    `low`, `high`, `z` and `p` are None where the variance cannot be estimated.
+    `low`, `high`, `z` and `p` are None if the variance cannot be estimated.
     """
 
     auroc_a: float
@@ -133,7 +133,7 @@ def _variance(sums: NDArray[np.float64], having: NDArray[np.float64], strata: in
     Returns
     -------
     float
-        0 where no degree of freedom is left.
+        0 if there is no degree of freedom.
     """
     if (having <= strata).any():
         return 0.0

@@ -35,10 +35,10 @@ class Predictions:
     seed : int
     space : Task
     images : tuple of (str, str), length N
-        Fold and image; images of one fold stand together.
+        Fold and image. The images of a fold are consecutive.
     patients : ndarray of str, (N,)
     targets : ndarray, float64, (N, space.width)
-        NaN where a label is missing.
+        NaN is a missing label.
     predictions : ndarray, float64, (N, len(space.prediction_names))
     """
 

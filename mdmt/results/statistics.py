@@ -86,7 +86,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 class PairedComparison:
     """Model a against model b over n matched cells; the difference is a - b.
 
-    None where a number is undefined: one pair, or differences that do not vary.
+    None if a number is undefined: one pair, or equal differences.
     """
 
     n: int

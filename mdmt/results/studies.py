@@ -26,7 +26,7 @@ _STUDY_KEYS = ("versions", "data", "caveats")
 
 
 class Result(NamedTuple):
-    """A row of ``results.csv``; `value` is None where the metric is undefined."""
+    """A row of ``results.csv``. `value` is None if the metric is undefined."""
 
     arm: str
     cell: CellName
@@ -77,13 +77,13 @@ class Study:
         return [arm.get("name") or arm["kind"] for arm in self.config["arms"]]
 
     def arms_of(self, *kinds: str) -> list[str]:
-        """Arms of these kinds, whatever their names are."""
+        """Return the arms of these kinds, for any names."""
         kind_of = dict(zip(self.arms, self.config["arms"], strict=True))
         return [name for name, arm in kind_of.items() if arm["kind"] in kinds]
 
     @property
     def reference(self) -> str | None:
-        """The arm that others are compared with: the first in which a site trains alone."""
+        """The arm that other arms are compared with: the first in which a site trains alone."""
         return next(iter(self.arms_of("local")), None)
 
     @property
@@ -123,7 +123,7 @@ def read_study(folder: Path) -> Study:
     Raises
     ------
     BadInput
-        The folder holds no study, or one of its files is damaged.
+        The folder contains no study, or one of its files is damaged.
     """
     config, spaces = _config(folder / "study.yaml")
     whole = (folder / "results.csv").is_file()
@@ -152,7 +152,7 @@ def read_study(folder: Path) -> Study:
 
 
 def with_all_sites(results: Iterable[Result]) -> list[Result]:
-    """Add the mean over sites, weighted by their labelled test images, where there are several.
+    """Add the mean over sites, weighted by their labelled test images, if there are several.
 
     An arm that did not test every site of the task in a cell has none there: means over other
     sites cannot be compared.
@@ -188,7 +188,7 @@ def _config(file: Path) -> tuple[dict[str, Any], dict[str, Task]]:
 
 
 def _cells(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the finished cells of the grid; the folder may hold cells of a former, larger grid."""
+    """Yield the finished cells of the grid. The folder can contain cells of an earlier grid."""
     arms = {arm.get("name") or arm["kind"] for arm in config["arms"]}
     backbones = {one.get("name") or one["backbone"] for one in config.get("backbones", ())}
     backbones = backbones or {config["federation"]["model"]["backbone"]}

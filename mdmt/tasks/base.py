@@ -43,7 +43,7 @@ Names = Annotated[tuple[str, ...], AfterValidator(_distinct)]
 class Task(Mirrored):
     """The label space of one task, and everything that follows from its kind.
 
-    A target is a float row of `width` numbers, NaN where a label is missing. A head gives
+    A target is a row of `width` floats; NaN is a missing label. A head gives
     `n_outputs` numbers; `decode` turns them into predictions, one column per entry of
     `prediction_names`. A kind has to define `labels`, `encode`, `elementwise_loss` (or `loss`),
     `decode`, `constant`, `metrics` and `primary`; the other methods have a default.
@@ -56,7 +56,7 @@ class Task(Mirrored):
     primary_is_better_when: ClassVar[str]
     """``higher`` or ``lower``."""
     secondary: ClassVar[Mapping[str, str]] = {}
-    """Metrics that are shown beside the primary one; each is better ``higher`` or ``lower``."""
+    """Metrics that are shown in addition to the primary one; better if ``higher`` or ``lower``."""
     exclusive: ClassVar[bool] = False
     """Whether a sample has exactly one of the labels, and its target is the label's index."""
     discrete: ClassVar[bool] = False
@@ -64,7 +64,7 @@ class Task(Mirrored):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the target columns; ``("",)`` where one column holds the whole label."""
+        """Names of the target columns; ``("",)`` if one column contains the whole label."""
         return self.labels
 
     @property
@@ -160,7 +160,7 @@ class Task(Mirrored):
         ----------
         outputs : Tensor, float, (N, n_outputs)
         targets : Tensor, float, (N, width)
-            NaN where a label is missing.
+            NaN is a missing label.
         class_weights : Tensor, float, optional
             As `balanced_weights` gives them; they multiply e and leave the count alone.
 

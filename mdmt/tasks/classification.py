@@ -40,7 +40,7 @@ class Classification(Probabilities):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """One column holds the class."""
+        """One column, which contains the class."""
         return ("",)
 
     @property

@@ -40,7 +40,7 @@ class Probabilities(Task):
     def _auroc(
         self, predictions: FloatArray, targets: FloatArray, strata: NDArray[Any] | None = None
     ) -> float:
-        """Mean AUROC of the binary outputs where it is defined."""
+        """Mean AUROC of the binary outputs with a defined AUROC."""
         truth = self.truth(targets)
         labelled = np.isfinite(truth)
         return mean_defined(

@@ -61,7 +61,7 @@ class Regression(Numbers):
     def histogram(self, targets: FloatArray) -> dict[str, dict[str, int]]:
         """Count samples per whole number if the range has 3 to 21 of them, else per tenth of it.
 
-        The bins depend on the range alone, so histograms of two sites can be added.
+        The bins depend only on the range, so histograms of two sites can be added.
         """
         low, high = self.range
         whole = low.is_integer() and high.is_integer() and 2 <= high - low <= 20

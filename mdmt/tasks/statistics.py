@@ -74,7 +74,7 @@ def mean_absolute_error(predictions: FloatArray, targets: FloatArray) -> float:
     Parameters
     ----------
     predictions, targets : ndarray, float, (N, K)
-        Targets are NaN where a label is missing.
+        NaN is a missing label.
     """
     present = np.isfinite(targets)
     counts = present.sum(axis=0)
@@ -91,7 +91,7 @@ def error_metrics(
     Parameters
     ----------
     predictions, targets : ndarray, float, (N, K)
-        Targets are NaN where a label is missing.
+        NaN is a missing label.
     names : sequence of str, length K
 
     Returns

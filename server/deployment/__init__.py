@@ -1,1 +1,1 @@
-"""What runs at the coordinator beside the ServerApp: kits, SuperLink, proxy, submission."""
+"""Everything at the coordinator besides the ServerApp: kits, SuperLink, proxy, submission."""

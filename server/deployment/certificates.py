@@ -77,7 +77,7 @@ def read_key(path: Path, *, openssh: bool = False) -> EllipticCurvePrivateKey:
     Raises
     ------
     BadInput
-        The file holds no ECDSA key in that format.
+        The file contains no ECDSA key in this format.
     """
     load = load_ssh_private_key if openssh else load_pem_private_key
     try:

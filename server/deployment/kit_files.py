@@ -29,7 +29,7 @@ def write_proxy_config(kit: ServerKit) -> None:
 
 
 def write_flwr_config(kit: ServerKit) -> None:
-    """Write Flower's ``config.toml``; it holds an absolute path, so a moved kit needs a new one."""
+    """Write Flower's ``config.toml``. It has an absolute path, so a moved kit needs a new one."""
     text = _render(
         "flwr.toml",
         superlink_port=kit.facts.superlink_port,
@@ -66,7 +66,7 @@ def site_files(facts: SiteFacts, config: FederationConfig) -> dict[str, str]:
 
 
 def _task(name: str, entry: SiteTask | TaskConfig) -> dict[str, Any]:
-    """What ``site.yaml`` says of a task; a mirror is the federation's alone."""
+    """Return the facts of a task for ``site.yaml``, without its mirror."""
     space = entry.space
     classes = space.labels if space.exclusive else ()
     return {

@@ -28,7 +28,7 @@ _OVER = ("done", "failed")
 
 
 def submitting(kit: ServerKit) -> AbstractContextManager[None]:
-    """Let nobody else submit to this server in a block: submissions share files in the kit.
+    """Allow only one submission to this server at a time: submissions share files in the kit.
 
     Raises
     ------
@@ -169,7 +169,7 @@ def _submitted(kit: ServerKit) -> dict[str, tuple[str, int]]:
 
 
 def _final_status(kit: ServerKit, run: str) -> str:
-    """Flower's status of a finished run; empty while it goes on or no SuperLink answers."""
+    """Return Flower's status of a finished run; empty if it continues or no SuperLink answers."""
     try:
         return next((f.status for f in list_runs(kit) if f.id == run and f.finished), "")
     except RunError:

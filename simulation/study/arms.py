@@ -90,7 +90,7 @@ def _single_task(bench: Bench, task: str, rounds: int) -> tuple[dict[str, Tensor
 def _alone(
     bench: Bench, outcome: Outcome, site: str, tasks: list[str], rounds: int, start: Start = None
 ) -> None:
-    """Train on one site's data alone; the model predicts that site's test images."""
+    """Train with the data of one site. The model predicts the test images of this site."""
     trained = _train(bench, [site], tasks, site, rounds, start)
     _test(bench, outcome, trained, site, tasks)
     outcome.history = [*outcome.history, *(line | {"site": site} for line in trained.history)]

@@ -46,7 +46,7 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
-        """Where central arms train: where the first site would."""
+        """Device of central arms: that of the first site."""
         return resolve_device(self.config.sites[min(self.config.sites)].device)
 
     def tasks(self, site: str) -> list[str]:

@@ -194,7 +194,7 @@ def _write(
 
 
 def _rows(cohort: Cohort, space: Task, task: str, predictions: FloatArray) -> list[dict[str, Any]]:
-    """One row per labelled test image and output; of two classes the second alone."""
+    """Return one row per labelled test image and output; for two classes only the second."""
     manifest = cohort.manifest
     test = manifest.indices("test")
     truth = space.truth(np.asarray(manifest.targets[task][test], dtype=np.float64))

@@ -51,7 +51,7 @@ class StudyConfig(Strict):
     checkpoint: Literal["last", "best"] = "last"
     """The round that is tested: the last, or each task's best by validation."""
     redraw: bool = False
-    """Draw synthetic sites anew for each seed, so that cells are independent replicates."""
+    """Draw new patients of synthetic sites for each seed, so that cells are independent."""
 
     @property
     def grid_backbones(self) -> tuple[Backbone, ...]:

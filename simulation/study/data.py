@@ -146,7 +146,7 @@ def make_folds(config: FoldsConfig, sites: Sites, manifests: Manifests, seed: in
     sites : mapping of str to SiteConfig
         Their tasks, and the roots of their datasets.
     manifests : mapping of str to Manifest
-        By site; the splits they have count for ``kind: own`` alone.
+        Manifests by site. Their splits are used only for ``kind: own``.
     seed : int
 
     Raises

@@ -54,7 +54,7 @@ def run_federated(bench: Bench) -> Outcome:
 
 
 def _steps(line: dict[str, Any], site: str, config: FederationConfig) -> int:
-    """Optimiser steps of a site in a round; one that withholds them made `local_steps`."""
+    """Return the optimiser steps of a site in a round: `local_steps` if the site withholds them."""
     facts = line["sites"].get(site, {})
     if "steps" not in facts:  # it did not train in this round
         return 0

@@ -40,7 +40,7 @@ class Fold:
         ``0`` … ``k-1``, or the centre that is left out, or two: ``A-SIEMENS``.
     splits : mapping of str to ndarray of str, (N,)
         By site, in its manifest's order: ``train``, ``val``, ``test``, or ``unused`` for the
-        other images of a patient whom this fold tests.
+        other images of a patient in the test split of this fold.
     """
 
     name: str
@@ -185,7 +185,7 @@ def _deal(sites: Sites, manifests: Manifests, k: int, seed: int) -> dict[str, ND
 
 
 def _strata(site: SiteConfig, manifest: Manifest, k: int) -> NDArray[np.str_]:
-    """Site, class and centre of each image; without the centre where it has few of the class."""
+    """Return site, class and centre of each image; without centre if the class is rare in it."""
     levels = [
         _levels(manifest.targets[task], entry.space.exclusive) for task, entry in site.tasks.items()
     ]
@@ -197,7 +197,7 @@ def _strata(site: SiteConfig, manifest: Manifest, k: int) -> NDArray[np.str_]:
 
 
 def _levels(targets: NDArray[np.float32], has_classes: bool) -> list[str]:
-    """Class, or quarter by the mean label, of each image; ``-`` where it has no label."""
+    """Return the class or the quartile of the mean label of each image; ``-`` without a label."""
     labelled = np.isfinite(targets)
     counts = labelled.sum(axis=1)
     levels = np.where(labelled, targets, 0).sum(axis=1) / np.maximum(counts, 1)

@@ -41,7 +41,7 @@ class _Arm(Strict):
 
 
 class Plain(_Arm):
-    """An arm without keys of its own.
+    """An arm without other keys.
 
     ``constant`` is the best constant prediction from a site's training labels, ``local`` each site
     alone with its own task, and ``pooled`` all tasks on the pooled data of all sites: the paper's
@@ -65,7 +65,7 @@ class _FromSource(_Arm):
 
 
 class Finetune(_FromSource):
-    """The source task first, then each target site alone from that backbone."""
+    """First the source task, then each target site alone from this backbone."""
 
     kind: Literal["finetune"]
 
@@ -76,7 +76,7 @@ class AverageInit(_FromSource):
     kind: Literal["average_init"]
     beta: Probability = 0.5
     then: Literal["local", "pooled"] = "local"
-    """What is trained from there: each target site alone, or all tasks on pooled data."""
+    """The second stage: each target site alone, or all tasks on pooled data."""
 
 
 class Federated(_Arm):
@@ -89,7 +89,7 @@ class Federated(_Arm):
 
 
 def _of_kind(value: Any) -> Any:
-    """Let ``local`` stand for ``{kind: local}``."""
+    """Convert ``local`` to ``{kind: local}``."""
     return {"kind": value} if isinstance(value, str) else value
 
 
@@ -111,7 +111,7 @@ class Backbone(Strict):
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        """Let ``resnet18`` stand for ``{backbone: resnet18}``."""
+        """Convert ``resnet18`` to ``{backbone: resnet18}``."""
         return {"backbone": value} if isinstance(value, str) else value
 
     @property

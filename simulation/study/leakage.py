@@ -54,7 +54,7 @@ def check_folds(
 
 
 def check_pictures(folds: Sequence[Fold], cohorts: Mapping[str, Cohort]) -> None:
-    """Refuse folds that have one picture on two sides, under whatever names.
+    """Refuse folds with the same picture in two splits, under any names.
 
     Pictures are compared as they are trained on, so that a radiograph kept in two formats is found
     if both give the same pixels.

@@ -114,7 +114,7 @@ def _fitted(features: NDArray[Any], values: NDArray[Any]) -> Any:
 
 
 def _is_number(column: NDArray[Any]) -> bool:
-    """Whether a column holds numbers and gaps, not names."""
+    """Return True if a column contains numbers and empty cells only."""
     cells = column[column != ""]
     return len(cells) > 0 and bool(np.isfinite(_numbers(cells)).all())
 

@@ -42,7 +42,7 @@ def run_study(
     on_cell: Callable[[Saved], None] = lambda saved: None,
     on_fail: Callable[[Cell, MDMTError], None] = lambda cell, error: None,
 ) -> list[Saved]:
-    """Run a study, or go on with one that was interrupted.
+    """Run a study, or continue an interrupted one.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def run_study(
     out : Path
         A new or empty folder, or that of the same study.
     workers : int
-        Cells at a time, each in a process of its own; 0 runs them in this one.
+        Number of cells at the same time, each in its own process; 0 runs them in this process.
     watch : callable
         Called with (site, images done, images in all) while data are read.
     on_plan : callable
@@ -115,7 +115,7 @@ def default_workers(study: StudyConfig) -> int:
 def plan_cells(study: StudyConfig, data: Mapping[int, StudyData]) -> list[Cell]:
     """Every cell of the grid, in the order of the tables.
 
-    A cell's identity is everything that decides its result beside its seed.
+    The identity of a cell is everything besides its seed that changes its result.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def _check(study: StudyConfig, data: Mapping[int, StudyData]) -> None:
 
 
 def _refuse_others(study: StudyConfig, out: Path) -> None:
-    """Refuse a folder that holds anything but this study, or a part of its grid.
+    """Refuse a folder with other content than this study or a part of its grid.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Checks of a kit's own files, and of the audit log whose head the kit holds."""
+"""Checks of the files of a kit and of the audit log."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_private_key(kit: SiteKit) -> EllipticCurvePrivateKey:
     OSError
         The file cannot be read.
     ValueError
-        It holds no ECDSA key in OpenSSH format.
+        It contains no ECDSA key in OpenSSH format.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
