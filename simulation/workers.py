@@ -21,28 +21,30 @@ from mdmt.config import FederationConfig
 from mdmt.training import resolve_device
 from mdmt.workers import StartMethod, running
 
-__all__ = ["count_workers", "prepare_worker", "start_workers"]
+__all__ = ["count_places", "count_workers", "prepare_worker", "start_workers"]
 
 _MEMORY = 2 << 30
 """Bytes of the machine's memory for each worker, unless the user sets their number."""
 
 
 def count_workers(config: FederationConfig) -> int:
-    """Default number of workers of a federation.
+    """Default number of workers of a federation: as many as fit here, and at most one per site."""
+    return min(count_places(config), max(1, len(config.sites)))
+
+
+def count_places(config: FederationConfig) -> int:
+    """Number of processes that can train sites of a federation on this machine at once.
 
     One per visible GPU where sites train on GPUs; otherwise one per `training.threads` processors
-    that this process may use, and at most one per 2 GiB of the machine's memory and per site.
+    that this process may use, and at most one per 2 GiB of the machine's memory.
     """
-    sites = config.sites.values()
-    if any(resolve_device(site.device).type == "cuda" for site in sites):
-        places = torch.cuda.device_count()
-    else:
-        places = _processors() // max(_threads(config), default=1)
-        if sys.platform != "win32":
-            places = min(
-                places, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _MEMORY
-            )
-    return max(1, min(places, len(sites)))
+    if any(resolve_device(site.device).type == "cuda" for site in config.sites.values()):
+        return max(1, torch.cuda.device_count())
+    places = _processors() // max(_threads(config), default=1)
+    if sys.platform != "win32":
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        places = min(places, memory // _MEMORY)
+    return max(1, places)
 
 
 @contextmanager

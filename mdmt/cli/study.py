@@ -40,11 +40,12 @@ def study(
     console = progress_console()
     with console.status("starting") as status:
         from simulation.study.config import load_study
-        from simulation.study.runner import default_workers, run_study
+        from simulation.study.runner import run_study
+        from simulation.workers import count_places
 
         loaded = load_study(find_config(config, "study"), set_ or ())
         folder = out or Path("studies") / loaded.name
-        workers = default_workers(loaded) if workers is None else workers
+        workers = count_places(loaded.federation) if workers is None else workers
         progress = StudyProgress(workers)
 
         def show(line: str) -> None:

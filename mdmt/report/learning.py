@@ -24,45 +24,49 @@ Curve = dict[int, list[float]]
 
 def run_learning(run: Run) -> list[Figure | str]:
     """Draw the validation curve of each task and site of a run."""
-    colours, panels = arm_colours(["federated"]), list[Panel]()
-    for task in run.config.tasks:
-        space = run.config.space(task)
-        best = run.metrics["checkpoints"].get(f"best:{task}") if run.metrics else None
-        for site, curve in _curves([run.history], task, space).items():
-            kept = {"federated": best["round"] if best else None}
-            _draw(panels, f"{task} at {site}", space, {"federated": curve}, colours, kept)
-    if not panels:
-        return ["No round is finished yet."]
+    checkpoints = run.metrics["checkpoints"] if run.metrics else {}
+    spaces = {task: run.config.space(task) for task in run.config.tasks}
+    kept = {task: checkpoints.get(f"best:{task}", {}).get("round") for task in spaces}
     caption = (
         "Validation of the federated backbone after each round; round 0 is before training. The"
         " circle marks the round kept as best for the task: by the mean over its sites, weighted by"
         " their validation images, of the rounds in which all of them reported."
     )
-    return [Figure(caption, panels)]
+    figures = _figures({"federated": [run.history]}, spaces, caption, kept)
+    return [*figures] or ["No round is finished yet."]
 
 
-def study_learning(study: Study) -> list[Figure | str]:
+def study_learning(study: Study) -> list[Figure]:
     """Draw the validation curves of every arm that learns in rounds: a panel per task and site."""
-    colours, panels, drawn = arm_colours(study.arms), list[Panel](), set[str]()
     histories: dict[str, list[History]] = {arm: [] for arm in study.arms}
     for (arm, _), cell in study.cells.items():
         histories[arm].append(cell["history"])
-    for task, space in study.spaces.items():
+    caption = (
+        "Validation after each round: the mean of an arm's cells, between their lowest and highest"
+        " value. The circle marks the best round of that mean."
+    )
+    return _figures(histories, study.spaces, caption)
+
+
+def _figures(
+    histories: Mapping[str, Sequence[History]],
+    spaces: Mapping[str, Task],
+    caption: str,
+    kept: Mapping[str, int | None] | None = None,
+) -> list[Figure]:
+    """A figure of all tasks and sites, if there is one; `kept` are known best rounds by task."""
+    colours, panels, drawn = arm_colours(histories), list[Panel](), set[str]()
+    for task, space in spaces.items():
         by_site: dict[str, dict[str, Curve]] = defaultdict(dict)
         for arm, cells in histories.items():
             for site, curve in _curves(cells, task, space).items():
                 by_site[site][arm] = curve
         for site, arms in sorted(by_site.items()):
-            kept = {arm: _best(curve, space) for arm, curve in arms.items()}
-            _draw(panels, f"{task} at {site}", space, arms, colours, kept)
+            best = {arm: kept[task] if kept else _best(arms[arm], space) for arm in arms}
+            _draw(panels, f"{task} at {site}", space, arms, colours, best)
             drawn |= arms.keys()
-    if not panels:
-        return []
-    caption = (
-        "Validation after each round: the mean of an arm's cells, between their lowest and highest"
-        " value. The circle marks the best round of that mean."
-    )
-    return [Figure(caption, panels, [(arm, colours[arm]) for arm in study.arms if arm in drawn])]
+    legend = [(arm, colours[arm]) for arm in histories if arm in drawn]
+    return [Figure(caption, panels, legend)] if panels else []
 
 
 def _curves(histories: Sequence[History], task: str, space: Task) -> dict[str, Curve]:

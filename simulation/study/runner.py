@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from mdmt.config import save_config
 from mdmt.deployment.processes import only_one
@@ -26,7 +23,7 @@ from simulation.study.metadata import check_columns, has_columns
 from simulation.study.tables import TABLES, write_tables
 from simulation.study.workers import run_cells
 
-__all__ = ["Saved", "default_workers", "plan_cells", "run_study"]
+__all__ = ["Saved", "plan_cells", "run_study"]
 
 Saved = dict[str, Any]
 """The ``cell.json`` of a finished cell: its columns in tables, results, steps and seconds."""
@@ -103,13 +100,6 @@ def run_study(
         ordered = [finished[cell.path] for cell in cells]
         write_tables(study, out, data, list(zip(cells, ordered, strict=True)))
     return ordered
-
-
-def default_workers(study: StudyConfig) -> int:
-    """One cell per GPU, or as many as the cores can run with the study's threads."""
-    if torch.cuda.is_available():
-        return torch.cuda.device_count()
-    return max(1, (os.cpu_count() or 1) // study.federation.training.threads)
 
 
 def plan_cells(study: StudyConfig, data: Mapping[int, StudyData]) -> list[Cell]:
