@@ -30,7 +30,7 @@ def commands(text: str) -> Iterator[list[str]]:
     """Every `mdmt` command in a code block or between backticks, as a list of arguments."""
     blocks = "\n".join(fenced or indented for fenced, indented in BLOCK.findall(text))
     lines = [line for line in blocks.splitlines() if PROMPT.match(line)]
-    spans = re.findall(r"`(mdmt [^`]+)`", BLOCK.sub("", text))
+    spans = re.findall(r"`(mdmt [a-z-][^`]*)`", BLOCK.sub("", text))
     for line in lines + spans:
         bare = re.split(r"\s+[#(]|\s*&&", PROMPT.sub("", " ".join(line.split(" ")).strip()))[0]
         yield from alternatives(shlex.split(bare.replace("\n", " ").replace("\\|", "|"))[1:])

@@ -126,10 +126,8 @@ def test_every_configuration_key_is_documented():
     from mdmt.config import datasets, federation, site, training
     from mdmt.strict import Strict
 
-    modules = (datasets, federation, site, training)
-
     text = (ROOT / "docs" / "configuration.md").read_text()
-    for module in (*modules, fedprox, server_optimisers):
+    for module in (datasets, federation, site, training, fedprox, server_optimisers):
         for model in vars(module).values():
             if isinstance(model, type) and issubclass(model, Strict):
                 for key in set(model.model_fields) - {"space", "kind"}:
