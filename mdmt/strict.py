@@ -4,15 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mdmt.errors import ConfigError
 from mdmt.registry import Registry
 
-__all__ = ["Strict", "by_kind", "check_keys"]
+__all__ = ["Names", "Strict", "by_kind", "check_keys", "increasing"]
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("expected at least one name")
+    for name in names:
+        if not name or name != name.strip():
+            raise ValueError(f"expected names without spaces around them, not {name!r}")
+        if names.count(name) > 1:
+            raise ValueError(f"the name {name} stands twice")
+    return names
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(_distinct)]
+"""Names of labels: at least one, none empty, none twice."""
+
+
+def increasing(value: tuple[float, float]) -> tuple[float, float]:
+    """Validate a range."""
+    if not value[0] < value[1]:
+        raise ValueError(f"expected [low, high] with low < high, not {list(value)}")
+    return value
 
 
 class Strict(BaseModel):

@@ -7,14 +7,21 @@ import json
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from mdmt.algorithms import AnyAlgorithm, FedAvg
 from mdmt.config.renamed import SAVED
 from mdmt.config.site import SiteConfig
 from mdmt.config.training import AggregationConfig, TrainingConfig, WireConfig
 from mdmt.config.types import BesideSpace, Name, NonNegative, Positive, Probability
-from mdmt.strict import Strict
+from mdmt.strict import Strict, increasing
 from mdmt.tasks import Task
 
 __all__ = [
@@ -98,10 +105,13 @@ class TaskConfig(BesideSpace):
         return self
 
 
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
 class PreprocessingConfig(Strict):
     """How a radiograph becomes a square image of `model.image_size` in the cache."""
 
-    clip: tuple[float, float] = (2.0, 98.0)
+    clip: Annotated[tuple[Percent, Percent], AfterValidator(increasing)] = (2.0, 98.0)
     """Percentiles that become black and white."""
     keep_aspect: bool = True
     """Pad the image to a square. False stretches it."""
@@ -112,13 +122,6 @@ class PreprocessingConfig(Strict):
     mean: tuple[float, ...] = (0.5,)
     std: tuple[Positive, ...] = (0.5,)
     """Standard deviation of the image in [0, 1]: one value, or one per channel."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        low, high = self.clip
-        if not 0 <= low < high <= 100:
-            raise ValueError(f"clip: expected 0 <= low < high <= 100, not {list(self.clip)}")
-        return self
 
 
 class AugmentationConfig(Strict):

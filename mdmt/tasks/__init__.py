@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from mdmt.strict import by_kind
-from mdmt.tasks.base import FloatArray, Names, Task, task_kinds
+from mdmt.strict import Names, by_kind
+from mdmt.tasks.base import FloatArray, Task, task_kinds
 from mdmt.tasks.classification import Classification
 from mdmt.tasks.multilabel import Multilabel
 from mdmt.tasks.numbers import Numbers

@@ -3,44 +3,32 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator
+from pydantic import model_validator
 
+from mdmt.files import yaml_line
 from mdmt.registry import Registry
-from mdmt.tasks.mirror import Mirrored
+from mdmt.strict import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FloatArray", "Names", "Task", "task_kinds"]
+__all__ = ["FloatArray", "Strata", "Task", "task_kinds"]
 
 FloatArray = NDArray[np.floating]
-
-
-def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    if not names:
-        raise ValueError("expected at least one name")
-    for name in names:
-        if not name or name != name.strip():
-            raise ValueError(f"expected names without spaces around them, not {name!r}")
-        if names.count(name) > 1:
-            raise ValueError(f"the name {name} stands twice")
-    return names
+Strata = NDArray[Any] | None
 
 
 task_kinds: Registry[type[Task]] = Registry("task kind", "mdmt.tasks")
 """Classes of task kinds by the ``kind`` that a configuration names."""
 
-Names = Annotated[tuple[str, ...], AfterValidator(_distinct)]
-"""Names of labels: at least one, none empty, none twice."""
 
-
-class Task(Mirrored):
+class Task(Strict, ABC):
     """The label space of one task, and everything that follows from its kind.
 
     A target is a row of `width` floats; NaN is a missing label. A head gives
@@ -50,6 +38,15 @@ class Task(Mirrored):
     """
 
     kind: str
+    mirror: dict[str, str] | None = None
+    """Labels that a horizontal flip exchanges, such as ``{A: D}``; ``{}`` if it changes none."""
+
+    if TYPE_CHECKING:  # a property where the kind's own field has another name, else that field
+
+        @property
+        @abstractmethod
+        def labels(self) -> tuple[str, ...]:
+            """Names of the labels: the classes, outputs or findings."""
 
     primary: ClassVar[str]
     """The metric that chooses a task's best round."""
@@ -229,11 +226,7 @@ class Task(Mirrored):
         """
 
     def metric(
-        self,
-        name: str,
-        predictions: FloatArray,
-        targets: FloatArray,
-        strata: NDArray[Any] | None = None,
+        self, name: str, predictions: FloatArray, targets: FloatArray, strata: Strata = None
     ) -> float:
         """One entry of `metrics`; kinds make it fast for their primary one.
 
@@ -251,20 +244,51 @@ class Task(Mirrored):
         counts = np.isfinite(targets).sum(axis=0).tolist()
         return {c: {"labelled": n} for c, n in zip(self.columns, counts, strict=True)}
 
+    def _count_values(self, targets: FloatArray, n: int) -> dict[str, dict[str, int]]:
+        """Count the samples of each label (one target column each) per value 0 to n - 1."""
+        return {
+            label: {str(value): int((values == value).sum()) for value in range(n)}
+            for label, values in zip(self.labels, targets.T, strict=True)
+        }
+
     def disagreement(self, other: Task) -> str | None:
         """Say in one phrase how `other` differs as a label space, or None."""
-        mine, theirs = (task.model_dump(exclude={"mirror"}) for task in (self, other))
+        mine, theirs = (task.model_dump(mode="json", exclude={"mirror"}) for task in (self, other))
         for key in mine | theirs:
             if mine.get(key) != theirs.get(key):
-                return (
-                    f"{key} is {_plain(theirs.get(key))} where {_plain(mine.get(key))} is expected"
+                found, expected = (
+                    yaml_line(of[key]) if key in of else "absent" for of in (theirs, mine)
                 )
+                return f"{key} is {found} where {expected} is expected"
         return None
 
+    @property
+    def _partners(self) -> dict[str, str]:
+        """Each exchanged label and its partner, in both directions."""
+        mirror = self.mirror or {}
+        return {b: a for a, b in mirror.items()} | mirror
 
-def _plain(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k}: {_plain(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ", ".join(map(_plain, value)) + "]"
-    return "absent" if value is None else str(value)
+    @model_validator(mode="after")
+    def _mirror_pairs_labels(self) -> Self:
+        partners = self._partners
+        for label, partner in partners.items():
+            if label not in self.labels:
+                raise ValueError(f"mirror: {label} is none of {', '.join(self.labels)}")
+            if partners[partner] != label:
+                raise ValueError(f"mirror: {partner} has two partners; pair each label once")
+        return self
+
+    def mirror_permutation(self) -> tuple[int, ...] | None:
+        """Order of `labels` after a horizontal flip; None if the task does not say.
+
+        A task with one target column and no `mirror` does not depend on laterality.
+        """
+        if self.mirror is None and self.width > 1:
+            return None
+        return tuple(self.labels.index(self._partners.get(name, name)) for name in self.labels)
+
+    def mirrored(self, targets: Tensor) -> Tensor:
+        """Targets (N, width) of the same samples after a horizontal flip."""
+        permutation = self.mirror_permutation()
+        assert permutation is not None, "the configuration refuses to flip images of such a task"
+        return targets[:, list(permutation)]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from mdmt.tasks.base import FloatArray, Names, task_kinds
+from mdmt.strict import Names
+from mdmt.tasks.base import FloatArray, task_kinds
 from mdmt.tasks.probabilities import Probabilities
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Classification(Probabilities):
             "precision": float(share @ (correct / np.maximum(predicted, 1))),
             "recall": float(share @ of_class),
             "f1": float(share @ (2 * correct / np.maximum(support + predicted, 1))),
-            "auroc": self._auroc(predictions, targets),
+            "auroc": self.metric("auroc", predictions, targets),
             "brier": float(distance) / (2 if len(self.classes) == 2 else 1),
         }
 

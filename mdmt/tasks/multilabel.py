@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mdmt.tasks.base import FloatArray, Names, task_kinds
+from mdmt.strict import Names
+from mdmt.tasks.base import FloatArray, task_kinds
 from mdmt.tasks.probabilities import Probabilities
 from mdmt.tasks.statistics import auroc, mean_defined
 
@@ -87,23 +88,19 @@ class Multilabel(Probabilities):
 
     def histogram(self, targets: FloatArray) -> dict[str, dict[str, int]]:
         """Count samples without (``0``) and with (``1``) each finding."""
-        return {
-            label: {str(value): int((values == value).sum()) for value in (0, 1)}
-            for label, values in zip(self.labels, targets.T, strict=True)
-        }
+        return self._count_values(targets, 2)
 
 
 def _finding_metrics(probabilities: FloatArray, present: NDArray[np.bool_]) -> dict[str, float]:
     """Metrics of one finding (N,), all labelled."""
-    from sklearn.metrics import brier_score_loss, f1_score, recall_score
+    from sklearn.metrics import balanced_accuracy_score, brier_score_loss, f1_score
 
     chosen = probabilities >= 0.5
     both = 0 < present.sum() < len(present)
-    recalls = [recall_score(present, chosen, pos_label=v) for v in (False, True)] if both else []
     any_positive = bool(present.any() or chosen.any())
     return {
         "auroc": auroc(present, probabilities),
-        "balanced_accuracy": sum(recalls) / 2 if both else math.nan,
+        "balanced_accuracy": float(balanced_accuracy_score(present, chosen)) if both else math.nan,
         "f1": float(f1_score(present, chosen, zero_division=0.0)) if any_positive else math.nan,
         "brier": float(brier_score_loss(present, probabilities)) if len(present) else math.nan,
     }

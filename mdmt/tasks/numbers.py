@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mdmt.tasks.base import FloatArray, Names, Task
+from mdmt.strict import Names
+from mdmt.tasks.base import FloatArray, Strata, Task
 from mdmt.tasks.statistics import error_metrics, mean_absolute_error
 
 __all__ = ["Numbers"]
@@ -38,14 +38,15 @@ class Numbers(Task):
         return len(self.outputs) > 1
 
     def encode(self, column: str, text: str) -> float:
-        """Read the number written as `text`; see `Task.encode`."""
+        """Read the number written as `text`, a whole one (``2`` or ``2.0``) if `discrete`."""
         low, high = self.bounds
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not low <= value <= high or math.isinf(value):
-            raise ValueError(f"expected a number from {low:g} to {high:g}")
+        if not low <= value <= high or math.isinf(value) or (self.discrete and value % 1):
+            number = "whole number" if self.discrete else "number"
+            raise ValueError(f"expected a {number} from {low:g} to {high:g}")
         return value
 
     def constant(self, targets: FloatArray) -> FloatArray:
@@ -60,11 +61,7 @@ class Numbers(Task):
         return error_metrics(predictions, targets, self.outputs)
 
     def metric(
-        self,
-        name: str,
-        predictions: FloatArray,
-        targets: FloatArray,
-        strata: NDArray[Any] | None = None,
+        self, name: str, predictions: FloatArray, targets: FloatArray, strata: Strata = None
     ) -> float:
         """One entry of `metrics`; MAE without the others."""
         if name == "mae":

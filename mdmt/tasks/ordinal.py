@@ -42,16 +42,6 @@ class Ordinal(Numbers):
         """A logit per output and level, output by output."""
         return len(self.outputs) * self.levels
 
-    def encode(self, column: str, text: str) -> float:
-        """Read the level written as `text` (``2`` or, as spreadsheets write it, ``2.0``)."""
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not value.is_integer() or not 0 <= value < self.levels:
-            raise ValueError(f"expected a whole number from 0 to {self.levels - 1}")
-        return value
-
     def elementwise_loss(
         self, outputs: Tensor, targets: Tensor, class_weights: Tensor | None = None
     ) -> Tensor:
@@ -75,17 +65,13 @@ class Ordinal(Numbers):
         ``kappa_<output>`` is Cohen's kappa with quadratic weights after rounding (halves up),
         ``kappa`` its mean over the outputs where it is defined.
         """
-        kappas = {
-            f"kappa_{output}": self._kappa(predictions[rows, k], targets[rows, k])
-            for k, (output, rows) in enumerate(
-                zip(self.outputs, np.isfinite(targets).T, strict=True)
-            )
-        }
-        return (
-            super().metrics(predictions, targets)
-            | {"kappa": mean_defined(kappas.values())}
-            | kappas
-        )
+        result, present = super().metrics(predictions, targets), np.isfinite(targets).T
+        kappas = [
+            self._kappa(predictions[rows, k], targets[rows, k]) for k, rows in enumerate(present)
+        ]
+        result["kappa"] = mean_defined(kappas)
+        names = (f"kappa_{output}" for output in self.outputs)
+        return result | dict(zip(names, kappas, strict=True))
 
     def _kappa(self, predictions: FloatArray, targets: FloatArray) -> float:
         from sklearn.metrics import cohen_kappa_score
@@ -99,7 +85,4 @@ class Ordinal(Numbers):
 
     def histogram(self, targets: FloatArray) -> dict[str, dict[str, int]]:
         """Count samples per level of each output."""
-        return {
-            output: {str(level): int((values == level).sum()) for level in range(self.levels)}
-            for output, values in zip(self.outputs, targets.T, strict=True)
-        }
+        return self._count_values(targets, self.levels)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mdmt.tasks.base import FloatArray, Task
+from mdmt.tasks.base import FloatArray, Strata, Task
 from mdmt.tasks.statistics import auroc, mean_defined
 
 __all__ = ["Probabilities"]
@@ -26,29 +25,15 @@ class Probabilities(Task):
         return 0.0, 1.0
 
     def metric(
-        self,
-        name: str,
-        predictions: FloatArray,
-        targets: FloatArray,
-        strata: NDArray[Any] | None = None,
+        self, name: str, predictions: FloatArray, targets: FloatArray, strata: Strata = None
     ) -> float:
-        """One entry of `metrics`; AUROC without the others."""
-        if name == "auroc":
-            return self._auroc(predictions, targets, strata)
-        return super().metric(name, predictions, targets, strata)
-
-    def _auroc(
-        self, predictions: FloatArray, targets: FloatArray, strata: NDArray[Any] | None = None
-    ) -> float:
-        """Mean AUROC of the binary outputs with a defined AUROC."""
+        """One entry of `metrics`; AUROC, the mean over the binary outputs, without the others."""
+        if name != "auroc":
+            return super().metric(name, predictions, targets, strata)
         truth = self.truth(targets)
-        labelled = np.isfinite(truth)
-        return mean_defined(
-            auroc(
-                truth[rows, output] == 1,
-                predictions[rows, output],
-                None if strata is None else strata[rows],
-            )
-            for output in self.binary_outputs
-            for rows in (labelled[:, output],)
-        )
+        areas = []
+        for output in self.binary_outputs:
+            rows = np.isfinite(truth[:, output])
+            within = None if strata is None else strata[rows]
+            areas.append(auroc(truth[rows, output] == 1, predictions[rows, output], within))
+        return mean_defined(areas)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from pydantic import field_validator
+from pydantic import AfterValidator
 
+from mdmt.strict import increasing
 from mdmt.tasks.base import FloatArray, task_kinds
 from mdmt.tasks.numbers import Numbers
 
@@ -27,14 +28,7 @@ class Regression(Numbers):
     """
 
     kind: Literal["regression"] = "regression"
-    range: tuple[float, float]
-
-    @field_validator("range")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not value[0] < value[1]:
-            raise ValueError(f"expected [low, high] with low < high, not {list(value)}")
-        return value
+    range: Annotated[tuple[float, float], AfterValidator(increasing)]
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -64,15 +58,14 @@ class Regression(Numbers):
         The bins depend only on the range, so histograms of two sites can be added.
         """
         low, high = self.range
-        whole = low.is_integer() and high.is_integer() and 2 <= high - low <= 20
-        if whole:
+        if low.is_integer() and high.is_integer() and 2 <= high - low <= 20:
             edges = np.arange(low - 0.5, high + 1)
             names = [f"{value:g}" for value in np.arange(low, high + 1)]
         else:
             edges = np.linspace(low, high, 11)
             names = [f"{a:g} to {b:g}" for a, b in pairwise(edges)]
-        counts = (np.histogram(column[np.isfinite(column)], edges)[0] for column in targets.T)
-        return {
-            output: dict(zip(names, count.tolist(), strict=True))
-            for output, count in zip(self.outputs, counts, strict=True)
-        }
+        result = {}
+        for output, values in zip(self.outputs, targets.T, strict=True):
+            counts, _ = np.histogram(values[np.isfinite(values)], edges)
+            result[output] = dict(zip(names, counts.tolist(), strict=True))
+        return result
