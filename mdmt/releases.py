@@ -16,7 +16,7 @@ from mdmt.config import FederationConfig, build_config
 from mdmt.config.renamed import SAVED, upgrade
 from mdmt.errors import BadInput, StateError
 from mdmt.files import read_json
-from mdmt.models import MDMTModel, build_model, head_task, load_local, set_arrays
+from mdmt.models import MDMTModel, build_model, head_task, set_arrays
 
 __all__ = ["RELEASE_FORMAT", "Release", "backbone_file", "open_release", "site_file"]
 
@@ -112,7 +112,7 @@ class Release:
         backbone = _read(self.folder / backbone_file(number))
         model = build_model(self.config, _tasks(own | backbone), weights=False)
         set_arrays(model, {name: value.numpy() for name, value in backbone.items()})
-        load_local(model, own)
+        set_arrays(model, own)
         return model.eval()
 
 

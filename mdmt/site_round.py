@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mdmt.blob import Arrays
 from mdmt.config import AggregationConfig
-from mdmt.models import MDMTModel, get_arrays, load_local, local_tensors, set_arrays
+from mdmt.models import MDMTModel, get_arrays, local_tensors, set_arrays
 from mdmt.training import TrainingResult
 
 __all__ = ["MOMENTS", "SiteRound"]
@@ -54,7 +54,7 @@ class SiteRound:
         set_arrays(self.model, self.incoming)
         kept = {k: v for k, v in self.memory.items() if not k.startswith(MOMENTS)}
         initial = {k: v for k, v in self.initial.items() if k not in self.incoming}
-        load_local(self.model, kept or initial)
+        set_arrays(self.model, kept or initial)
 
     def train(
         self, *, proximal_mu: float = 0.0, anchor: Mapping[str, Tensor] | None = None

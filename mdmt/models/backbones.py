@@ -111,8 +111,9 @@ def build_backbone(config: ModelConfig) -> nn.Module:
     build = builder_of(config)
     side = config.image_size
     try:
-        backbone = build(config, False)
-        features = _features(backbone, torch.zeros(1, config.in_channels, side, side))
+        backbone = build(config, False).eval()
+        with torch.no_grad():
+            features = backbone(torch.zeros(1, config.in_channels, side, side))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
@@ -123,7 +124,7 @@ def build_backbone(config: ModelConfig) -> nn.Module:
         raise ConfigError(f"model.backbone: {config.backbone} does not give pooled features")
     # Measure the width: for some models of timm, num_features differs from it.
     backbone.feature_width = features.shape[1]  # type: ignore[assignment]
-    return backbone
+    return backbone.train()
 
 
 def builder_of(config: ModelConfig) -> Builder:
@@ -183,11 +184,10 @@ def fit_input_channels(backbone: nn.Module, state: dict[str, Tensor]) -> dict[st
     fitted = dict(state)
     for name in listed_modules(backbone, "first_conv"):
         key = f"{name}.weight"
-        if key not in state or key not in known or state[key].ndim != 4:
-            continue
-        channels = known[key].shape[1]
-        if state[key].shape[1] == 3 != channels:
-            fitted[key] = timm.models.adapt_input_conv(channels, state[key])
+        if key in state and key in known and state[key].ndim == 4:
+            channels = known[key].shape[1]
+            if state[key].shape[1] == 3 != channels:
+                fitted[key] = timm.models.adapt_input_conv(channels, state[key])
     return fitted
 
 
@@ -195,11 +195,3 @@ def listed_modules(backbone: nn.Module, key: str) -> tuple[str, ...]:
     """Return the modules that ``pretrained_cfg`` lists as `key`: first_conv or classifier."""
     names = getattr(backbone, "pretrained_cfg", {}).get(key) or ()
     return (names,) if isinstance(names, str) else tuple(names)
-
-
-@torch.no_grad()
-def _features(backbone: nn.Module, images: Tensor) -> Any:
-    """Return the features of `images`. The backbone stays in training mode."""
-    features = backbone.eval()(images)
-    backbone.train()
-    return features

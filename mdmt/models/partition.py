@@ -7,7 +7,7 @@ layers are found by the type of a module, never by its name.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import timm.layers
@@ -24,7 +24,6 @@ from mdmt.models.heads import MDMTModel
 __all__ = [
     "get_arrays",
     "head_task",
-    "load_local",
     "norm_modules",
     "broadcast_names",
     "set_arrays",
@@ -34,32 +33,19 @@ __all__ = [
     "uploaded_names",
 ]
 
+_TIMM_FILES = {"evo_norm", "filter_response_norm", "inplace_abn", "norm", "norm_act"}
+"""Files of `timm.layers` whose classes are normalisation layers, often not derived from torch's."""
+
+
+def _is_norm(kind: Any) -> bool:
+    return isinstance(kind, type) and kind.__module__.rpartition(".")[2] in _TIMM_FILES
+
+
 NORM_TYPES: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,  # every BatchNorm, SyncBatchNorm and InstanceNorm
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    torchvision.ops.FrozenBatchNorm2d,
-    # Layers of timm that are not subclasses of those of torch.
-    timm.layers.EvoNorm2dB0,
-    timm.layers.EvoNorm2dB1,
-    timm.layers.EvoNorm2dB2,
-    timm.layers.EvoNorm2dS0,
-    timm.layers.EvoNorm2dS1,
-    timm.layers.EvoNorm2dS2,
-    timm.layers.FilterResponseNormAct2d,
-    timm.layers.FilterResponseNormTlu2d,
-    timm.layers.FrozenBatchNormAct2d,
+    *(nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, torchvision.ops.FrozenBatchNorm2d),
+    *(kind for kind in vars(timm.layers).values() if _is_norm(kind)),
     GlobalResponseNorm,
-    timm.layers.InplaceAbn,
-    timm.layers.RmsNorm,
-    timm.layers.RmsNorm2d,
-    timm.layers.RmsNorm2dFp32,
-    timm.layers.RmsNormFp32,
-    timm.layers.SimpleNorm,
-    timm.layers.SimpleNorm2d,
-    timm.layers.SimpleNorm2dFp32,
-    timm.layers.SimpleNormFp32,
 )
 
 _PLAIN = (torch.float32, torch.float64)
@@ -128,17 +114,6 @@ def local_tensors(model: MDMTModel, aggregation: AggregationConfig) -> dict[str,
     }
 
 
-def load_local(model: MDMTModel, tensors: Mapping[str, Tensor]) -> None:
-    """Load `local_tensors` into the model.
-
-    Raises
-    ------
-    StateError
-        A name, shape or dtype does not fit the model. Nothing was changed.
-    """
-    _copy(model, tensors)
-
-
 def get_arrays(
     model: MDMTModel, names: Iterable[str], *, copy: bool = True
 ) -> dict[str, NDArray[np.float32]]:
@@ -159,17 +134,6 @@ def get_arrays(
         .numpy()
         for name in names
     }
-
-
-def set_arrays(model: MDMTModel, arrays: Mapping[str, NDArray[np.floating]]) -> None:
-    """Copy arrays into the model, for any device and float dtype.
-
-    Raises
-    ------
-    StateError
-        A name, shape or dtype does not fit the model. Nothing was changed.
-    """
-    _copy(model, arrays)
 
 
 def set_training_mode(model: MDMTModel, norm_layers: Literal["average", "local", "frozen"]) -> None:
@@ -194,7 +158,14 @@ def _norm_names(model: MDMTModel) -> set[str]:
 
 
 @torch.no_grad()
-def _copy(model: MDMTModel, values: Mapping[str, Tensor | NDArray[np.floating]]) -> None:
+def set_arrays(model: MDMTModel, values: Mapping[str, Tensor | NDArray[np.floating]]) -> None:
+    """Copy tensors or arrays into the live model, whatever its device and float dtype.
+
+    Raises
+    ------
+    StateError
+        A name, shape or kind of number is not the model's; nothing was changed.
+    """
     state = model.state_dict()
     for name, value in values.items():
         if name not in state:

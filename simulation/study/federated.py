@@ -13,7 +13,7 @@ from typing import Any
 from client.memory import kept_tensors
 from mdmt.config import FederationConfig
 from mdmt.errors import StateError
-from mdmt.models import MDMTModel, build_model, head_task, load_local, set_arrays
+from mdmt.models import MDMTModel, build_model, head_task, set_arrays
 from mdmt.releases import open_release
 from mdmt.results.runs import read_lines
 from server.run import RunDirectory
@@ -88,6 +88,6 @@ def _last(run: Path, config: FederationConfig) -> Iterator[tuple[str, str, MDMTM
             if key.startswith("backbone.") or head_task(key) in tasks
         }
         set_arrays(model, broadcast)
-        load_local(model, kept_tensors(site, config, saved.facts["run"], saved.round))
+        set_arrays(model, kept_tensors(site, config, saved.facts["run"], saved.round))
         for task in tasks:
             yield name, task, model

@@ -19,7 +19,6 @@ from mdmt.models import (
     build_model,
     get_arrays,
     head_task,
-    load_local,
     local_tensors,
     norm_modules,
     optimised_names,
@@ -170,7 +169,7 @@ def test_arrays_and_kept_tensors_together_restore_a_model_exactly(name: str) -> 
             tensor.add_(1)
     local = AggregationConfig(norm_layers="local")
     set_arrays(model, get_arrays(other, uploaded_names(other, local)))
-    load_local(model, local_tensors(other, local))
+    set_arrays(model, local_tensors(other, local))
     state = model.state_dict()
     assert all(torch.equal(state[key], value) for key, value in other.state_dict().items())
 
@@ -233,7 +232,7 @@ def test_what_does_not_fit_is_refused_before_anything_changes(
     if through == "tensors":
         wrong = {key: torch.from_numpy(value) for key, value in wrong.items()}
     with pytest.raises(StateError, match=message):
-        (set_arrays if through == "arrays" else load_local)(model, wrong)
+        set_arrays(model, wrong)
     assert np.array_equal(get_arrays(model, [first])[first], before)
 
 
