@@ -110,7 +110,7 @@ def _columns(config: FederationConfig, models: Models) -> Iterator[str]:
 def _batches(
     config: FederationConfig, paths: Sequence[Path], skip: bool
 ) -> Iterator[tuple[list[Path], NDArray[np.uint8]]]:
-    """Yield images with their pixels, uint8 (B, S, S), preprocessed as they were for training."""
+    """Yield images with their pixels, uint8 (B, S, S), preprocessed as for training."""
     import numpy as np
 
     from mdmt.data.images import read_radiograph

@@ -1,4 +1,4 @@
-"""Progress of a run, read from the ``events.jsonl`` that every engine writes."""
+"""Show the progress of a run from its ``events.jsonl``, which every engine writes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["Progress", "duration", "follow", "watching"]
 
 _POLL_SECONDS = 0.2
 _FEW_SITES = 8
-"""Up to so many sites are named in a line."""
+"""Largest number of sites that are named in a line."""
 _REFERENCES = "references"
 
 
 class Progress:
-    """What the events of a run say of it.
+    """The state of a run, from its events.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Progress:
     def __init__(self, config: FederationConfig) -> None:
         self.sites = sorted(config.sites)
         self.rounds = config.training.rounds
-        # The local reference trains every site once more: about as long as the federation.
+        # The local reference trains every site again, which takes about as long as the federation.
         self.lengths = 2 if "local" in config.references else 1
         self.primary = {name: task.space.primary for name, task in config.tasks.items()}
         self.started: float | None = None
@@ -48,7 +48,7 @@ class Progress:
         self.first = 0
 
     def update(self, event: dict[str, Any]) -> list[str]:
-        """Take an event and return the lines that stay on the screen."""
+        """Process an event. Return the lines that stay on the screen."""
         kind = event["event"]
         if kind == "registration" and event["sites"]:
             self.sites = event["sites"]
@@ -90,7 +90,7 @@ class Progress:
             self.stage = f"{_REFERENCES}: local rounds: {shown}"
 
     def seconds_left(self, now: float) -> float | None:
-        """Estimate from the mean time of what is done; None before the first reply."""
+        """Estimate the remaining seconds from the mean time so far; None before the first reply."""
         if self.started is None or self.done <= self.first:
             return None
         left = max(self.lengths * self.rounds - self.done, 0)
@@ -147,7 +147,7 @@ def follow(
             file.seek(position)
             lines = file.read().splitlines(keepends=True)
         for line in lines:
-            if line.endswith(b"\n"):  # the writer may be in the middle of one
+            if line.endswith(b"\n"):  # the last line may be incomplete
                 position += len(line)
                 on_event(json.loads(line))
 

@@ -24,23 +24,23 @@ Out = Annotated[
 
 
 def demo(out: Out = None) -> None:
-    """Train two synthetic hospitals with different labels together, and show what each gains."""
+    """Train a federation of two synthetic hospitals, and compare it with local training."""
     from mdmt.config import find_config, load_federation
 
     folder = _simulate(load_federation(find_config("demo")), "inprocess", out)
     typer.echo("Next:")
-    typer.echo(f"  mdmt show {folder}          this table again, and who took part")
-    typer.echo(f"  mdmt report {folder}        the same with curves, as one page for a browser")
-    typer.echo(f"  {folder}/release/README.md  the model card of what was trained")
-    typer.echo("  mdmt init --table labels.csv      begin with a table of your own")
+    typer.echo(f"  mdmt show {folder}          this table again, and the sites")
+    typer.echo(f"  mdmt report {folder}        the results with curves, as one page for a browser")
+    typer.echo(f"  {folder}/release/README.md  the model card of the trained model")
+    typer.echo("  mdmt init --table labels.csv      start with your own table")
 
 
 def simulate(
     config: Annotated[
-        str, typer.Argument(help="Federation YAML with sites, or the name of one that ships.")
+        str, typer.Argument(help="Federation YAML with sites, or the name of one in the package.")
     ],
     engine: Annotated[
-        Engine, typer.Option(help="Our own, or Flower's: sites in Ray actors.")
+        Engine, typer.Option(help="inprocess, or ray: Flower's simulation engine.")
     ] = "inprocess",
     workers: Annotated[
         int | None,
@@ -92,7 +92,7 @@ def _simulate(
         if engine == "inprocess":
             from simulation.workers import count_workers, start_workers
 
-            # Before there is any thread: workers may be forks of this process.
+            # Before any thread starts: workers can be forks of this process.
             wanted = workers or count_workers(config)
             started = stack.enter_context(start_workers(config, wanted))
         from simulation.simulate import prepare
@@ -114,9 +114,9 @@ def _simulate(
 
 
 def _discard(folder: Path, *, keep: bool) -> None:
-    """Remove what this command wrote for a federation that could not start.
+    """Remove the files of a federation that could not start.
 
-    A folder that was there before is the user's: `keep` it, and only empty it again.
+    If the folder existed before, `keep` it and remove only its content.
     """
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,4 +1,4 @@
-"""``mdmt provision`` and ``mdmt server``: what the coordinator of a real federation does."""
+"""``mdmt provision`` and ``mdmt server``: the commands of a coordinator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mdmt.cli.console import log_to_stderr, new_table, progress_console, show_re
 __all__ = ["provision", "server"]
 
 server = typer.Typer(
-    name="server", no_args_is_help=True, help="The server of a real federation: start, run, watch."
+    name="server", no_args_is_help=True, help="The server of a deployed federation."
 )
 Kit = Annotated[Path, typer.Argument(help="The server's folder that mdmt provision wrote.")]
 KitOption = Annotated[
@@ -25,16 +25,17 @@ DEFAULT_KIT = Path("kits/server")
 
 def provision(
     federation: Annotated[
-        str, typer.Argument(help="Federation YAML, or the name of one that ships.")
+        str, typer.Argument(help="Federation YAML, or the name of one in the package.")
     ],
     server: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where sites will reach the server.")
+        str, typer.Option(metavar="HOST:PORT", help="Address of the server for the sites.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the kits.")] = Path("kits"),
     site: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="A site, once for each; those of the federation's file if none."
+            metavar="NAME",
+            help="A site; may be repeated.  [default: all of the federation]",
         ),
     ] = None,
     force: Annotated[
@@ -44,8 +45,8 @@ def provision(
 ) -> None:
     """Write the keys, certificates and files that the server and each site need.
 
-    Run again, it keeps every key and every site.yaml, adds what is missing, and renews the
-    server's certificate.
+    A second run keeps every key and every site.yaml, adds missing files, and renews the
+    certificate of the server.
     """
     from mdmt.config import find_config, load_federation
     from server.deployment.provision import provision as write_kits
@@ -81,7 +82,7 @@ def run(
     config: Annotated[str, typer.Argument(help="The federation's YAML.")],
     kit: KitOption = DEFAULT_KIT,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Resume the run in --out, or the newest, or watch it.")
+        bool, typer.Option("--resume", help="Resume, or watch, the run in --out or the newest one.")
     ] = False,
     out: Annotated[
         Path | None,
@@ -136,7 +137,7 @@ def status(
         float, typer.Option(metavar="SECONDS", help="Wait until the sites can connect.")
     ] = 0.0,
 ) -> None:
-    """Show whether the server is healthy, which sites are connected, and what runs."""
+    """Show the state of the server, the connected sites, and the runs."""
     from mdmt.deployment.kits import open_server_kit
     from mdmt.errors import RunError
     from server.deployment.certificates import check_validity
@@ -183,7 +184,7 @@ def stop(kit: Kit = DEFAULT_KIT) -> None:
 def revoke(
     site: Annotated[str, typer.Argument(help="Its name.")], kit: KitOption = DEFAULT_KIT
 ) -> None:
-    """Shut a site out for good: the server refuses its key from now on.
+    """Revoke the key of a site: from now on the server refuses it.
 
     To let it in again, delete its old folder and run `mdmt provision ... --site NAME`, which makes
     a new key.

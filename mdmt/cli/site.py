@@ -1,4 +1,4 @@
-"""``mdmt site``: what a hospital's engineer does with a kit."""
+"""``mdmt site``: the commands of an engineer in a hospital."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["site"]
 
-site = typer.Typer(name="site", no_args_is_help=True, help="A site of a real federation.")
+site = typer.Typer(name="site", no_args_is_help=True, help="A site of a deployed federation.")
 Kit = Annotated[Path, typer.Argument(help="The site's folder.")]
 _SHOWN = 3
 """Values of a report that fit into the table of the audit log."""
@@ -26,9 +26,9 @@ _SHOWN = 3
 
 @site.command()
 def check(kit: Kit = Path()) -> None:
-    """Check the way to the server, the key, the clock, the machine and every image.
+    """Check the connection to the server, the key, the clock, the machine and every image.
 
-    Exits with 2 if something keeps the site from taking part.
+    The exit code is 2 if the site cannot take part.
     """
     from client.deployment.check import check_site
     from mdmt.deployment.kits import open_site_kit
@@ -48,7 +48,7 @@ def check(kit: Kit = Path()) -> None:
 def start(kit: Kit = Path()) -> None:
     """Connect this site to its federation and answer the server until interrupted.
 
-    Exits with 2 if something on this machine would fail every round.
+    The exit code is 2 if a problem on this machine would make every round fail.
     """
     from client.deployment.check import check_site
     from mdmt.config import load_site
@@ -83,8 +83,8 @@ def audit(
 ) -> None:
     """Show every message that left this site.
 
-    Exits with 1 if the log was changed. The table is short; --json names every array with its type,
-    shape and bytes, and every value.
+    The exit code is 1 if the log was changed. The table is a summary; --json gives the type, shape
+    and bytes of every array, and every value.
     """
     from client.deployment.audit import open_audit_log
     from mdmt.config import load_site
@@ -116,7 +116,7 @@ def audit(
 
 
 def _content(entry: Entry) -> Iterator[str]:
-    """Yield what a message says, in short."""
+    """Yield a summary of a message."""
     if entry.error is not None:
         yield f"error: {entry.error}"
     values = [f"{name} {value:.4g}" for name, value in _values("", entry.report)]

@@ -21,11 +21,14 @@ __all__ = ["StudyProgress", "study"]
 
 
 def study(
-    config: Annotated[str, typer.Argument(help="Study YAML, or the name of one that ships.")],
+    config: Annotated[str, typer.Argument(help="Study YAML, or the name of one in the package.")],
     set_: Overrides = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the study, new or begun.", show_default="studies/NAME"),
+        typer.Option(
+            help="Folder of a new or interrupted study.",
+            show_default="studies/NAME",
+        ),
     ] = None,
     workers: Annotated[
         int | None,
@@ -107,7 +110,7 @@ class StudyProgress:
         return f"cell {self.done} of {self.total}: {name} in {took}"
 
     def drop(self, cell: Cell, error: MDMTError) -> str:
-        """Stop waiting for a cell that failed; return a line with the reason."""
+        """Remove a failed cell from the estimate. Return a line with the reason."""
         self.waiting.remove(cell.arm.label)
         return f"failed: {error}"
 

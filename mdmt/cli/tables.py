@@ -1,4 +1,4 @@
-"""Tables of the folder of a run or a study; one that is not finished is shown as far as it went."""
+"""Tables of the folder of a run or a study, finished or not."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What runs and studies wrote: readers of their folders, and statistics of their results."""
+"""Read the folders of runs and studies, and compute statistics of their results."""

@@ -16,7 +16,7 @@ __all__ = ["known_task", "read_rows", "to_number", "write_rows"]
 
 
 def read_rows(file: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Yield the rows of a CSV file, or nothing if it does not exist; equal texts are one object.
+    """Yield the rows of a CSV file, or nothing if it does not exist. Equal texts share memory.
 
     Raises
     ------
