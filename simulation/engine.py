@@ -1,4 +1,4 @@
-"""A federation on this machine: Flower's messages and apps, without its transport."""
+"""Run a federation on this machine with Flower's messages and apps, without its transport."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LocalGrid(Grid):
     Parameters
     ----------
     run_config : mapping
-        As `flwr run` would hand it to the apps.
+        The run configuration that `flwr run` would give to the apps.
     n_sites : int
     """
 
@@ -50,7 +50,7 @@ class LocalGrid(Grid):
 
     @abstractmethod
     def queue(self, message: Message) -> None:
-        """Queue a message that has its id."""
+        """Queue a message with an id."""
 
     def set_run(self, run: Run) -> None:
         """Set the run."""
@@ -104,14 +104,13 @@ class LocalGrid(Grid):
 class InProcessGrid(LocalGrid):
     """A grid whose nodes are calls of the ClientApp.
 
-    A message is answered when its reply is pulled, one per pull, so that whoever waits sees replies
-    arrive and stops in time.
+    Each pull answers one message, so that the caller gets replies one by one and can stop in time.
 
     Parameters
     ----------
     app : ClientApp
     run_config : mapping
-        As `flwr run` would hand it to the apps.
+        The run configuration that `flwr run` would give to the apps.
     n_sites : int
     """
 
@@ -121,7 +120,7 @@ class InProcessGrid(LocalGrid):
         self._pending: dict[str, Message] = {}
 
     def queue(self, message: Message) -> None:
-        """Keep a message until its reply is pulled."""
+        """Store a message until its reply is pulled."""
         self._pending[message.metadata.message_id] = message
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -136,15 +135,15 @@ class InProcessGrid(LocalGrid):
 class WorkerGrid(LocalGrid):
     """A grid in which worker processes answer for the nodes.
 
-    Site i belongs to worker i modulo their number, so that a worker keeps the images and the model
-    of its sites. A worker has one message at a time; the others wait here, and a message whose time
-    is over is dropped. If a worker dies, the site that it worked for gives no reply.
+    Site i belongs to worker i modulo the number of workers, so that a worker keeps the images and
+    the model of its sites. A worker has one message at a time. The other messages wait here, and a
+    message after its deadline is dropped. If a worker dies, its site gives no reply.
 
     Parameters
     ----------
     workers : sequence of Worker
     run_config : mapping
-        As `flwr run` would hand it to the apps.
+        The run configuration that `flwr run` would give to the apps.
     n_sites : int
     """
 
@@ -177,7 +176,7 @@ class WorkerGrid(LocalGrid):
         return [self._replies.pop(message_id) for message_id in sorted(here)]
 
     def _employ(self, worker: Worker) -> None:
-        """Give a free worker the next message whose time is not over."""
+        """Give a free worker the next message before its deadline."""
         queue = self._queues[worker]
         while queue and worker not in self._working:
             message = queue.popleft()
@@ -189,7 +188,7 @@ class WorkerGrid(LocalGrid):
                     self._note(message, _failure(message, error))
 
     def _collect(self, worker: Worker) -> None:
-        """Take a worker's reply, or note that it died, and give it the next message."""
+        """Read the reply of a worker, or its death, and give it the next message."""
         message = self._working.pop(worker)
         try:
             reply = worker.receive()
@@ -221,14 +220,14 @@ def run_inprocess(
         Run directory.
     n_sites : int
     workers : sequence of Worker
-        They answer for the sites; without any, this process does.
+        Processes that answer for the sites. The default is this process.
     resume : bool
         Continue after the last complete round of the run in `out`.
 
     Raises
     ------
     MDMTError
-        What the server raised.
+        The error of the server.
     """
     from server.app import app as server_app
 
@@ -250,7 +249,7 @@ def run_inprocess(
 
 
 def _left(message: Message) -> float:
-    """Seconds until the time of a message is over."""
+    """Return the seconds until the deadline of a message."""
     return message.metadata.created_at + message.metadata.ttl - time.time()
 
 

@@ -1,4 +1,4 @@
-"""Adding the sites' heads to a release: possible only where the sites are on this machine."""
+"""Add the heads of the sites to a release. The sites must be on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["release_heads"]
 
 
 def release_heads(release: Path, config: FederationConfig, facts: Mapping[str, Any]) -> None:
-    """Copy what each site kept of the released rounds: its heads, and its norms if they are local.
+    """Copy the heads and local normalisation layers of each site after the released rounds.
 
     Parameters
     ----------
@@ -31,14 +31,14 @@ def release_heads(release: Path, config: FederationConfig, facts: Mapping[str, A
     Raises
     ------
     StateError
-        A site trained and kept nothing.
+        A site trained, but has no memory.
     """
     history = read_lines(release.parent / "history.jsonl")
     for site in config.sites.values():
         for number in {facts["rounds"][task] for task in site.offered}:
             rounds = (line["sites"] for line in history if line["round"] <= number)
             if not any("steps" in sites.get(site.name, ()) for sites in rounds):
-                continue  # never drawn, or always refused: there is no head to give
+                continue  # never drawn or always refused: it has no head
             tensors = kept_tensors(site, config, facts["run"], number)
             with atomic_path(release / site_file(site.name, number)) as temporary:
                 save_file(tensors, temporary)

@@ -1,4 +1,4 @@
-"""A federation on one machine, from a configuration to a run directory."""
+"""Run a federation on one machine, from a configuration to a run directory."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Engine = Literal["inprocess", "ray"]
 def prepare(
     config: FederationConfig, progress: Callable[[str, int, int], None] = lambda site, done, n: None
 ) -> None:
-    """Open every site's dataset and fill its image cache, so that bad input shows before a run.
+    """Open the dataset of every site and build its image cache, to find bad input before a run.
 
     Parameters
     ----------
     config : FederationConfig
     progress : callable
-        Called with (site, images done, images in all).
+        Called with (site, done, total) images.
 
     Raises
     ------
     BadInput
-        What is wrong, and at which site.
+        The message names the site and the problem.
     """
     from mdmt.data.cohort import open_cohort
     from mdmt.training import resolve_device
@@ -64,7 +64,7 @@ def simulate(
         Processes that answer for the sites of the first engine (`simulation.workers`); without any,
         this process does.
     resume : bool
-        Go on after the last complete round of the run in `out`.
+        Continue after the last complete round of the run in `out`.
 
     Raises
     ------
@@ -92,5 +92,5 @@ def simulate(
 
 
 def _at_home(site: SiteConfig, out: Path) -> SiteConfig:
-    """A simulated site keeps its state in the run directory unless it says otherwise."""
+    """Set the default `state_dir` of a simulated site: a folder in the run directory."""
     return site.model_copy(update={"state_dir": site.state_dir or out / "sites" / site.name})

@@ -1,7 +1,7 @@
-"""Processes that answer for the sites of a simulation, several at once.
+"""Processes that answer for the sites of a simulation, several at the same time.
 
-What a site computes depends only on its files and its message: the bits of a result depend neither
-on the number of workers nor on which of them had to be started again.
+The result of a site depends only on its files and its message. So the bits of a run depend neither
+on the number of workers nor on restarts of workers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mdmt.workers import StartMethod, running
 __all__ = ["count_places", "count_workers", "prepare_worker", "start_workers"]
 
 _MEMORY = 2 << 30
-"""Bytes of the machine's memory for each worker, unless the user sets their number."""
+"""Bytes of the machine's memory per worker, if the user does not set the number of workers."""
 
 
 def count_workers(config: FederationConfig) -> int:
@@ -49,7 +49,7 @@ def count_places(config: FederationConfig) -> int:
 
 @contextmanager
 def start_workers(config: FederationConfig, number: int) -> Iterator[list[Worker]]:
-    """Start workers for a federation, and end them when the block ends; none if `number` is 1.
+    """Start workers for a federation, and end them after the block. If `number` is 1, start none.
 
     They fork from this process where that is safe: it has no other Python thread, and the children
     use neither a GPU nor torch's thread pool, of which a fork inherits only the locks. Forks start
@@ -73,15 +73,15 @@ def start_workers(config: FederationConfig, number: int) -> Iterator[list[Worker
 
 
 def prepare_worker(number: int) -> None:
-    """Prepare a worker process: quiet, one thread, a GPU of its own where there are several."""
+    """Prepare a worker process: few logs, one thread, and its own GPU if there are several."""
     logging.getLogger("mdmt").setLevel(logging.ERROR)  # the parent has logged warnings of the data
-    torch.set_num_threads(1)  # until a site or a study says how many
+    torch.set_num_threads(1)  # until a site or a study sets the number
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
 
 
 def _processors() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 

@@ -113,7 +113,7 @@ def open_data(study: StudyConfig, seed: int, watch: Watch) -> StudyData:
     seed : int
         Of the cells; it is used only if the study redraws its sites.
     watch : callable
-        Called with (site, images done, images in all).
+        Called with (site, done, total) images.
 
     Raises
     ------
