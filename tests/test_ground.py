@@ -183,7 +183,7 @@ def test_a_simulation_does_not_load_what_only_a_deployment_needs():
 
 
 KINDS = {"Classification", "Multilabel", "Ordinal", "Regression"}
-WRITES_KINDS = {"mdmt/cli/init.py", "mdmt/cli/guess.py"}  # they guess one from a table
+WRITES_KINDS = {"mdmt/cli/init.py"}  # it guesses one from a table
 
 
 def test_what_a_task_kind_means_is_asked_of_the_task():

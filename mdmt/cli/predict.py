@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mdmt.cli.init import IMAGE_SUFFIXES
 from mdmt.errors import BadInput, ImageError
 from mdmt.files import atomic_path
 
@@ -67,8 +68,6 @@ def predict(
 
 def _image_files(given: Sequence[Path]) -> list[Path]:
     """Expand folders into their image files; what is named itself is always read."""
-    from mdmt.cli.guess import IMAGE_SUFFIXES
-
     paths: list[Path] = []
     for path in given:
         found = [path]

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from mdmt.cli.console import progress_console
+from mdmt.results.runs import format_metric
 
 if TYPE_CHECKING:
     from mdmt.config import FederationConfig
@@ -64,9 +65,10 @@ class Progress:
             self.started = self.started or event["time"]
             self.done, self.answered = event["round"] - 1.0, []
             self.stage = f"round {event['round']} of {event['rounds']}"
-        elif kind == "reply":
+        elif kind in ("reply", "answered"):
             self.answered.append(event["site"])
-            self.done += min(1 / max(len(self.sites), 1), int(self.done) + 1 - self.done)
+            if kind == "reply":
+                self.done += min(1 / max(len(self.sites), 1), int(self.done) + 1 - self.done)
         elif kind == "booked":
             return self._book(event)
         elif kind == "evaluate":
@@ -74,8 +76,6 @@ class Progress:
         elif kind == "references":
             self.stage, self.answered = _REFERENCES, []
             return ["computing the references at the sites"]
-        elif kind == "answered":
-            self.answered.append(event["site"])
         elif kind == "refused":
             return [f"refused: {event['site']}: {event['reason']}"]
         return []
@@ -106,7 +106,7 @@ class Progress:
 
     def _book(self, event: dict[str, Any]) -> list[str]:
         values = [
-            f"{task} {metric} {_number(event['tasks'].get(f'{task}/{metric}'))}"
+            f"{task} {metric} {format_metric(event['tasks'], f'{task}/{metric}')}"
             for task, metric in self.primary.items()
         ]
         self.booked = f"round {event['round']}/{self.rounds} validation: {', '.join(values)}"
@@ -126,9 +126,8 @@ class Progress:
 
 def local_rounds(folder: Path) -> dict[str, int]:
     """Return the rounds that each site has trained alone; empty if sites are on other machines."""
-    files = folder.glob("sites/*/*/*/local/round-*.safetensors")
     reached: dict[str, int] = {}
-    for file in files:
+    for file in folder.glob("sites/*/*/*/local/round-*.safetensors"):
         site, number = file.parts[-5], int(file.stem.removeprefix("round-"))
         reached[site] = max(number, reached.get(site, 0))
     return reached
@@ -180,10 +179,6 @@ def watching(folder: Path, config: FederationConfig) -> Iterator[None]:
         stop.set()
         follower.join()
         live.stop()
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
 
 
 def duration(seconds: float) -> str:

@@ -25,14 +25,15 @@ def validate(
 
     The exit code is 2 if an error would make training wrong.
     """
-    from mdmt.config import find_config, load_federation, load_site
+    from mdmt.config import FederationConfig, SiteConfig, build_config, find_config, read_yaml
 
     path = find_config(file)
-    if _is_site(path):
-        site = load_site(path)
+    keys = read_yaml(path)
+    if "dataset" in keys and "model" not in keys:
+        site = build_config(SiteConfig, keys, path)
         sites, seed, problems = {site.name: site}, 0, []
     else:
-        federation = load_federation(path)
+        federation = build_config(FederationConfig, keys, path)
         sites, seed = dict(federation.sites), federation.seed
         problems = list(_disagreements(federation))
     typer.echo(f"{path}: valid configuration")
@@ -41,17 +42,6 @@ def validate(
     wrong = [_check_dataset(sites[name], seed) for name in sorted(sites)]
     if problems or any(wrong):
         raise typer.Exit(2)
-
-
-def _is_site(path: Path) -> bool:
-    """Tell a site file from a federation file by its keys; `load_*` reports other files."""
-    import yaml
-
-    try:
-        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError):
-        return False
-    return isinstance(keys, dict) and "dataset" in keys and "model" not in keys
 
 
 def _disagreements(federation: FederationConfig) -> Iterator[str]:

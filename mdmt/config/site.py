@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mdmt.config.datasets import DatasetConfig
 from mdmt.config.types import BesideSpace, Name, Positive
@@ -18,12 +18,22 @@ Limit = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 
 
+def _text(value: Any) -> Any:
+    """Convert 1 to ``"1"`` and null to ``""``. Refuse yes and no: YAML has lost their text."""
+    if isinstance(value, bool):
+        raise ValueError("put yes, no, on, off, true and false in quotes")
+    return "" if value is None else str(value)
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+
+
 class SiteTask(BesideSpace):
     """The columns of the table with the labels of a task, and the meaning of their cells."""
 
     columns: tuple[str, ...] = ()
     """Columns in the order of the task's outputs. The default is the names of the labels."""
-    values: dict[str, str] = {}
+    values: dict[Text, Text] = {}
     """Meaning of cells, such as ``{1: SEVERE, 0: MILD}``. An empty meaning is a missing label."""
 
     @field_validator("columns", mode="before")
@@ -31,21 +41,6 @@ class SiteTask(BesideSpace):
     def _one_column(cls, value: Any) -> Any:
         """Convert ``outcome`` to ``[outcome]``."""
         return (value,) if isinstance(value, str) else value
-
-    @field_validator("values", mode="before")
-    @classmethod
-    def _texts(cls, value: Any) -> Any:
-        """Convert cells and labels to text."""
-        if not isinstance(value, dict):
-            return value
-        return {_text(cell): _text(label) for cell, label in value.items()}
-
-
-def _text(value: Any) -> Any:
-    """Convert 1 to ``"1"`` and null to ``""``. Refuse yes and no: YAML has lost their text."""
-    if isinstance(value, bool):
-        raise ValueError("values: put yes, no, on, off, true and false in quotes")
-    return "" if value is None else str(value)
 
 
 class Policy(Strict):

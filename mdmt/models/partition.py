@@ -128,10 +128,7 @@ def get_arrays(
     """
     state = model.state_dict()
     return {
-        name: state[name]
-        .detach()
-        .to("cpu", torch.float32, copy=copy, memory_format=torch.contiguous_format)
-        .numpy()
+        name: state[name].detach().to("cpu", torch.float32, copy=copy).contiguous().numpy()
         for name in names
     }
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from cli_builders import errors, patients, run_cli, write_rows
 
-from mdmt.cli.guess import guess_columns
+from mdmt.cli.init import guess_columns
 from mdmt.config import load_federation, load_site
 from mdmt.data.tabular import read_tabular_file
 
