@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from flwr.app import (
     Array,
@@ -52,61 +53,31 @@ app = ClientApp()
 @app.query()
 def query(message: Message, context: Context) -> Message:
     """Answer a registration query with the site card."""
-    return _answer(message, context, _card)
+    return _answer(message, context, Query, Site.card)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the backbone for one round."""
-    return _answer(message, context, _train)
+    return _answer(message, context, TrainOrder, Site.train)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate a backbone on validation and test."""
-    return _answer(message, context, _evaluate)
+    return _answer(message, context, EvaluateOrder, Site.evaluate)
 
 
 @app.evaluate("reference")
 def reference(message: Message, context: Context) -> Message:
     """Compute the references: the site trains alone and sends only metrics."""
-    return _answer(message, context, _reference)
-
-
-def _card(site: Site, content: RecordDict) -> RecordDict:
-    order = _order(content)
-    if (protocol := protocol_of(order)) != PROTOCOL:
-        raise PolicyError(
-            f"speaks protocol {PROTOCOL} (mdmt {__version__}) and the server protocol {protocol}:"
-            " install the version of the server"
-        )
-    return _report(site.card(Query.model_validate_json(order)))
-
-
-def _train(site: Site, content: RecordDict) -> RecordDict:
-    report, blob = site.train(TrainOrder.model_validate_json(_order(content)), _blob(content))
-    arrays = ArrayRecord({BLOB: Array("uint8", (len(blob),), BLOB, blob)})
-    return RecordDict({"arrays": arrays, **_report(report)})
-
-
-def _evaluate(site: Site, content: RecordDict) -> RecordDict:
-    order = EvaluateOrder.model_validate_json(_order(content))
-    return _report(site.evaluate(order, _blob(content)))
-
-
-def _reference(site: Site, content: RecordDict) -> RecordDict:
-    order = ReferenceOrder.model_validate_json(_order(content))
-    return _report(site.reference(order, _blob(content)))
-
-
-def _report(report: BaseModel) -> RecordDict:
-    return RecordDict({"report": ConfigRecord({"json": report.model_dump_json()})})
+    return _answer(message, context, ReferenceOrder, Site.reference)
 
 
 def _answer(
-    message: Message, context: Context, action: Callable[[Site, RecordDict], RecordDict]
+    message: Message, context: Context, order: type[BaseModel], run: Callable[..., Any]
 ) -> Message:
-    """Reply with the result of `action`. For an error, send only its type, not its text.
+    """Let the site run an order. For an error, send only its type, not its text.
 
     The text of a `PolicyError` is sent, because it is written for the server.
     """
@@ -116,7 +87,7 @@ def _answer(
         if site is None:
             return Message(RecordDict({"report": ConfigRecord({"json": "null"})}), reply_to=message)
         started = time.monotonic()
-        reply = action(site, message.content)
+        reply = _reply(site, message.content, order, run)
         check_upload(site.config.policy, reply)
         seconds = time.monotonic() - started
         kind = message.metadata.message_type
@@ -131,6 +102,25 @@ def _answer(
             asked = message.metadata.message_type == MessageType.QUERY
             reason = f"site {site.config.name}: {error}" if asked else str(error)
         return Message(Error(_SITE_FAILED, reason), reply_to=message)
+
+
+def _reply(
+    site: Site, content: RecordDict, kind: type[BaseModel], run: Callable[..., Any]
+) -> RecordDict:
+    """Read the order and its arrays, run it, and write the report and the arrays of an update."""
+    text = str(content.config_records["config"]["order"])
+    if kind is Query and (protocol := protocol_of(text)) != PROTOCOL:
+        raise PolicyError(
+            f"speaks protocol {PROTOCOL} (mdmt {__version__}) and the server protocol {protocol}:"
+            " install the version of the server"
+        )
+    blobs = [content.array_records["arrays"][BLOB].data] if kind is not Query else []
+    result = run(site, kind.model_validate_json(text), *blobs)
+    report, *updates = result if isinstance(result, tuple) else (result,)
+    reply = RecordDict({"report": ConfigRecord({"json": report.model_dump_json()})})
+    for blob in updates:
+        reply["arrays"] = ArrayRecord({BLOB: Array("uint8", (len(blob),), BLOB, blob)})
+    return reply
 
 
 def open_site(context: Context) -> Site | None:
@@ -175,11 +165,3 @@ def _log_at_site(site: Site | None, story: str) -> None:
             stream.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z {story}\n")
     except OSError as error:  # a full or read-only disk
         log.error("%s: the site's log cannot be written: %s", site.config.name, error.strerror)
-
-
-def _order(content: RecordDict) -> str:
-    return str(content.config_records["config"]["order"])
-
-
-def _blob(content: RecordDict) -> bytes:
-    return content.array_records["arrays"][BLOB].data
