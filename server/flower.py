@@ -8,12 +8,17 @@ none.
 from __future__ import annotations
 
 import hashlib
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flwr.common.constant import ErrorCode  # what Flower answers in a site's stead
+from flwr.common.serde import user_config_to_proto  # how a run configuration is serialised
 from flwr.proto import control_pb2  # requests to the SuperLink
+from flwr.proto.fab_pb2 import Fab  # a bundle
+from flwr.proto.federation_config_pb2 import SimulationConfig  # resources of simulated sites
 from flwr.proto.node_pb2 import NodeInfo  # what `Grid.get_nodes` returns
 from flwr.supercore.control import ControlHttpClient  # the connection to the SuperLink
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes  # how Flower encodes keys
@@ -28,10 +33,11 @@ __all__ = [
     "NodeInfo",
     "Run",
     "Ask",
-    "bundle_hash",
+    "build_bundle",
     "connect_control",
     "public_key_to_bytes",
     "refused_with",
+    "start_run",
     "task_identity",
 ]
 
@@ -58,22 +64,53 @@ class Ask(Protocol):
 
 
 @contextmanager
-def connect_control(address: str, ca_certificate: bytes) -> Iterator[Ask]:
-    """Connect to the Control API of a SuperLink."""
+def connect_control(address: str, ca_certificate: bytes | None = None) -> Iterator[Ask]:
+    """Connect to the Control API of a SuperLink on this machine; without a CA, without TLS."""
+    import httpx
     from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor  # it checks the version
 
-    client = ControlHttpClient.from_server_address(
-        server_address=address,
-        insecure=False,
-        root_certificates=ca_certificate,
+    client = ControlHttpClient(
+        f"http{'s' if ca_certificate else ''}://{address}",
         interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
     )
+    context = ssl.create_default_context(cadata=ca_certificate and ca_certificate.decode())
+    # Flower's own connection would go through the proxy that the environment names.
+    client._client = httpx.Client(verify=context, timeout=30.0, trust_env=False)
 
     def ask(method: str, **fields: Any) -> Any:
         return getattr(client, method)(getattr(control_pb2, f"{method}Request")(**fields))
 
     with closing(client):
         yield ask
+
+
+def start_run(
+    ask: Ask,
+    files: Mapping[str, bytes],
+    config: Mapping[str, Any],
+    **simulation: Any,
+) -> str:
+    """Submit an app and return Flower's id of the run.
+
+    Parameters
+    ----------
+    ask : Ask
+    files : mapping of str to bytes
+        The app's files by name.
+    config : mapping of str to str, bool or Path
+        The run's configuration; a path is made absolute.
+    **simulation
+        Resources of simulated sites, as `flwr run --federation-config` takes them.
+    """
+    content, digest = build_bundle(files)
+    values = {key: str(v.resolve()) if isinstance(v, Path) else v for key, v in config.items()}
+    answer = ask(
+        "StartRun",
+        fab=Fab(hash_str=digest, content=content),
+        override_config=user_config_to_proto(values),
+        override_federation_config=SimulationConfig(**simulation) if simulation else None,
+    )
+    return str(answer.run_id)
 
 
 def refused_with(response: httpx.Response, name: str) -> bool:
@@ -84,9 +121,9 @@ def refused_with(response: httpx.Response, name: str) -> bool:
     return error is not None and error.code == ApiErrorCode[name]
 
 
-def bundle_hash(files: Mapping[str, bytes]) -> str:
-    """Return the SHA-256 of the bundle that ``flwr run`` builds from these files."""
+def build_bundle(files: Mapping[str, bytes]) -> tuple[bytes, str]:
+    """Return the bundle that Flower builds from these files, and its SHA-256."""
     from flwr.cli.build import build_fab_from_files
 
     bundle, _ = build_fab_from_files(dict(files))
-    return hashlib.sha256(bundle).hexdigest()
+    return bundle, hashlib.sha256(bundle).hexdigest()

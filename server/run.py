@@ -119,7 +119,7 @@ def last_event(folder: Path, earlier: int = 0) -> dict[str, Any]:
 
 
 def raise_unless_done(event: Mapping[str, Any], otherwise: str) -> None:
-    """Check a run by the last event of the ServerApp: `flwr run` also exits with 0 on failures.
+    """Check a run by the last event of the ServerApp.
 
     Raises
     ------

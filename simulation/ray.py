@@ -1,6 +1,6 @@
-"""A federation in Flower's own simulation engine: ``flwr run``, with sites in Ray actors.
+"""A federation in Flower's own simulation engine, with sites in Ray actors.
 
-`flwr run` alone starts a SuperLink that outlives it, on a port that all users of a machine share.
+`flwr run` starts a SuperLink that outlives it, on a port that all users of a machine share.
 It imports modules from the folder where that SuperLink was first started. Here each run has its own
 SuperLink with a free port, a private home and a neutral working directory. A keeper process ends
 all of it when the run ends, or the process that started the run.
@@ -21,13 +21,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import typer
 
 from mdmt.deployment.processes import flower_environment, free_port, last_error
 from mdmt.errors import RunError
 from mdmt.files import write_text
 from mdmt.results.runs import read_lines
-from server.deployment.bundle import write_app, write_run_config
+from server.deployment.bundle import APP
+from server.flower import connect_control, start_run
 from server.run import last_event, raise_unless_done
 
 __all__ = ["run_ray"]
@@ -70,48 +72,38 @@ def run_ray(
     log_path = out / "flwr.log"
     log_path.write_bytes(b"")
     earlier = len(read_lines(out / "events.jsonl"))
-    with _superlink(threads, log_path) as (home, environment):
-        write_app(home / "app")
-        write_run_config(home / "run.toml", federation=config_path, out=out, resume=resume)
-        resources = (
-            f"num-supernodes={n_sites} client-resources-num-cpus={threads}"
-            f" init-args-num-cpus={max(threads, os.cpu_count() or 1)}"
-        )
-        with log_path.open("ab") as log:
-            command = ["flwr", "run", "app", "--stream", "--run-config", "run.toml"]
-            ended = subprocess.run(
-                [*command, "--federation-config", resources],
-                cwd=home,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # we handle Ctrl-C
-            )
+    values = {"federation": config_path, "out": out, "resume": resume}
+    resources = {
+        "num_supernodes": n_sites,
+        "client_resources_num_cpus": threads,
+        "init_args_num_cpus": max(threads, os.cpu_count() or 1),
+    }
+    refusal = ""
+    with _superlink(threads, log_path) as address, log_path.open("a", encoding="utf-8") as log:
+        try:
+            with connect_control(address) as ask:
+                run = start_run(ask, APP, values, **resources)
+                for part in ask("StreamLogs", run_id=int(run)):
+                    log.write(part.log_output)
+                    log.flush()
+        except httpx.HTTPError as error:
+            refusal = f"{type(error).__name__}: {error}"
     write_text(log_path, typer.unstyle(log_path.read_text(encoding="utf-8", errors="replace")))
-    broke_off = f"the run broke off: {last_error(log_path)}; see {log_path}"
+    broke_off = f"the run broke off: {refusal or last_error(log_path)}; see {log_path}"
     raise_unless_done(last_event(out, earlier), broke_off)
-    if ended.returncode:
-        raise RunError(broke_off)
 
 
 @contextmanager
-def _superlink(threads: int, log_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Run our own SuperLink; yield its home and the environment of its clients."""
+def _superlink(threads: int, log_path: Path) -> Iterator[str]:
+    """Run our own SuperLink; yield its address."""
     # Below /tmp, whatever TMPDIR says: the paths of Ray's sockets must stay under 107 bytes.
     home = Path(tempfile.mkdtemp(prefix="mdmt-", dir="/tmp"))
-    environment = _environment(home, threads)
     port = free_port()
-    (home / "config.toml").write_text(
-        '[superlink]\ndefault = "own"\n'
-        f'[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
-        encoding="utf-8",
-    )
     with log_path.open("ab") as log:
         keeper = subprocess.Popen(
             [sys.executable, "-m", "simulation.ray", str(port)],
             cwd=home,
-            env=environment,
+            env=_environment(home, threads),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -119,7 +111,7 @@ def _superlink(threads: int, log_path: Path) -> Iterator[tuple[Path, dict[str, s
         )
     try:
         _wait_until_listening(keeper, port, log_path)
-        yield home, environment
+        yield f"127.0.0.1:{port}"
     finally:
         keeper.communicate()  # closes its input, which makes it end everything
 

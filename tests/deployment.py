@@ -40,6 +40,16 @@ def make_kits(folder: Path, *sites: str, host: str = "localhost", port: int = 0)
     return open_server_kit(folder / "server")
 
 
+def flower_settings(home: Path, address: str, kit: ServerKit) -> Path:
+    """A home for Flower's own commands, in which ``mdmt`` is the SuperLink at `address`."""
+    home.mkdir()
+    (home / "config.toml").write_text(
+        '[superlink]\ndefault = "mdmt"\n[superlink.mdmt]\n'
+        f'address = "{address}"\nroot-certificates = "{kit.ca_certificate}"\n'
+    )
+    return home
+
+
 class Upstream(BaseHTTPRequestHandler):
     """Notes what comes and answers 200, unless `answers` says otherwise."""
 

@@ -119,7 +119,7 @@ class ServerKit:
     proxy_file = _File("nginx.conf")
     """The configuration of nginx."""
     flwr_home = _File("flwr")
-    """Flower's own folder: its ``config.toml`` names the SuperLink ``mdmt``."""
+    """Flower's own folder."""
     database = _File("superlink.db")
     """The SuperLink's database: registered sites and runs survive a restart."""
     submissions = _File("runs.json")

@@ -5,8 +5,6 @@ Flower's Control API, which `nodes` uses too, has no login: only the loopback re
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +16,6 @@ import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mdmt.deployment.kits import ServerKit
-from mdmt.deployment.processes import flower_environment
 from mdmt.errors import RunError
 from mdmt.files import write_text
 from server.flower import Ask, connect_control
@@ -29,14 +26,8 @@ __all__ = [
     "healthy",
     "list_runs",
     "save_log",
-    "start_run",
     "stop_run",
 ]
-
-_SUPERLINK = "mdmt"
-"""Its name in the kit's ``config.toml``."""
-_TIMEOUT = 120.0
-"""Seconds that a submission may take."""
 
 
 class FlowerRun(NamedTuple):
@@ -87,33 +78,6 @@ def save_log(kit: ServerKit, run_id: str, file: Path) -> None:
     with control(kit) as ask:
         parts = [part.log_output for part in ask("StreamLogs", run_id=int(run_id))]
     write_text(file, typer.unstyle("".join(parts)))
-
-
-def start_run(kit: ServerKit, app: Path, run_config: Path) -> str:
-    """Submit an app with ``flwr run``; return Flower's id of the run.
-
-    Raises
-    ------
-    RunError
-        Flower did not accept it; the message is Flower's own.
-    """
-    arguments = [str(app), _SUPERLINK, "--run-config", str(run_config), "--format", "json"]
-    done = subprocess.run(
-        ["flwr", "run", *arguments],
-        env=flower_environment(kit.flwr_home),
-        cwd=kit.folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT,
-        check=False,
-    )
-    output = typer.unstyle(done.stdout)
-    try:
-        return str(json.loads(output[output.index("{") :])["run-id"])
-    except (ValueError, KeyError) as error:
-        answer = " ".join((output + typer.unstyle(done.stderr)).split())
-        raise RunError(f"Flower did not accept the run: {answer[-300:] or 'no answer'}") from error
 
 
 @contextmanager

@@ -15,7 +15,6 @@ __all__ = [
     "federation_text",
     "server_files",
     "site_files",
-    "write_flwr_config",
     "write_proxy_config",
 ]
 
@@ -26,16 +25,6 @@ def write_proxy_config(kit: ServerKit) -> None:
     text = _render("nginx.conf", host=host, port=port, superlink_port=kit.facts.superlink_port)
     kit.run_folder.mkdir(exist_ok=True)
     write_text(kit.proxy_file, text)
-
-
-def write_flwr_config(kit: ServerKit) -> None:
-    """Write Flower's ``config.toml``. It has an absolute path, so a moved kit needs a new one."""
-    text = _render(
-        "flwr.toml",
-        superlink_port=kit.facts.superlink_port,
-        ca_certificate=str(kit.ca_certificate.resolve()),
-    )
-    write_text(kit.flwr_home / "config.toml", text)
 
 
 def server_files(kit: ServerKit) -> dict[str, str]:

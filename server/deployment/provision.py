@@ -42,7 +42,6 @@ from server.deployment.kit_files import (
     federation_text,
     server_files,
     site_files,
-    write_flwr_config,
     write_proxy_config,
 )
 
@@ -167,7 +166,6 @@ def _server(
     write_text(kit.ca_certificate, certificate_pem(ca))
     write_text(kit.certificate, certificate_pem(issue_server_certificate(key, host, ca, ca_key)))
     write_proxy_config(kit)
-    write_flwr_config(kit)
     saved = _place(kit.federation_file, federation, anew=True)
     for name, text in server_files(kit).items():
         saved += _place(kit.folder / name, text, anew=force)

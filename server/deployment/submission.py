@@ -12,8 +12,9 @@ from mdmt.deployment.processes import is_running, last_error, only_one
 from mdmt.errors import BadInput, RunError
 from mdmt.files import read_json, write_json
 from mdmt.results.runs import read_lines
-from server.deployment.bundle import write_app, write_run_config
-from server.deployment.control import healthy, list_runs, save_log, start_run, stop_run
+from server.deployment.bundle import APP
+from server.deployment.control import control, healthy, list_runs, save_log, stop_run
+from server.flower import start_run
 from server.run import last_event, raise_unless_done
 
 __all__ = ["describe_run", "follow_run", "make_ready", "submit", "submitting"]
@@ -28,7 +29,7 @@ _OVER = ("done", "failed")
 
 
 def submitting(kit: ServerKit) -> AbstractContextManager[None]:
-    """Allow only one submission to this server at a time: submissions share files in the kit.
+    """Allow only one submission to this server at a time: submissions share a file in the kit.
 
     Raises
     ------
@@ -106,16 +107,9 @@ def submit(kit: ServerKit, config: FederationConfig, folder: Path, *, resume: bo
     # A resumed run may have been given more time, or a smaller quorum.
     save_config(config, folder / "federation.yaml")
     earlier = len(read_lines(folder / "events.jsonl"))
-    app, run_config = kit.run_folder / "app", kit.run_folder / "run.toml"
-    write_app(app)
-    write_run_config(
-        run_config,
-        federation=folder / "federation.yaml",
-        out=folder,
-        resume=resume,
-        expected=" ".join(kit.facts.sites),
-    )
-    run = start_run(kit, app, run_config)
+    values = {"federation": folder / "federation.yaml", "out": folder, "resume": resume}
+    with control(kit) as ask:
+        run = start_run(ask, APP, values | {"expected": " ".join(kit.facts.sites)})
     write_json(kit.submissions, _submitted(kit) | {run: (str(folder), earlier)})
     return run
 

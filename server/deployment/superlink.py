@@ -14,7 +14,7 @@ from mdmt.deployment.processes import Service, flower_environment
 from mdmt.errors import BadInput, RunError
 from server.deployment.certificates import check_validity
 from server.deployment.control import healthy
-from server.deployment.kit_files import write_flwr_config, write_proxy_config
+from server.deployment.kit_files import write_proxy_config
 from server.deployment.nodes import register_sites
 
 __all__ = ["reachable", "serve_federation"]
@@ -42,8 +42,6 @@ def serve_federation(kit: ServerKit) -> None:
     """
     check_validity(kit.certificate)
     _check_ports(kit)
-    # The kit may have been moved since it was made.
-    write_flwr_config(kit)
     write_proxy_config(kit)
     with _services(kit) as (superlink, proxy):
         _wait_until_healthy(kit, superlink)

@@ -10,7 +10,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from deployment import free_ports, proxy, serve
+from deployment import flower_settings, free_ports, proxy, serve
 from disks import full_disk
 from real_federation import SITES, RealFederation
 
@@ -18,7 +18,7 @@ import client
 from mdmt.deployment.kits import KIT_FILE, open_server_kit, open_site_kit
 from mdmt.deployment.processes import free_port
 from mdmt.files import read_json, write_json
-from server.deployment.bundle import write_app, write_run_config
+from server.deployment.bundle import APP
 from server.deployment.certificates import (
     certificate_pem,
     issue_ca,
@@ -28,8 +28,9 @@ from server.deployment.certificates import (
     read_key,
     write_key,
 )
-from server.deployment.control import start_run
-from server.deployment.kit_files import write_flwr_config, write_proxy_config
+from server.deployment.control import control
+from server.deployment.kit_files import write_proxy_config
+from server.flower import start_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -149,13 +150,9 @@ def test_flowers_own_commands_do_not_pass_the_proxy(real, tmp_path):
         return real.flower("flwr", "list", "mdmt", "--format", "json", home=home)
 
     kit = real.server_kit
-    write_flwr_config(kit)
-    assert listed(kit.flwr_home).returncode == 0, "on the server itself"
-    settings = (kit.flwr_home / "config.toml").read_text()
-    inside = f"127.0.0.1:{kit.facts.superlink_port}"
-    assert inside in settings
-    (tmp_path / "config.toml").write_text(settings.replace(inside, kit.facts.server))
-    done = listed(tmp_path)
+    inside = flower_settings(tmp_path / "in", f"127.0.0.1:{kit.facts.superlink_port}", kit)
+    assert listed(inside).returncode == 0, "on the server itself"
+    done = listed(flower_settings(tmp_path / "out", kit.facts.server, kit))
     assert "403 Forbidden" in done.stdout + done.stderr
     refused = (kit.run_folder / "refused.log").read_text().splitlines()
     assert any("/v1/control/list-runs" in line and " 403 " in line for line in refused)
@@ -175,7 +172,6 @@ def test_a_site_whose_policy_forbids_a_run_is_left_out_by_name(real):
 
 def test_a_client_whose_policy_check_is_deleted_is_refused_before_it_is_imported(real, tmp_path):
     app, imported = tmp_path / "app", tmp_path / "imported"
-    write_app(app)
     shutil.copytree(
         Path(client.__file__).parent, app / "client", ignore=shutil.ignore_patterns("__pycache__")
     )
@@ -189,14 +185,13 @@ def test_a_client_whose_policy_check_is_deleted_is_refused_before_it_is_imported
     assert imported.read_text() != "", "an import leaves a mark"
     imported.unlink()
     out = real.folder / "hollow"
-    write_run_config(tmp_path / "run.toml", federation=real.config_file, out=out, resume=False)
-    start_run(real.server_kit, app, tmp_path / "run.toml")
+    files = {str(f.relative_to(app)): f.read_bytes() for f in app.rglob("*.py")}
+    with control(real.server_kit) as ask:
+        start_run(ask, APP | files, {"federation": real.config_file, "out": out, "resume": False})
     event = real.wait_for_event("hollow", "failed")
     for site in SITES:
         assert f"{site}: policy: apps does not list" in event["message"]
-    # Flower's own command reads the bundle where it is submitted, and nobody else does.
-    importers = imported.read_text().splitlines() if imported.exists() else []
-    assert all("flwr', 'run'" in importer for importer in importers), importers
+    assert not imported.exists(), imported.read_text()
 
 
 def test_a_site_does_not_start_without_its_dataset(real):

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from deployment import make_kits, proxy, wait_for
+from deployment import flower_settings, make_kits, proxy, wait_for
 from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode import node_auth_http_interceptor
@@ -172,11 +172,7 @@ def test_flower_refuses_the_clocks_that_the_check_fails(
 
 
 def test_the_proxy_keeps_flowers_own_commands_out(server, environment, superlink, tmp_path):
-    outside = tmp_path / "flwr"
-    outside.mkdir()
-    config = (server.flwr_home / "config.toml").read_text()
-    inner = f"127.0.0.1:{server.facts.superlink_port}"
-    (outside / "config.toml").write_text(config.replace(inner, server.facts.server))
+    outside = flower_settings(tmp_path / "flwr", server.facts.server, server)
     command = ["flwr", "supernode", "list", "mdmt"]
     told = subprocess.run(
         command,

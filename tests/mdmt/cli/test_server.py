@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-import tomllib
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -73,21 +73,21 @@ def test_a_second_run_is_refused_and_the_first_left_alone(config, superlink, tmp
 def test_two_submissions_at_the_same_moment_never_share_a_run_directory(
     config, superlink, tmp_path, monkeypatch
 ):
-    """Both write the same run.toml: Flower would read the second one's for the first."""
     monkeypatch.setattr(submission, "list_runs", lambda kit: [])
     monkeypatch.setattr("server.deployment.nodes.list_nodes", lambda kit: [])
     monkeypatch.setattr(submission, "follow_run", lambda kit, run: None)
+    monkeypatch.setattr(submission, "control", lambda kit: nullcontext())
     given, second = [], []
 
-    def start_run(kit, app, run_config):
+    def start_run(ask, files, values):
         if not second:
             second.append(run_cli("server", "run", config, "--out", tmp_path / "second"))
-        given.append(tomllib.loads(run_config.read_text())["out"])
+        given.append(values["out"])
         return str(len(given))
 
     monkeypatch.setattr(submission, "start_run", start_run)
     run_cli("server", "run", config, "--out", tmp_path / "first")
-    assert given == [str(tmp_path / "first")]
+    assert given == [tmp_path / "first"]
     assert second[0].exit_code == 1
     assert "runs already, as process" in errors(second[0])[0]
     assert not (tmp_path / "second").exists()

@@ -7,7 +7,6 @@ import shutil
 import ssl
 import stat
 import subprocess
-import tomllib
 
 import pytest
 import yaml
@@ -18,7 +17,6 @@ from mdmt.deployment.kits import open_server_kit, open_site_kit
 from mdmt.errors import BadInput
 from server.deployment.bundle import app_hash
 from server.deployment.certificates import public_key_line, read_certificate, read_key
-from server.deployment.kit_files import write_flwr_config
 from server.deployment.provision import provision
 
 SERVER = "fl.example.org:9092"
@@ -332,19 +330,6 @@ def test_every_kind_of_task_survives_the_site_file_commented_hints_too(tmp_path,
     assert load_federation(file).space("on").disagreement(site.tasks["on"].space) is None
     assert site.tasks["on"].values["9"] == ""
     assert len(site.tasks["on"].columns) == site.tasks["on"].space.width
-
-
-def test_flower_is_told_where_the_superlink_is_even_after_a_move(source, kits, tmp_path):
-    run(source, kits)
-    moved = tmp_path / 'else"where'
-    shutil.move(kits / "server", moved)
-    kit = open_server_kit(moved)
-    write_flwr_config(kit)
-    found = tomllib.loads((kit.flwr_home / "config.toml").read_text())["superlink"]
-    assert found == {
-        "default": "mdmt",
-        "mdmt": {"address": "127.0.0.1:9093", "root-certificates": str(moved / "ca.crt")},
-    }
 
 
 @pytest.mark.parametrize("server", ["192.0.2.7:443", "[2001:db8::7]:443"])
