@@ -65,7 +65,7 @@ __all__ = [
     "pull_message",
     "pull_task",
     "push_reply",
-    "refused_with",
+    "refusal",
     "start_heartbeat",
 ]
 
@@ -266,9 +266,9 @@ def activate_node(
         client.ActivateNode(request)
 
 
-def refused_with(response: httpx.Response, name: str) -> bool:
-    """Whether the server's answer carries the error ``ApiErrorCode[name]``."""
+def refusal(response: httpx.Response) -> str:
+    """Name of the `ApiErrorCode` in the server's answer; empty if there is none."""
     from flwr.supercore.error import ApiErrorCode, FlowerError
 
     error = FlowerError.from_json(response.text)
-    return error is not None and error.code == ApiErrorCode[name]
+    return next((c.name for c in ApiErrorCode if error is not None and c == error.code), "")

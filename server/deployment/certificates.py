@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP384R1,
@@ -20,11 +19,10 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
-    load_pem_private_key,
-    load_ssh_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from mdmt.deployment.keys import read_certificate
 from mdmt.errors import BadInput
 from mdmt.files import atomic_path
 
@@ -35,8 +33,6 @@ __all__ = [
     "issue_server_certificate",
     "new_key",
     "public_key_line",
-    "read_certificate",
-    "read_key",
     "write_key",
 ]
 
@@ -69,24 +65,6 @@ def write_key(key: EllipticCurvePrivateKey, path: Path, *, openssh: bool = False
     private_format = PrivateFormat.OpenSSH if openssh else PrivateFormat.PKCS8
     with atomic_path(path) as temporary:  # created with mode 0600, which it keeps
         temporary.write_bytes(key.private_bytes(Encoding.PEM, private_format, NoEncryption()))
-
-
-def read_key(path: Path, *, openssh: bool = False) -> EllipticCurvePrivateKey:
-    """Read what `write_key` wrote.
-
-    Raises
-    ------
-    BadInput
-        The file contains no ECDSA key in this format.
-    """
-    load = load_ssh_private_key if openssh else load_pem_private_key
-    try:
-        key = load(path.read_bytes(), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: has a password
-        raise BadInput(f"{path}: not a private key as mdmt provision writes it") from error
-    if not isinstance(key, EllipticCurvePrivateKey):
-        raise BadInput(f"{path}: not an ECDSA key")
-    return key
 
 
 def public_key_line(key: EllipticCurvePrivateKey, comment: str) -> str:
@@ -144,20 +122,6 @@ def issue_server_certificate(
 def certificate_pem(certificate: x509.Certificate) -> str:
     """Certificate as PEM text."""
     return certificate.public_bytes(Encoding.PEM).decode()
-
-
-def read_certificate(path: Path) -> x509.Certificate:
-    """Read a PEM certificate.
-
-    Raises
-    ------
-    BadInput
-        The file holds none.
-    """
-    try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except ValueError as error:
-        raise BadInput(f"{path}: not a certificate in PEM format") from error
 
 
 def check_validity(path: Path, now: datetime | None = None) -> int:

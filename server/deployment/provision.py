@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from pydantic import ValidationError
 
 from mdmt.config import FederationConfig
+from mdmt.deployment.keys import read_certificate, read_key
 from mdmt.deployment.kits import (
     KIT_FILE,
     ServerFacts,
@@ -34,8 +35,6 @@ from server.deployment.certificates import (
     issue_server_certificate,
     new_key,
     public_key_line,
-    read_certificate,
-    read_key,
     write_key,
 )
 from server.deployment.kit_files import (

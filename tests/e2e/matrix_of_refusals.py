@@ -15,6 +15,7 @@ from disks import full_disk
 from real_federation import SITES, RealFederation
 
 import client
+from mdmt.deployment.keys import read_certificate, read_key
 from mdmt.deployment.kits import KIT_FILE, open_server_kit, open_site_kit
 from mdmt.deployment.processes import free_port
 from mdmt.files import read_json, write_json
@@ -24,8 +25,6 @@ from server.deployment.certificates import (
     issue_ca,
     issue_server_certificate,
     new_key,
-    read_certificate,
-    read_key,
     write_key,
 )
 from server.deployment.control import control

@@ -28,8 +28,8 @@ from client.deployment.check.server import (
     check_clock,
     check_server,
 )
+from mdmt.deployment.keys import read_key
 from mdmt.deployment.kits import open_site_kit
-from server.deployment.certificates import read_key
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from client.deployment.check.base import Check
+from client.deployment.check.base import Failed, Warned, check
 from mdmt.config import SiteConfig
-from mdmt.errors import DataError
 
 __all__ = ["check_dataset", "check_table"]
 
+_ALL = "mdmt validate site.yaml lists all"
+_CORRECT = "correct dataset in site.yaml, or its permissions"
 
-def check_table(site: SiteConfig) -> Check:
+
+@check("dataset", _CORRECT)
+def check_table(site: SiteConfig) -> str:
     """Read the table only."""
     from mdmt.data.readers import read_manifest
 
-    try:
-        manifest = read_manifest(site, 0)
-    except (DataError, OSError) as error:
-        return Check("dataset", "fail", str(error), "correct dataset in site.yaml")
-    return Check("dataset", "pass", f"{len(manifest)} images")
+    return f"{len(read_manifest(site, 0))} images"
 
 
-def check_dataset(site: SiteConfig, progress: Callable[[int, int], None] | None = None) -> Check:
+@check("dataset", _CORRECT)
+def check_dataset(site: SiteConfig, progress: Callable[[int, int], None] | None = None) -> str:
     """Read the table and every image.
 
     Splits that the table does not give are drawn with seed 0: the federation's seed is not known
@@ -30,20 +30,13 @@ def check_dataset(site: SiteConfig, progress: Callable[[int, int], None] | None 
     """
     from mdmt.data.validation import validate_dataset
 
-    remedy = "mdmt validate site.yaml lists all"
-    try:
-        report = validate_dataset(site, 0, progress=progress)
-    except OSError as error:
-        found = f"{error.filename}: {error.strerror}"
-        return Check("dataset", "fail", found, "correct dataset in site.yaml, or its permissions")
+    report = validate_dataset(site, 0, progress=progress)
     images, patients = (sum(counts.values()) for counts in (report.images, report.patients))
     usable = f"{images} images of {patients} patients can be used"
-    if report.errors:
-        first = report.errors[0]
-        found = f"errors: {len(report.errors)}, first {first.where}: {first.message}"
-        return Check("dataset", "fail", found, remedy)
-    if report.issues:
-        first = report.issues[0]
-        warnings = f"warnings: {len(report.issues)}, first {first.where}: {first.message}"
-        return Check("dataset", "warn", f"{usable}; {warnings}", remedy)
-    return Check("dataset", "pass", usable)
+    for kind, found in (("errors", report.errors), ("warnings", report.issues)):
+        if found:
+            text = f"{kind}: {len(found)}, first {found[0].where}: {found[0].message}"
+            if kind == "errors":
+                raise Failed(text, _ALL)
+            raise Warned(f"{usable}; {text}", _ALL)
+    return usable

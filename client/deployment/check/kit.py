@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING
 
-from client.deployment.check.base import Check
+from client.deployment.check.base import Check, Failed, check
 from mdmt.config import SiteConfig, load_site
+from mdmt.deployment.keys import read_certificate, read_key
 from mdmt.deployment.kits import SiteKit
 from mdmt.errors import ConfigError
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-
-__all__ = ["check_audit_log", "check_ca", "check_key", "check_site_file", "read_private_key"]
+__all__ = ["check_audit_log", "check_ca", "check_key", "check_site_file"]
 
 
 def check_site_file(kit: SiteKit) -> tuple[Check, SiteConfig | None]:
@@ -29,66 +26,30 @@ def check_site_file(kit: SiteKit) -> tuple[Check, SiteConfig | None]:
     return Check(name, "pass", f"site {site.name}, tasks {', '.join(site.tasks)}"), site
 
 
-def read_private_key(kit: SiteKit) -> EllipticCurvePrivateKey:
-    """Read the site's private key.
-
-    Raises
-    ------
-    OSError
-        The file cannot be read.
-    ValueError
-        It contains no ECDSA key in OpenSSH format.
-    """
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-
-    try:
-        key = load_ssh_private_key(kit.private_key.read_bytes(), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ValueError("not a private key in OpenSSH format") from error
-    if not isinstance(key, EllipticCurvePrivateKey):
-        raise ValueError("not an ECDSA key")
-    return key
-
-
-def check_key(kit: SiteKit) -> Check:
+@check("private key", "unpack the kit again, or ask the coordinator for a new one")
+def check_key(kit: SiteKit) -> str:
     """Check that the private key is one, and that only its owner can read it."""
-    name, file = "private key", kit.private_key
-    anew = "unpack the kit again, or ask the coordinator for a new one"
-    try:
-        read_private_key(kit)
-        mode = stat.S_IMODE(file.stat().st_mode)
-    except OSError as error:
-        return Check(name, "fail", f"{file}: {error.strerror}", anew)
-    except ValueError as error:
-        return Check(name, "fail", f"{file}: {error}", anew)
-    if mode & 0o077:
-        return Check(name, "fail", f"{file}: others can read it", f"chmod 600 {file}")
-    return Check(name, "pass", "readable by its owner only")
+    file = kit.private_key
+    read_key(file, openssh=True)
+    if stat.S_IMODE(file.stat().st_mode) & 0o077:
+        raise Failed(f"{file}: others can read it", f"chmod 600 {file}")
+    return "readable by its owner only"
 
 
-def check_ca(kit: SiteKit) -> Check:
+@check("CA certificate", "unpack the kit again, or ask the coordinator for ca.crt")
+def check_ca(kit: SiteKit) -> str:
     """Check that the certificate of the federation's CA is there."""
-    from cryptography.x509 import load_pem_x509_certificate
-
-    name, file = "CA certificate", kit.ca_certificate
-    anew = "unpack the kit again, or ask the coordinator for ca.crt"
-    try:
-        load_pem_x509_certificate(file.read_bytes())
-    except OSError as error:
-        return Check(name, "fail", f"{file}: {error.strerror}", anew)
-    except ValueError:
-        return Check(name, "fail", f"{file}: not a certificate in PEM format", anew)
-    return Check(name, "pass", "readable")
+    read_certificate(kit.ca_certificate)
+    return "readable"
 
 
-def check_audit_log(kit: SiteKit, site: SiteConfig) -> Check:
+@check("audit log")
+def check_audit_log(kit: SiteKit, site: SiteConfig) -> str:
     """Check that the audit log was not changed: with a changed one the site sends nothing."""
     from client.deployment.audit import open_audit_log
 
     log = open_audit_log(kit, site)
     if problems := log.verify():
         remedy = f"mdmt site audit lists all; to begin anew, keep it and {kit.audit_head} elsewhere"
-        return Check("audit log", "fail", f"{log.path}: {problems[0]}", remedy)
-    return Check("audit log", "pass", "intact")
+        raise Failed(f"{log.path}: {problems[0]}", remedy)
+    return "intact"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from client.deployment.check.base import Check
+from client.deployment.check.base import Check, Failed, Warned, check
 from mdmt.config import SiteConfig
 from mdmt.errors import ConfigError
 
@@ -24,23 +24,22 @@ _MUST_MATCH = {"mdmt", "flwr"}
 """These decide the messages; the others change only numbers."""
 
 
-def check_versions(expected: Mapping[str, str]) -> Check:
+@check("versions")
+def check_versions(expected: Mapping[str, str]) -> str:
     """Compare what is installed with the coordinator's versions."""
-    wrong = {name for name, wanted in expected.items() if _installed(name) != wanted}
+    wrong = [name for name, wanted in expected.items() if _installed(name) != wanted]
     found = ", ".join(
         f"{name} {_installed(name)}" + (f" where the server has {wanted}" if name in wrong else "")
         for name, wanted in expected.items()
     )
     if not wrong:
-        return Check("versions", "pass", found)
+        return found
     # mdmt comes from the coordinator: in a package index the name may belong to somebody else.
-    wanted = " ".join(
-        f"mdmt-{expected[name]}-py3-none-any.whl" if name == "mdmt" else f"{name}=={expected[name]}"
-        for name in expected
-        if name in wrong
-    )
-    must = wrong & _MUST_MATCH
-    return Check("versions", "fail" if must else "warn", found, f"pip install {wanted}")
+    pins = {name: f"{name}=={expected[name]}" for name in wrong}
+    if "mdmt" in pins:
+        pins["mdmt"] = f"mdmt-{expected['mdmt']}-py3-none-any.whl"
+    kind = Failed if _MUST_MATCH & pins.keys() else Warned
+    raise kind(found, f"pip install {' '.join(pins.values())}")
 
 
 def _installed(package: str) -> str:
@@ -50,7 +49,8 @@ def _installed(package: str) -> str:
         return "is not installed"
 
 
-def check_device(site: SiteConfig) -> Check:
+@check("device")
+def check_device(site: SiteConfig) -> str:
     """Check that the device is there and how much memory it has."""
     import torch
 
@@ -58,10 +58,10 @@ def check_device(site: SiteConfig) -> Check:
 
     try:
         device = resolve_device(site.device)
-    except ConfigError:
+    except ConfigError as error:
         found = f"{site.device} is not there: PyTorch sees {torch.cuda.device_count() or 'no'} GPU"
         remedy = "check that nvidia-smi lists it, or write device: auto or cpu in site.yaml"
-        return Check("device", "fail", found, remedy)
+        raise Failed(found, remedy) from error
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         kind = torch.cuda.get_device_name(device)
@@ -72,13 +72,16 @@ def check_device(site: SiteConfig) -> Check:
         found = f"{device}, {os.cpu_count()} cores, {free / GB:.1f} GB of memory"
         remedy = "give the machine more memory"
     if free < LITTLE:
-        return Check("device", "warn", f"{found}: little for training", remedy)
-    return Check("device", "pass", found)
+        raise Warned(f"{found}: little for training", remedy)
+    return found
 
 
 def check_folder(key: str, folder: Path) -> Check:
     """Check that a folder is writable and has space; create it if it is missing."""
-    elsewhere = f"or name another folder as {key} in site.yaml"
+    return check(key)(_try_folder)(folder, f"or name another folder as {key} in site.yaml")
+
+
+def _try_folder(folder: Path, elsewhere: str) -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
@@ -88,10 +91,10 @@ def check_folder(key: str, folder: Path) -> Check:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return Check(key, "fail", f"{folder}: the disk is full", f"free space, {elsewhere}")
-        remedy = f"let this user write there, {elsewhere}"
-        return Check(key, "fail", f"{folder}: cannot be written to: {error.strerror}", remedy)
+            raise Failed(f"{folder}: the disk is full", f"free space, {elsewhere}") from error
+        found = f"{folder}: cannot be written to: {error.strerror}"
+        raise Failed(found, f"let this user write there, {elsewhere}") from error
     found = f"{folder}, {free / GB:.1f} GB free"
     if free < LITTLE:
-        return Check(key, "warn", f"{found}: little", f"free some, {elsewhere}")
-    return Check(key, "pass", found)
+        raise Warned(f"{found}: little", f"free some, {elsewhere}")
+    return found

@@ -11,11 +11,12 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from client.deployment.check.base import Check
+from client.deployment.check.base import Failed, Warned, check
 from mdmt.deployment.kits import SiteKit, split_address
 
 __all__ = [
     "Answer",
+    "answered",
     "ask_server",
     "check_address",
     "check_certificate",
@@ -49,6 +50,18 @@ _CERTIFICATE = {
     **dict.fromkeys((62, 64), _OTHER_HOST),
 }
 """OpenSSL's X509_V_ERR code → what is wrong with the certificate, and the remedy."""
+_UNREACHABLE: dict[type[Exception], tuple[str, str]] = {
+    socket.gaierror: ("no such host name", "correct DNS or /etc/hosts"),
+    TimeoutError: (
+        f"no answer within {TIMEOUT:.0f} s",
+        "let the firewall pass outgoing TCP to it",
+    ),
+    ConnectionRefusedError: (
+        "refused the connection: nothing listens there",
+        "ask the coordinator whether the server is started",
+    ),
+}
+"""The error of a connection → what is wrong, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +77,11 @@ class Answer:
     """Seconds since the epoch on this machine, halfway between request and answer."""
 
 
-def check_address(kit: SiteKit) -> Check:
+@check("address")
+def check_address(kit: SiteKit) -> str:
     """Check that TCP reaches the server, or the proxy that the environment names."""
-    name, (host, port) = "address", split_address(kit.facts.server)
     where = kit.facts.server
+    host, port = split_address(where)
     proxy = None if proxy_bypass(host) else getproxies().get("https")
     if proxy is not None:
         parts = urlsplit(proxy)
@@ -76,17 +90,11 @@ def check_address(kit: SiteKit) -> Check:
     try:
         started = time.monotonic()
         socket.create_connection((host, port), TIMEOUT).close()
-    except socket.gaierror:
-        return Check(name, "fail", f"{where}: no such host name", "correct DNS or /etc/hosts")
-    except TimeoutError:
-        found = f"{where}: no answer within {TIMEOUT:.0f} s"
-        return Check(name, "fail", found, "let the firewall pass outgoing TCP to it")
-    except ConnectionRefusedError:
-        found = f"{where}: refused the connection: nothing listens there"
-        return Check(name, "fail", found, "ask the coordinator whether the server is started")
     except OSError as error:
-        return Check(name, "fail", f"{where}: {error.strerror}", "correct this machine's network")
-    return Check(name, "pass", f"{where} in {1000 * (time.monotonic() - started):.0f} ms")
+        unknown = error.strerror, "correct this machine's network"
+        found, remedy = _UNREACHABLE.get(type(error), unknown)
+        raise Failed(f"{where}: {found}", remedy) from error
+    return f"{where} in {1000 * (time.monotonic() - started):.0f} ms"
 
 
 def ask_server(kit: SiteKit) -> Answer | Exception:
@@ -112,16 +120,23 @@ def ask_server(kit: SiteKit) -> Answer | Exception:
         return error
 
 
-def check_certificate(answer: Answer | Exception) -> Check:
+def answered(answer: Answer | Exception) -> Answer:
+    """Return the answer; a check fails without one."""
+    if isinstance(answer, Exception):
+        raise Failed("not checked: no answer", "see the certificate's line")
+    return answer
+
+
+@check("certificate", f"{_COORDINATOR} to renew it")
+def check_certificate(answer: Answer | Exception) -> str:
     """Check that the server's certificate descends from the kit's CA and names the server."""
     if isinstance(answer, Exception):
-        return Check("certificate", "fail", *_explain(answer))
+        raise Failed(*_explain(answer))
     ends = ssl.cert_time_to_seconds(answer.certificate["notAfter"])
-    days = (ends - answer.moment) / 86400
     found = f"the server is who it says, until {time.strftime('%Y-%m-%d', time.gmtime(ends))}"
-    if days < SOON:
-        return Check("certificate", "warn", found, f"{_COORDINATOR} to renew it")
-    return Check("certificate", "pass", found)
+    if (ends - answer.moment) / 86400 < SOON:
+        raise Warned(found)
+    return found
 
 
 def _explain(error: BaseException) -> tuple[str, str]:
@@ -139,41 +154,39 @@ def _explain(error: BaseException) -> tuple[str, str]:
     return f"no TLS connection: {error or type(error).__name__}", "make the address reachable first"
 
 
-def check_server(answer: Answer | Exception) -> Check:
+@check("server", f"{_COORDINATOR}: this may be another server")
+def check_server(answer: Answer | Exception) -> str:
     """Check that the server is healthy."""
-    if isinstance(answer, Exception):
-        return Check("server", "fail", "no answer", "see the certificate's line")
-    if answer.status == 200:
-        return Check("server", "pass", "is up")
-    if answer.status in (502, 503, 504):
-        found = f"the proxy answers, the SuperLink behind it does not ({answer.status})"
-        return Check("server", "fail", found, "ask the coordinator to start the server")
-    found = f"/health answers {answer.status}, not 200"
-    return Check("server", "fail", found, f"{_COORDINATOR}: this may be another server")
+    status = answered(answer).status
+    if status in (502, 503, 504):
+        found = f"the proxy answers, the SuperLink behind it does not ({status})"
+        raise Failed(found, "ask the coordinator to start the server")
+    if status != 200:
+        raise Failed(f"/health answers {status}, not 200")
+    return "is up"
 
 
-def check_clock(answer: Answer | Exception) -> Check:
+@check("clock", "set the clock, such as by timedatectl set-ntp true")
+def check_clock(answer: Answer | Exception) -> str:
     """Compare the clock with the server's: Flower refuses signatures that are too old or too new.
 
     It accepts a clock that is up to 300 s behind, but only up to 5 s ahead.
     """
     from client.flower import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
-    name, remedy = "clock", "set the clock, such as by timedatectl set-ntp true"
-    if isinstance(answer, Exception):
-        return Check(name, "fail", "not compared: no answer", "see the certificate's line")
+    answer = answered(answer)
     try:
         date = parsedate_to_datetime(answer.date or "").timestamp()
-    except ValueError:
-        return Check(name, "warn", "not compared: the server sends no time", _COORDINATOR)
+    except ValueError as error:
+        raise Warned("not compared: the server sends no time", _COORDINATOR) from error
     # The header has whole seconds.
     ahead = answer.moment - (date + 0.5)
     found = f"{_duration(ahead)} {'ahead of' if ahead > 0 else 'behind'} the server's"
-    if ahead > SYSTEM_TIME_TOLERANCE or -ahead > TIMESTAMP_TOLERANCE:
-        return Check(name, "fail", found, remedy)
-    if ahead > FAST_CLOCK or -ahead > SLOW_CLOCK:
-        return Check(name, "warn", found, remedy)
-    return Check(name, "pass", f"within {max(1.0, abs(ahead)):.0f} s of the server's")
+    if not -TIMESTAMP_TOLERANCE <= ahead <= SYSTEM_TIME_TOLERANCE:
+        raise Failed(found)
+    if not -SLOW_CLOCK <= ahead <= FAST_CLOCK:
+        raise Warned(found)
+    return f"within {max(1.0, abs(ahead)):.0f} s of the server's"
 
 
 def _duration(seconds: float) -> str:

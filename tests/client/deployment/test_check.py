@@ -34,14 +34,13 @@ from client.deployment.check.server import (
     check_server,
 )
 from mdmt.config import load_site
+from mdmt.deployment.keys import read_certificate, read_key
 from mdmt.deployment.kits import open_site_kit, split_address
 from server.deployment.certificates import (
     certificate_pem,
     issue_ca,
     issue_server_certificate,
     new_key,
-    read_certificate,
-    read_key,
     write_key,
 )
 

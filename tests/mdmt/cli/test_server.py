@@ -13,15 +13,11 @@ from cli_builders import errors, run_cli
 from deployment import free_ports
 
 from mdmt.config import load_federation, save_config
+from mdmt.deployment.keys import read_certificate, read_key
 from mdmt.deployment.kits import open_server_kit, split_address
 from mdmt.files import write_json
 from server.deployment import submission
-from server.deployment.certificates import (
-    certificate_pem,
-    issue_server_certificate,
-    read_certificate,
-    read_key,
-)
+from server.deployment.certificates import certificate_pem, issue_server_certificate
 from server.deployment.control import FlowerRun
 from server.deployment.provision import provision
 from server.run import RunDirectory

@@ -19,14 +19,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
+from mdmt.deployment.keys import read_certificate, read_key
 from mdmt.errors import BadInput
 from server.deployment.certificates import (
     issue_ca,
     issue_server_certificate,
     new_key,
     public_key_line,
-    read_certificate,
-    read_key,
     write_key,
 )
 

@@ -13,10 +13,11 @@ import yaml
 from builders import PROGNOSIS, SEVERITY, federation_dict
 
 from mdmt.config import SiteConfig, find_config, load_federation, load_site
+from mdmt.deployment.keys import read_certificate, read_key
 from mdmt.deployment.kits import open_server_kit, open_site_kit
 from mdmt.errors import BadInput
 from server.deployment.bundle import app_hash
-from server.deployment.certificates import public_key_line, read_certificate, read_key
+from server.deployment.certificates import public_key_line
 from server.deployment.provision import provision
 
 SERVER = "fl.example.org:9092"
