@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 
 import numpy as np
@@ -12,12 +12,14 @@ from mdmt.config import FederationConfig, SiteConfig
 from mdmt.config.site import Policy
 from mdmt.data.cohort import Cohort
 from mdmt.data.manifest import SPLITS, Manifest, Split
+from mdmt.evaluation import Held
 from mdmt.messages import Histogram, Metrics, SiteCard, TrainOrder, TrainReport
 from mdmt.training import TrainingResult, resolve_device
 
 __all__ = [
     "site_card",
     "reported_metrics",
+    "reported_splits",
     "train_report",
 ]
 
@@ -82,6 +84,13 @@ def reported_metrics(
         return None if task in few else value
 
     return {key: reported(key, value) for key, value in metrics.items()}
+
+
+def reported_splits(
+    policy: Policy, manifest: Manifest, metrics: Mapping[Held, Metrics], *others: Split
+) -> dict[Held, Metrics]:
+    """Apply `reported_metrics` to each split; the metrics may rest on `others` too."""
+    return {s: reported_metrics(policy, manifest, m, s, *others) for s, m in metrics.items()}
 
 
 def _few(policy: Policy, manifest: Manifest, task: str, split: Split) -> bool:

@@ -12,7 +12,7 @@ import torch
 
 from client.memory import SiteMemory, round_files
 from client.policy import check_data, check_order
-from client.privacy_filter import reported_metrics, site_card, train_report
+from client.privacy_filter import reported_splits, site_card, train_report
 from client.references import constant_metrics, local_metrics
 from client.site_model import site_model
 from mdmt.config import FederationConfig, SiteConfig, parse_recipe
@@ -68,8 +68,7 @@ class Site:
     def train(self, order: TrainOrder, blob: bytes) -> tuple[TrainReport, bytes]:
         """Evaluate the received model, train it with the site's heads, and keep the heads."""
         started = time.monotonic()
-        federation = self._admit(order.recipe, order.round, order.coefficients)
-        cohort, device = self._cohort(federation), self._device(federation)
+        federation, cohort, device = self._open(order, order.coefficients)
         check_data(self.config.policy, federation, cohort, self.tasks)
         memory = SiteMemory(round_files(self.config, federation, order.run), order.round - 1)
         site = self._round(federation, memory, blob, cohort, order)
@@ -91,32 +90,24 @@ class Site:
 
     def evaluate(self, order: EvaluateOrder, blob: bytes) -> EvaluateReport:
         """Evaluate the backbone of a round with the site's memory after this round."""
-        federation = self._admit(order.recipe, order.round)
-        cohort, device = self._cohort(federation), self._device(federation)
+        federation, cohort, device = self._open(order)
         memory = SiteMemory(round_files(self.config, federation, order.run), order.round)
         site = self._round(federation, memory, blob, cohort)
         federation.algorithm.load(site)
         found = evaluate_splits(site.model, cohort, federation, self.tasks, device)
-        policy, manifest = self.config.policy, cohort.manifest
-        return EvaluateReport(
-            site=self.config.name,
-            round=order.round,
-            metrics={s: reported_metrics(policy, manifest, m, s) for s, m in found.items()},
-        )
+        metrics = reported_splits(self.config.policy, cohort.manifest, found)
+        return EvaluateReport(site=self.config.name, round=order.round, metrics=metrics)
 
     def reference(self, order: ReferenceOrder, blob: bytes) -> ReferenceReport:
         """Compute the references from the initial arrays. A repeated order is continued."""
-        federation = self._admit(order.recipe, order.round)
-        cohort, device = self._cohort(federation), self._device(federation)
+        federation, cohort, device = self._open(order)
         check_data(self.config.policy, federation, cohort, self.tasks)
         policy, manifest = self.config.policy, cohort.manifest
         report = ReferenceReport(site=self.config.name, round=order.round, metrics={})
         if "constant" in federation.references:
             # The constant is computed from the training labels.
-            report.metrics["constant"] = {
-                s: reported_metrics(policy, manifest, m, s, "train")
-                for s, m in constant_metrics(cohort, federation, self.tasks).items()
-            }
+            found = constant_metrics(cohort, federation, self.tasks)
+            report.metrics["constant"] = reported_splits(policy, manifest, found, "train")
         if "local" in federation.references:
             files = round_files(self.config, federation, order.run, "local")
             site = self._round(federation, SiteMemory(files, -1), blob, cohort)
@@ -124,9 +115,7 @@ class Site:
             found = local_metrics(
                 site.model, files, cohort, federation, self.config.name, order.round, device
             )
-            report.metrics["local"] = {
-                s: reported_metrics(policy, manifest, m, s) for s, m in found.items()
-            }
+            report.metrics["local"] = reported_splits(policy, manifest, found)
         return report
 
     def _round(
@@ -161,6 +150,13 @@ class Site:
             uploaded=own.uploaded,
             loop=loop,
         )
+
+    def _open(
+        self, order: TrainOrder | EvaluateOrder | ReferenceOrder, tasks: Iterable[str] = ()
+    ) -> tuple[FederationConfig, Cohort, torch.device]:
+        """Check an order against the policy, then open the data and the device."""
+        federation = self._admit(order.recipe, order.round, tasks)
+        return federation, self._cohort(federation), self._device(federation)
 
     def _admit(
         self, recipe: str, round_number: int = 0, tasks: Iterable[str] = ()
