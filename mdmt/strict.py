@@ -6,13 +6,24 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mdmt.errors import ConfigError
 from mdmt.registry import Registry
 
-__all__ = ["Names", "Strict", "by_kind", "check_keys", "increasing"]
+__all__ = [
+    "Name",
+    "Names",
+    "NonNegative",
+    "Positive",
+    "Probability",
+    "Strict",
+    "by_kind",
+    "check_keys",
+    "increasing",
+    "named",
+]
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -28,6 +39,18 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 Names = Annotated[tuple[str, ...], AfterValidator(_distinct)]
 """Names of labels: at least one, none empty, none twice."""
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+"""Letters, digits, ``-`` and ``_``: names become folder and metric names."""
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+def named(value: Any) -> Any:
+    """Convert ``adam`` to ``{name: adam}``."""
+    return {"name": value} if isinstance(value, str) else value
 
 
 def increasing(value: tuple[float, float]) -> tuple[float, float]:

@@ -75,7 +75,7 @@ def _simulate(
 ) -> Path:
     """Check everything, then run and show the results; return the run directory."""
     from mdmt.cli.progress import watching
-    from mdmt.cli.tables import run_tables
+    from mdmt.cli.show import run_tables
     from mdmt.errors import BadInput
     from server.run import find_run, new_run_folder
 

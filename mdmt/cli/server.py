@@ -34,8 +34,7 @@ def provision(
     site: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME",
-            help="A site; may be repeated.  [default: all of the federation]",
+            metavar="NAME", help="A site; may be repeated.  [default: all of the federation]"
         ),
     ] = None,
     force: Annotated[
@@ -97,7 +96,7 @@ def run(
     The exit code is 0 only if the run is complete. Ctrl-C stops watching; the run continues.
     """
     from mdmt.cli.progress import watching
-    from mdmt.cli.tables import run_tables
+    from mdmt.cli.show import run_tables
     from mdmt.config import find_config, load_federation
     from mdmt.deployment.kits import open_server_kit
     from server.deployment.nodes import list_nodes

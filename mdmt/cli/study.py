@@ -25,10 +25,7 @@ def study(
     set_: Overrides = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of a new or interrupted study.",
-            show_default="studies/NAME",
-        ),
+        typer.Option(help="Folder of a new or interrupted study.", show_default="studies/NAME"),
     ] = None,
     workers: Annotated[
         int | None,
@@ -67,7 +64,7 @@ def study(
             on_cell=lambda saved: show(progress.book(saved)),
             on_fail=lambda cell, error: show(progress.drop(cell, error)),
         )
-    from mdmt.cli.tables import study_tables
+    from mdmt.cli.show import study_tables
 
     show_results(*study_tables(folder))
     typer.echo(f"Study: {folder}")

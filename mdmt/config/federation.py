@@ -18,10 +18,9 @@ from pydantic import (
 
 from mdmt.algorithms import AnyAlgorithm, FedAvg
 from mdmt.config.renamed import SAVED
-from mdmt.config.site import SiteConfig
+from mdmt.config.site import BesideSpace, SiteConfig
 from mdmt.config.training import AggregationConfig, TrainingConfig, WireConfig
-from mdmt.config.types import BesideSpace, Name, NonNegative, Positive, Probability
-from mdmt.strict import Strict, increasing
+from mdmt.strict import Name, NonNegative, Positive, Probability, Strict, increasing
 from mdmt.tasks import Task
 
 __all__ = [

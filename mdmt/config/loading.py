@@ -17,9 +17,9 @@ from mdmt import __version__
 from mdmt.config.federation import FederationConfig
 from mdmt.config.renamed import SAVED, new_name, upgrade
 from mdmt.config.site import SiteConfig
-from mdmt.config.types import named
 from mdmt.errors import ConfigError
 from mdmt.files import write_text
+from mdmt.strict import named
 
 __all__ = [
     "build_config",

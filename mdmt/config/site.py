@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mdmt.config.datasets import DatasetConfig
-from mdmt.config.types import BesideSpace, Name, Positive
-from mdmt.strict import Strict
+from mdmt.errors import ConfigError
+from mdmt.strict import Name, Positive, Strict, check_keys
+from mdmt.tasks import AnyTask, task_kinds
 
-__all__ = ["Policy", "SiteConfig", "SiteTask"]
+__all__ = ["BesideSpace", "Policy", "SiteConfig", "SiteTask"]
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Limit = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+
+
+class BesideSpace(Strict):
+    """A section of YAML that has the keys of a label space and other keys."""
+
+    space: AnyTask
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        """Separate the keys of the label space from the other keys."""
+        if not isinstance(value, dict) or "space" in value:
+            return value
+        with suppress(ConfigError):  # an unknown kind is reported by the field `space`
+            known = task_kinds[str(value.get("kind"))].model_fields
+            check_keys(value, (*cls.model_fields, *known))
+        own = {key: value[key] for key in value if key in cls.model_fields}
+        return own | {"space": {key: value[key] for key in value if key not in own}}
 
 
 def _text(value: Any) -> Any:

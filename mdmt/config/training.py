@@ -6,8 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mdmt.config.types import NonNegative, Positive, named
-from mdmt.strict import Strict
+from mdmt.strict import NonNegative, Positive, Strict, named
 
 __all__ = ["AggregationConfig", "TrainingConfig", "WireConfig"]
 

@@ -16,9 +16,8 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from mdmt import __version__
-from mdmt.config.types import Name
 from mdmt.errors import BadInput
-from mdmt.strict import Strict
+from mdmt.strict import Name, Strict
 
 __all__ = [
     "KIT_FILE",

@@ -9,10 +9,9 @@ from pydantic import BeforeValidator, SerializeAsAny
 from mdmt.strict import Names, by_kind
 from mdmt.tasks.base import FloatArray, Task, task_kinds
 from mdmt.tasks.classification import Classification
+from mdmt.tasks.families import Numbers, Probabilities
 from mdmt.tasks.multilabel import Multilabel
-from mdmt.tasks.numbers import Numbers
 from mdmt.tasks.ordinal import Ordinal
-from mdmt.tasks.probabilities import Probabilities
 from mdmt.tasks.regression import Regression
 
 __all__ = [

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from mdmt.strict import Names
 from mdmt.tasks.base import FloatArray, task_kinds
-from mdmt.tasks.probabilities import Probabilities
+from mdmt.tasks.families import Probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mdmt.strict import Names
 from mdmt.tasks.base import FloatArray, task_kinds
-from mdmt.tasks.probabilities import Probabilities
+from mdmt.tasks.families import Probabilities
 from mdmt.tasks.statistics import auroc, mean_defined
 
 if TYPE_CHECKING:

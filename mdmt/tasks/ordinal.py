@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from mdmt.tasks.base import FloatArray, task_kinds
-from mdmt.tasks.numbers import Numbers
+from mdmt.tasks.families import Numbers
 from mdmt.tasks.statistics import mean_defined
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 
 from mdmt.strict import increasing
 from mdmt.tasks.base import FloatArray, task_kinds
-from mdmt.tasks.numbers import Numbers
+from mdmt.tasks.families import Numbers
 
 if TYPE_CHECKING:
     from torch import Tensor

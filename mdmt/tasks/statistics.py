@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mdmt.tasks.base import FloatArray
 
-__all__ = ["auroc", "error_metrics", "mean_absolute_error", "mean_defined", "pearson"]
+__all__ = ["auroc", "error_metrics", "mean_absolute_error", "mean_defined"]
 
 
 def mean_defined(values: Iterable[float]) -> float:
@@ -61,11 +61,6 @@ def _mean_ranks(values: FloatArray) -> FloatArray:
     """Rank values from 1; equal ones share the mean of their ranks."""
     _, place, ties = np.unique(values, return_inverse=True, return_counts=True)
     return np.asarray((ties.cumsum() - (ties - 1) / 2)[place])
-
-
-def pearson(x: FloatArray, y: FloatArray) -> float:
-    """Pearson's r of two (N,) arrays; NaN where either is constant."""
-    return float(np.corrcoef(x, y)[0, 1]) if _varies(x) and _varies(y) else math.nan
 
 
 def mean_absolute_error(predictions: FloatArray, targets: FloatArray) -> float:
@@ -120,10 +115,11 @@ def _errors(predictions: FloatArray, targets: FloatArray) -> dict[str, float]:
     if len(targets) == 0:
         return dict.fromkeys(("mae", "pearson", "r2", "mse", "sd"), math.nan)
     error = np.asarray(predictions - targets, np.float64)
+    both_vary = _varies(predictions) and _varies(targets)  # else r is undefined
     squares = float((error**2).mean())
     return {
         "mae": float(np.abs(error).mean()),
-        "pearson": pearson(predictions, targets),
+        "pearson": float(np.corrcoef(predictions, targets)[0, 1]) if both_vary else math.nan,
         "r2": 1 - squares / float(np.var(targets)) if _varies(targets) else math.nan,
         "mse": squares,
         "sd": float(np.std(error)),

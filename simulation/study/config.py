@@ -17,9 +17,8 @@ from mdmt.config import (
     load_federation,
     read_yaml,
 )
-from mdmt.config.types import Name
 from mdmt.errors import ConfigError
-from mdmt.strict import Strict
+from mdmt.strict import Name, Strict
 from simulation.study.kinds import (
     Arm,
     AverageInit,

@@ -9,8 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mdmt.algorithms import AnyAlgorithm
 from mdmt.config import AggregationConfig
-from mdmt.config.types import Name, Probability
-from mdmt.strict import Strict
+from mdmt.strict import Name, Probability, Strict
 
 __all__ = [
     "Arm",

@@ -1,4 +1,4 @@
-"""What kinds whose labels are numbers have in common."""
+"""Two families of kinds: those whose predictions are probabilities, and those of numbers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,36 @@ import numpy as np
 
 from mdmt.strict import Names
 from mdmt.tasks.base import FloatArray, Strata, Task
-from mdmt.tasks.statistics import error_metrics, mean_absolute_error
+from mdmt.tasks.statistics import auroc, error_metrics, mean_absolute_error, mean_defined
 
-__all__ = ["Numbers"]
+__all__ = ["Numbers", "Probabilities"]
+
+
+class Probabilities(Task):
+    """Predictions are probabilities; those of `binary_outputs` are ranked against a yes or no."""
+
+    primary: ClassVar[str] = "auroc"
+    primary_is_better_when: ClassVar[str] = "higher"
+    discrete: ClassVar[bool] = True
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest probability."""
+        return 0.0, 1.0
+
+    def metric(
+        self, name: str, predictions: FloatArray, targets: FloatArray, strata: Strata = None
+    ) -> float:
+        """One entry of `metrics`; AUROC, the mean over the binary outputs, without the others."""
+        if name != "auroc":
+            return super().metric(name, predictions, targets, strata)
+        truth = self.truth(targets)
+        areas = []
+        for output in self.binary_outputs:
+            rows = np.isfinite(truth[:, output])
+            within = None if strata is None else strata[rows]
+            areas.append(auroc(truth[rows, output] == 1, predictions[rows, output], within))
+        return mean_defined(areas)
 
 
 class Numbers(Task):
