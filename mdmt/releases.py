@@ -143,7 +143,6 @@ def _tasks(tensors: Iterable[str]) -> list[str]:
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         with torch.inference_mode(False):
-            tensors: dict[str, Tensor] = load_file(path)
-            return tensors
+            return load_file(path)  # type: ignore[no-any-return]
     except (OSError, SafetensorError) as error:
         raise StateError(f"{path}: cannot be read: {error}") from error

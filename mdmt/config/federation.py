@@ -7,14 +7,7 @@ import json
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from mdmt.algorithms import AnyAlgorithm, FedAvg
 from mdmt.config.renamed import SAVED
@@ -43,23 +36,22 @@ CHEST_XRAY = {
 """Architecture by the paper's name, for backbones with weights from chest radiographs."""
 
 
+def _known_weights(value: str) -> str:
+    suffixes = (".safetensors", ".pth", ".pt")
+    if value not in ("none", "timm", "offline") and not value.endswith(suffixes):
+        raise ValueError("expected none, timm, offline or a .safetensors, .pth or .pt file")
+    return value
+
+
 class ModelConfig(Strict):
     """The shared backbone."""
 
     backbone: str
     """A timm name; googlenet, mobilenet_v2, shufflenet_v2_x0_5 or _x1_0; or one of `CHEST_XRAY`."""
-    weights: str = "none"
+    weights: Annotated[str, AfterValidator(_known_weights)] = "none"
     """``none``, ``timm`` (model hub), ``offline`` (pip package), or a .safetensors/.pth path."""
     in_channels: Annotated[int, Field(ge=1, le=3)] = 1
     image_size: Annotated[int, Field(ge=16, le=4096)] = 224
-
-    @field_validator("weights")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        suffixes = (".safetensors", ".pth", ".pt")
-        if value not in ("none", "timm", "offline") and not value.endswith(suffixes):
-            raise ValueError("expected none, timm, offline or a .safetensors, .pth or .pt file")
-        return value
 
     @model_validator(mode="after")
     def _chest_xray_weights(self) -> Self:

@@ -239,11 +239,10 @@ def _explain(error: ValidationError, data: Any) -> str:
             message = "expected text: put it in quotes"
         case "unknown_kind":
             value = None  # the message names it
-        case "union_tag_not_found":
-            key, message = _under(key, context), "this key is needed"
-        case "union_tag_invalid":
-            key, value = _under(key, context), context["tag"]
-            message = f"expected one of {context['expected_tags']}"
+        case "union_tag_not_found" | "union_tag_invalid":
+            key, value = f"{key}.{context['discriminator']}".replace("'", ""), context.get("tag")
+            tags = context.get("expected_tags")
+            message = f"expected one of {tags}" if tags else "this key is needed"
     shown = f" (it is {value!r})" if isinstance(value, str | int | float | bool) else ""
     more = f" [and {len(problems) - 1} more]" if len(problems) > 1 else ""
     return f"{key}: {message}{shown}{more}" if key else f"{message}{more}"
@@ -265,11 +264,6 @@ def _key(problem: ErrorDetails, data: Any) -> str:
                 ways.append(((*keys, part), at[part]))
     best, _ = max(ways, key=lambda way: (way[1] == problem["input"], len(way[0])))
     return ".".join(map(str, (*best, loc[-1]) if missing else best))
-
-
-def _under(key: str, context: dict[str, Any]) -> str:
-    """Return the key below `key` that distinguishes the members of a union."""
-    return f"{key}.{context['discriminator']}".replace("'", "")
 
 
 def _one_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mdmt.config.datasets import DatasetConfig
 from mdmt.errors import ConfigError
@@ -48,19 +48,18 @@ def _text(value: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_text)]
 
 
+def _several(value: Any) -> Any:
+    """Convert ``outcome`` to ``(outcome,)``."""
+    return (value,) if isinstance(value, str) else value
+
+
 class SiteTask(BesideSpace):
     """The columns of the table with the labels of a task, and the meaning of their cells."""
 
-    columns: tuple[str, ...] = ()
+    columns: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
     """Columns in the order of the task's outputs. The default is the names of the labels."""
     values: dict[Text, Text] = {}
     """Meaning of cells, such as ``{1: SEVERE, 0: MILD}``. An empty meaning is a missing label."""
-
-    @field_validator("columns", mode="before")
-    @classmethod
-    def _one_column(cls, value: Any) -> Any:
-        """Convert ``outcome`` to ``[outcome]``."""
-        return (value,) if isinstance(value, str) else value
 
 
 class Policy(Strict):
