@@ -1,7 +1,5 @@
 """Predictions and metrics of a model on one split."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Metrics of a task, their uncertainty, and their mean over sites."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

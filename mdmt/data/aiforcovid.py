@@ -1,7 +1,5 @@
 """The reader of AIforCOVID: radiographs and outcomes of patients at six Italian hospitals."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

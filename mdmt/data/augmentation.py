@@ -1,7 +1,5 @@
 """Random changes of training images and of their targets."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

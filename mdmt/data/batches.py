@@ -1,7 +1,5 @@
 """Make batches of a cohort and convert them to the tensors that a model takes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """The images and labels of a site, ready for training."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

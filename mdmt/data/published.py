@@ -1,7 +1,5 @@
 """Code that the readers of the paper's two datasets share: image files, split files, rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path

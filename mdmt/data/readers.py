@@ -1,7 +1,5 @@
 """Read the dataset of a site as a manifest."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from pkgutil import resolve_name

@@ -1,7 +1,5 @@
 """The splits of one site in a fold, as a file. A study writes it for the sites it simulates."""
 
-from __future__ import annotations
-
 import csv
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Read the split files of the paper's authors: ``<fold>/{train,val,test}.txt``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Divide patients into train, val and test. All images of a patient get the same split."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

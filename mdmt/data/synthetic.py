@@ -1,7 +1,5 @@
 """The synthetic dataset: drawn radiographs as DICOM files, and a table of their labels."""
 
-from __future__ import annotations
-
 import csv
 import json
 import logging
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 
 from mdmt.config.datasets import Synthetic, Table
 from mdmt.config.site import SiteConfig
-from mdmt.data.brixia_score import LEVELS, ZONES
+from mdmt.data.brixia import LEVELS, ZONES
 from mdmt.data.cache import default_cache_dir
 from mdmt.data.manifest import Manifest
 from mdmt.data.splits import deal_patients

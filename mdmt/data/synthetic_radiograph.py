@@ -1,7 +1,5 @@
 """Draw frontal chest radiographs with a known severity score for each of six lung zones."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal

@@ -1,9 +1,7 @@
 """The reader of label tables: one row per image, with the site's own column names."""
 
-from __future__ import annotations
-
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +10,51 @@ import numpy as np
 from mdmt.config.datasets import Table
 from mdmt.config.site import SiteConfig, SiteTask
 from mdmt.data.manifest import CENTRE, SPLITS, Manifest
-from mdmt.data.samples import Sample, patients_in_two_splits, repeated_images
 from mdmt.data.splits import carve_validation, split_patients
 from mdmt.data.tabular import Issue, Row, TabularFile, need_columns, read_tabular_file
 from mdmt.errors import DataError
 
 __all__ = ["label_columns", "read_rows", "read_table"]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A usable row."""
+
+    where: str
+    """File:row."""
+    image: Path
+    mask: Path | None
+    patient: str
+    split: str
+    """Empty if the table has no split column."""
+    targets: dict[str, list[float]]
+    """One number per target column, by task; NaN is a missing label."""
+    columns: dict[str, str]
+    """See `Manifest.columns`."""
+
+
+def _repeated_images(samples: Sequence[_Sample]) -> Iterator[Issue]:
+    """Find images that are in two rows."""
+    first: dict[Path, str] = {}
+    for sample in samples:
+        other = first.setdefault(sample.image, sample.where)
+        if other != sample.where:
+            message = f"image {sample.image} is already in {other}; keep one row per image"
+            yield Issue("error", sample.where, message)
+
+
+def _patients_in_two_splits(samples: Sequence[_Sample]) -> Iterator[Issue]:
+    """Find patients with rows in two splits."""
+    rows: dict[str, dict[str, str]] = {}
+    for sample in samples:
+        seen = rows.setdefault(sample.patient, {})
+        if seen and sample.split not in seen:
+            split, row = next(iter(seen.items()))
+            message = f"patient {sample.patient} is in {sample.split} here and in {split} in {row}"
+            yield Issue("error", sample.where, f"{message}; keep a patient in one split")
+        seen.setdefault(sample.split, sample.where)
+
 
 _MISSING = {"", "na", "nan"}
 _log = logging.getLogger(__name__)
@@ -87,9 +124,9 @@ def read_rows(
     reader = _RowReader(dataset, site.tasks, columns, list(tabular.issues))
     wanted = [row for row in tabular.rows if _is_wanted(row, dataset)]
     samples = [sample for row in wanted if (sample := reader.read(row))]
-    issues = [*reader.issues, *repeated_images(samples)]
+    issues = [*reader.issues, *_repeated_images(samples)]
     if dataset.split is not None:
-        issues += patients_in_two_splits(samples)
+        issues += _patients_in_two_splits(samples)
     if not samples and not any(issue.severity == "error" for issue in issues):
         counts = f"{len(tabular.rows)} rows, {len(wanted)} of them match dataset.where"
         message = f"no row is left: {counts}, none is usable"
@@ -142,7 +179,7 @@ class _RowReader:
     issues: list[Issue]
     unlabelled: int = 0
 
-    def read(self, row: Row) -> Sample | None:
+    def read(self, row: Row) -> _Sample | None:
         """Read a row. Return None if it has no label or an issue."""
         before = len(self.issues)
         targets = {task: self._labels(row, task) for task in self.tasks}
@@ -155,7 +192,7 @@ class _RowReader:
         patient, split = self._patient(row), self._split(row)
         if len(self.issues) > before:
             return None
-        return Sample(row.where, image, mask, patient, split, targets, self._metadata(row))
+        return _Sample(row.where, image, mask, patient, split, targets, self._metadata(row))
 
     def _labels(self, row: Row, task: str) -> list[float]:
         entry, targets = self.tasks[task], []
@@ -211,7 +248,7 @@ class _RowReader:
         self.issues.append(Issue("error", row.where, f"column {column}: {message}"))
 
 
-def _splits(samples: Sequence[Sample], dataset: Table, seed: int) -> list[str]:
+def _splits(samples: Sequence[_Sample], dataset: Table, seed: int) -> list[str]:
     patients, splits = [s.patient for s in samples], [s.split for s in samples]
     if dataset.split is None:
         return split_patients(patients, seed, dataset.val_fraction, dataset.test_fraction)
@@ -221,7 +258,7 @@ def _splits(samples: Sequence[Sample], dataset: Table, seed: int) -> list[str]:
 
 
 def _manifest(
-    samples: Sequence[Sample], tasks: dict[str, SiteTask], splits: Sequence[str]
+    samples: Sequence[_Sample], tasks: dict[str, SiteTask], splits: Sequence[str]
 ) -> Manifest:
     targets = {
         # reshape: without a sample there is no second axis

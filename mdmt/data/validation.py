@@ -1,7 +1,5 @@
 """Check a dataset before training: its table, its images and masks, its labels and splits."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Reports: one HTML file with the setup, results and limits of a run or a study."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mdmt.errors import BadInput

@@ -1,7 +1,5 @@
 """What a reader should know before relying on a result, found in the files themselves."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

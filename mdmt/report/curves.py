@@ -1,7 +1,5 @@
 """ROC curves and calibration of predicted probabilities."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

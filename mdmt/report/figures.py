@@ -1,7 +1,5 @@
 """Predictions and differences of a study's arms as figures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

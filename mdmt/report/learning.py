@@ -1,7 +1,5 @@
 """Learning curves: the validation of every round, with the best round marked."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any

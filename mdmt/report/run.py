@@ -1,7 +1,5 @@
 """The page of one federated run."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """What was run: sites with their data, versions, configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

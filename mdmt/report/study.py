@@ -1,28 +1,21 @@
 """The page of a study: the same comparison over arms, backbones, folds and seeds."""
 
-from __future__ import annotations
+from collections.abc import Iterator, Mapping
 
-from collections.abc import Iterator
-
+from mdmt.report import figures, tables
 from mdmt.report.canvas import arm_colours
 from mdmt.report.caveats import study_caveats
-from mdmt.report.comparisons import (
-    delong_table,
-    difference_table,
-    paired_differences,
-    paired_test,
-)
-from mdmt.report.figures import difference_figure
 from mdmt.report.learning import study_learning
 from mdmt.report.page import Block, Details, Page, Section
-from mdmt.report.predictions import prediction_blocks
 from mdmt.report.setup import config_blocks, fold_blocks, versions_paragraph
-from mdmt.report.tables import arm_table, backbone_table, cost_table, patient_table
 from mdmt.report.words import at, count, metric_name, probability, signed
+from mdmt.results.predictions import Predictions
 from mdmt.results.statistics import mean_of
 from mdmt.results.studies import Study
 
-__all__ = ["study_page"]
+__all__ = ["prediction_blocks", "study_page"]
+
+_Key = dict[str, str | int]
 
 
 def study_page(study: Study) -> Page:
@@ -58,7 +51,7 @@ def _summary(study: Study) -> Iterator[str]:
 
 def _finding(study: Study, task: str, site: str) -> str:
     """Say what the reference reached and how the arms that share tasks differ from it."""
-    pairs = paired_differences(study, task, site)
+    pairs = tables.paired_differences(study, task, site)
     if study.reference is None or not pairs:
         return f"{at(task, site)}: no arm can be compared with one that trains alone yet."
     space = study.spaces[task]
@@ -76,7 +69,7 @@ def _finding(study: Study, task: str, site: str) -> str:
 def _difference(study: Study, task: str, site: str, arm: str, values: list[float]) -> str:
     """Describe the difference of an arm: better or worse only if the corrected test shows it."""
     value = mean_of(values).value
-    p = paired_test(study, task, site, arm).get("p_t_holm")
+    p = tables.paired_test(study, task, site, arm).get("p_t_holm")
     if p is None:
         verdict = "not tested"
     else:
@@ -89,15 +82,15 @@ def _difference(study: Study, task: str, site: str, arm: str, values: list[float
 
 def _results(study: Study) -> Iterator[Block]:
     for task, site in study.tested():
-        tables: list[Block] = []
+        blocks: list[Block] = []
         for backbone in study.backbones:
-            tables.append(arm_table(study, task, site, backbone))
-            tables += filter(None, [patient_table(study, task, site, backbone)])
+            blocks.append(tables.arm_table(study, task, site, backbone))
+            blocks += filter(None, [tables.patient_table(study, task, site, backbone)])
         if len(study.backbones) > 1:
-            yield backbone_table(study, task, site)
-            yield Details(f"{at(task, site)}: every metric of every backbone", tables)
+            yield tables.backbone_table(study, task, site)
+            yield Details(f"{at(task, site)}: every metric of every backbone", blocks)
         else:
-            yield from tables
+            yield from blocks
 
 
 def _differences(study: Study) -> Iterator[Block]:
@@ -105,10 +98,10 @@ def _differences(study: Study) -> Iterator[Block]:
     # Arms that see no image are so far off that they would squeeze the others together.
     blind = study.arms_of("constant", "metadata")
     for task, site in study.tested():
-        pairs = paired_differences(study, task, site)
+        pairs = tables.paired_differences(study, task, site)
         if not pairs:
             continue
-        yield difference_table(study, task, site)
+        yield tables.difference_table(study, task, site)
         rows = {
             arm: study.tests.means(task, site, cells)
             for arm, cells in pairs.items()
@@ -117,11 +110,11 @@ def _differences(study: Study) -> Iterator[Block]:
         if rows:
             caption = f"{at(task, site)}: each arm minus {study.reference} in the same cells."
             name = metric_name(study.spaces[task].primary)
-            yield difference_figure(caption, rows, colours, f"difference in {name}")
-        tests = (delong_table(study, task, site, backbone) for backbone in study.backbones)
+            yield figures.difference_figure(caption, rows, colours, f"difference in {name}")
+        tests = (tables.delong_table(study, task, site, backbone) for backbone in study.backbones)
         patients = [table for table in tests if table is not None]
         if len(study.backbones) > 1:
-            cells = [difference_table(study, task, site, b) for b in study.backbones]
+            cells = [tables.difference_table(study, task, site, b) for b in study.backbones]
             yield Details(f"{at(task, site)}: every backbone", [*cells, *patients])
         else:
             yield from patients
@@ -137,5 +130,65 @@ def _setup(study: Study) -> Iterator[Block]:
             yield Details(f"Other seeds have their own data: seeds {seeds}", fold_blocks(one))
     yield from versions_paragraph(study.facts.get("versions", {}))
     if study.cells:
-        yield cost_table(study)
+        yield tables.cost_table(study)
     yield from config_blocks(study.config)
+
+
+def prediction_blocks(study: Study) -> Iterator[Block]:
+    """Figures of the first backbone and seed; those of the other backbones are folded."""
+    seed = next((row.cell.seed for row in study.results), 0)
+    for number, backbone in enumerate(study.backbones):
+        blocks: list[Block] = []
+        for task, site in study.tested():
+            key: _Key = {"backbone": backbone, "seed": seed, "site": site, "task": task}
+            found = {one.arm: one for one in study.predictions if one.key == key}
+            if found:
+                arms = {arm: found[arm] for arm in study.arms if arm in found}
+                known = study.statistic("intervals", **key)
+                intervals = {row["arm"]: (row["low"], row["high"]) for row in known}
+                blocks += _figures(study, task, site, arms, intervals)
+        if blocks and number == 0:
+            yield (
+                "Unit of analysis: the patient. Test predictions of all folds, backbone"
+                f" {backbone}, seed {seed}; intervals draw patients with all their images."
+            )
+            yield from blocks
+        elif blocks:
+            yield Details(f"Backbone {backbone}", blocks)
+
+
+def _figures(
+    study: Study,
+    task: str,
+    site: str,
+    arms: Mapping[str, Predictions],
+    intervals: Mapping[str, tuple[float | None, float | None]],
+) -> Iterator[Block]:
+    space, colours, where = study.spaces[task], arm_colours(study.arms), at(task, site)
+    for output in space.binary_outputs:
+        name = space.labels[output]
+        dashed = f" Dashed: {study.reference}." if study.reference in arms else ""
+        caption = (
+            f"{where}: ROC curves of {name}, the mean of the folds' curves. Band and brackets:"
+            f" 95 % intervals.{dashed}"
+        )
+        # The primary metric of several classes is the mean of their areas.
+        of_area = intervals if len(space.binary_outputs) == 1 else {}
+        yield figures.roc_figure(caption, arms, output, colours, study.reference, of_area)
+        caption = (
+            f"{where}: calibration of {name}. Images in groups of similar probability, with"
+            " Wilson's 95 % intervals of independent images."
+        )
+        yield figures.calibration_figure(caption, arms, output, colours)
+    if space.exclusive:
+        caption = f"{where}: confusion matrices, in images and shares of the true class."
+        yield figures.confusion_figure(caption, arms, space.labels)
+    if not space.binary_outputs:
+        caption = f"{where}: MAE of each output, with 95 % intervals."
+        yield figures.output_figure(caption, arms, space.labels, colours)
+    if space.summable:
+        caption = (
+            f"{where}: predicted against true global score. Black: median and quartiles of the"
+            " predictions at each true score."
+        )
+        yield figures.score_figure(caption, arms, space.bounds[1] * len(space.labels), colours)

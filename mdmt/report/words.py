@@ -1,12 +1,10 @@
 """How a report writes numbers and names; paths are cut to their last part."""
 
-from __future__ import annotations
-
 import re
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from mdmt.results.test_sets import ALL
+from mdmt.results.predictions import ALL
 
 __all__ = [
     "at",

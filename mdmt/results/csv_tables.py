@@ -1,7 +1,5 @@
 """Reading and writing the CSV tables of a study; an error names the file."""
 
-from __future__ import annotations
-
 import csv
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence

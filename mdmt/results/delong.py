@@ -1,7 +1,5 @@
 """Comparing the AUROC of two models over patients (DeLong)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

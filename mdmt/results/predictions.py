@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,57 @@ from mdmt.results.csv_tables import known_task, read_rows, to_number
 from mdmt.tasks import Task
 from mdmt.tasks.base import FloatArray
 
-__all__ = ["PREDICTION_COLUMNS", "Predictions", "read_predictions"]
+__all__ = ["ALL", "CellName", "PREDICTION_COLUMNS", "Predictions", "TestSets", "read_predictions"]
+
+ALL = "all"
+"""Stands for all sites (the mean weighted by test images) or all backbones."""
+
+
+class CellName(NamedTuple):
+    """A cell of the grid without its arm: arms are compared within it."""
+
+    backbone: str
+    fold: str
+    seed: int
+
+
+class TestSets:
+    """Which cells test the same images, and so are not independent replicates.
+
+    In LOCO-18 three folds test the images of a hospital; seeds and backbones test the same images
+    unless a study draws its data anew.
+
+    Parameters
+    ----------
+    predictions : iterable of Predictions
+    redrawn : bool
+        Images of another seed are different images, although they have the same names.
+    """
+
+    __test__ = False  # for pytest, because the name begins with Test
+
+    def __init__(self, predictions: Iterable[Predictions], *, redrawn: bool) -> None:
+        self.redrawn = redrawn
+        self._sites: dict[str, set[str]] = defaultdict(set)
+        images: dict[tuple[str, str, str, int], set[str]] = defaultdict(set)
+        for one in predictions:
+            self._sites[one.task].add(one.site)
+            for fold, image in one.images:
+                images[one.task, one.site, fold, one.seed].add(image)
+        self._images = {key: frozenset(names) for key, names in images.items()}
+
+    def means(self, task: str, site: str, values: Mapping[CellName, float]) -> list[float]:
+        """Mean of the cells of each distinct test set, in order of their first cells."""
+        groups: dict[Hashable, list[float]] = defaultdict(list)
+        for cell, value in values.items():
+            groups[self._name(task, site, cell.fold, cell.seed)].append(value)
+        return [sum(group) / len(group) for group in groups.values()]
+
+    def _name(self, task: str, site: str, fold: str, seed: int) -> Hashable:
+        sites = sorted(self._sites[task]) if site == ALL else [site]
+        images = tuple(self._images.get((task, name, fold, seed), fold) for name in sites)
+        return (images or fold), seed if self.redrawn else None
+
 
 PREDICTION_COLUMNS = (
     *("arm", "backbone", "fold", "seed"),
@@ -71,12 +122,7 @@ class Predictions:
     @property
     def key(self) -> dict[str, str | int]:
         """Backbone, seed, site and task, which it shares with other arms."""
-        return {
-            "backbone": self.backbone,
-            "seed": self.seed,
-            "site": self.site,
-            "task": self.task,
-        }
+        return {key: getattr(self, key) for key in ("backbone", "seed", "site", "task")}
 
 
 def read_predictions(files: Iterable[Path], spaces: Mapping[str, Task]) -> list[Predictions]:

@@ -5,8 +5,6 @@ when training is repeated; tests over patients say whether it would hold in othe
 these. They answer different questions and are never mixed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

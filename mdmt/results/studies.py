@@ -1,7 +1,5 @@
 """Reading a study's folder. Of an unfinished study its finished cells are read."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +11,8 @@ from pydantic import TypeAdapter
 
 from mdmt.errors import BadInput
 from mdmt.results.csv_tables import known_task, read_rows, to_number
-from mdmt.results.predictions import Predictions, read_predictions
+from mdmt.results.predictions import ALL, CellName, Predictions, TestSets, read_predictions
 from mdmt.results.runs import read_lines, read_object
-from mdmt.results.test_sets import ALL, CellName, TestSets
 from mdmt.tasks import AnyTask, Task
 
 __all__ = ["RESULT_COLUMNS", "Result", "Study", "read_study", "with_all_sites"]

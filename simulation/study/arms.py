@@ -1,7 +1,5 @@
 """The arms of a study: each trains on one fold with one seed, then predicts the test images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """What an arm gets for one cell, and what it returns."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

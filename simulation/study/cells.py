@@ -1,7 +1,5 @@
 """Cells of a study: one training run each. A cell's folder exists only when it is complete."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """A study's YAML file: which arms, backbones, folds and seeds, of which federation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self

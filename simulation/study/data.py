@@ -1,7 +1,5 @@
 """The data of a study: images of its sites, divided into folds and checked for leaks."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Predictions of single images are made here, where all sites are on one machine. 
 server and sites are those of any federation and carry no predictions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The folds of a study: how the images of all sites are divided, by whole patients."""
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections import Counter

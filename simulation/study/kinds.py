@@ -1,7 +1,5 @@
 """The parts of a study's grid: kinds of arms, backbones and folds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Literal
 

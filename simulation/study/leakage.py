@@ -1,7 +1,5 @@
 """Checks of folds: a patient or a picture on two sides would make a study's numbers worthless."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 

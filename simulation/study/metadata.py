@@ -1,7 +1,5 @@
 """The metadata arm: what columns of the table predict of a task without the image."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Running a study: every cell that is not finished yet, then the tables of all."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -5,8 +5,6 @@ difference is when training is repeated. *Patients*, over the predictions of all
 seed together, say whether it would hold in other patients like these.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,10 +15,9 @@ import numpy as np
 
 from mdmt.metrics import bootstrap_interval
 from mdmt.results.delong import compare_aurocs
-from mdmt.results.predictions import Predictions
+from mdmt.results.predictions import ALL, CellName, Predictions
 from mdmt.results.statistics import compare_pairs, holm, mean_of
 from mdmt.results.studies import Study
-from mdmt.results.test_sets import ALL, CellName
 from mdmt.seeds import derive_seed
 
 __all__ = ["UNITS", "study_statistics"]

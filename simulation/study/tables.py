@@ -1,23 +1,23 @@
 """The files of a finished study: its tables, and what was run."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mdmt.files import write_json
 from mdmt.results.csv_tables import read_rows, write_rows
-from mdmt.results.predictions import PREDICTION_COLUMNS
-from mdmt.results.studies import RESULT_COLUMNS, read_study
+from mdmt.results.predictions import ALL, PREDICTION_COLUMNS
+from mdmt.results.studies import RESULT_COLUMNS, Study, read_study
 from server.run import versions
-from simulation.study.caveats import find_caveats
 from simulation.study.cells import Cell
 from simulation.study.config import StudyConfig
 from simulation.study.data import StudyData
 from simulation.study.statistics import study_statistics
 
-__all__ = ["TABLES", "write_tables"]
+__all__ = ["TABLES", "shortcut_caveats", "write_tables"]
 
 FORMAT = 1
 TABLES = ("results.csv", "predictions.csv", "statistics.json", "study.json")
@@ -73,3 +73,79 @@ def write_tables(
             },
         },
     )
+
+
+FEW_PATIENTS = 100
+"""Tested patients below which an interval of an AUROC is hardly narrower than ±0.1."""
+CLOSE = 0.02
+"""Difference in AUROC or MAE below which a model does not beat the metadata."""
+
+
+def find_caveats(
+    study: StudyConfig,
+    data: Mapping[int, StudyData],
+    written: Study,
+    statistics: Mapping[str, Any],
+) -> list[str]:
+    """Return the caveats of a finished study, one sentence each."""
+    first = data[study.seeds[0]]
+    found = [*_data_caveats(study, first), *shortcut_caveats(study, statistics)]
+    if len(study.seeds) > 1 and not study.redraw:
+        found.append(
+            f"the {len(study.seeds)} seeds share their images: the spread over seeds says nothing"
+            " about other patients"
+        )
+    metric = study.federation.space(study.target).primary
+    compared = [
+        row.value
+        for row in written.results
+        if (row.task, row.metric) == (study.target, metric) and row.site != ALL
+    ]
+    if undefined := compared.count(None):
+        found.append(f"{undefined} of {len(compared)} values of {metric} are undefined")
+    return found
+
+
+def _data_caveats(study: StudyConfig, data: StudyData) -> Iterator[str]:
+    """Yield what is shared between sites, what is small, and what is repeated."""
+    manifests = sorted(data.manifests.items())
+    for (a, first), (b, second) in itertools.combinations(manifests, 2):
+        if shared := set(first.patients.tolist()) & set(second.patients.tolist()):
+            both = f"{len(shared)} patients are both at {a} and at {b}"
+            yield f"{both}; every fold keeps each on one side"
+    for site in study.target_sites():
+        manifest = data.manifests[site]
+        tested = np.logical_or.reduce([fold.splits[site] == "test" for fold in data.folds])
+        labelled = np.isfinite(manifest.targets[study.target]).any(axis=1)
+        patients = len(np.unique(manifest.patients[tested & labelled]))
+        if patients < FEW_PATIENTS:
+            yield f"{study.target} is tested on {patients} patients at {site}: intervals are wide"
+    for site, manifest in manifests:
+        patients = len(np.unique(manifest.patients))
+        if patients < len(manifest):
+            images = f"{site} has {len(manifest)} images of {patients} patients"
+            yield f"{images}: tests over patients cluster them"
+
+
+def shortcut_caveats(study: StudyConfig, statistics: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where columns of the table do about as well as the best arm that uses images."""
+    blind = {arm.label for arm in study.arms if arm.kind in ("constant", "metadata")}
+    shortcuts = [arm.label for arm in study.arms if arm.kind == "metadata"]
+    metric = statistics["primary"][study.target]["metric"]
+    sign = 1 if statistics["primary"][study.target]["better"] == "higher" else -1
+    means: dict[str, dict[str, float]] = {}
+    for row in statistics["summary"]["rows"]:
+        if (row["task"], row["metric"]) == (study.target, metric) and row["mean"] is not None:
+            by_arm = means.setdefault(f"{row['site']} with {row['backbone']}", {})
+            by_arm[row["arm"]] = row["mean"]
+    for where, by_arm in means.items():
+        seeing = {arm: sign * mean for arm, mean in by_arm.items() if arm not in blind}
+        best = max(seeing, key=seeing.__getitem__, default=None)
+        for shortcut in shortcuts:
+            if best is None or shortcut not in by_arm:
+                continue
+            if sign * by_arm[shortcut] > seeing[best] - CLOSE:
+                yield (
+                    f"{where}: {shortcut} alone gives {metric} {by_arm[shortcut]:.3f}, the best arm"
+                    f" that sees images ({best}) {by_arm[best]:.3f}: a shortcut may explain it"
+                )

@@ -1,7 +1,5 @@
 """Running the cells of a study, in this process or in several."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager

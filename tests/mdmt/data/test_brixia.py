@@ -20,7 +20,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
 
 from mdmt.config import SiteConfig
-from mdmt.data.brixia_score import centre_of, labels_of, parse_score
+from mdmt.data.brixia import centre_of, labels_of, parse_score
 from mdmt.data.images import read_radiograph
 from mdmt.data.manifest import Manifest
 from mdmt.data.readers import inspect_manifest, read_manifest

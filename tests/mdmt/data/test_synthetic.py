@@ -14,7 +14,7 @@ from sklearn.model_selection import cross_val_predict
 
 from mdmt.config.datasets import Synthetic
 from mdmt.config.site import SiteConfig
-from mdmt.data.brixia_score import ZONES
+from mdmt.data.brixia import ZONES
 from mdmt.data.images import read_radiograph
 from mdmt.data.readers import read_manifest
 from mdmt.data.synthetic import draw_population

@@ -21,10 +21,10 @@ from study_files import ARMS, SECRET, write_study
 from mdmt.config import FederationConfig, save_config
 from mdmt.report import write_report
 from mdmt.report.canvas import arm_colours, panel
-from mdmt.report.comparisons import paired_differences
 from mdmt.report.curves import Roc, calibration_bins, roc_with_band
 from mdmt.report.page import Figure, Page, Panel, Section, Table, render_page
-from mdmt.report.predictions import prediction_blocks
+from mdmt.report.study import prediction_blocks
+from mdmt.report.tables import paired_differences
 from mdmt.report.words import without_paths
 from mdmt.results.predictions import Predictions
 from mdmt.results.statistics import mean_of

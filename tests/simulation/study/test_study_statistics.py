@@ -9,12 +9,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from mdmt.results.delong import compare_aurocs
-from mdmt.results.predictions import PREDICTION_COLUMNS, read_predictions
+from mdmt.results.predictions import PREDICTION_COLUMNS, CellName, TestSets, read_predictions
 from mdmt.results.statistics import compare_pairs
 from mdmt.results.studies import Result, Study, with_all_sites
-from mdmt.results.test_sets import CellName, TestSets
-from simulation.study.caveats import shortcut_caveats
 from simulation.study.statistics import UNITS, study_statistics
+from simulation.study.tables import shortcut_caveats
 
 TRUTH = [0, 0, 0, 0, 1, 1, 1, 1]
 SCORES = {
