@@ -22,14 +22,16 @@ def told(monkeypatch):
     """How tasks ended, as the SuperNode was told; nobody looks at the message that it gives."""
     ended: list[bool] = []
     client = SimpleNamespace(
-        SendTaskHeartbeat=lambda _: SimpleNamespace(success=True), close=lambda: None
+        SendTaskHeartbeat=lambda _: SimpleNamespace(success=True),
+        PullTaskInput=lambda _: SimpleNamespace(context=None, fab=SimpleNamespace(content=b"")),
+        close=lambda: None,
     )
     context = Context(1, 2, {}, RecordDict(), {})
-    monkeypatch.setattr(runtime, "connect_runtime", lambda *_, **__: client)
-    monkeypatch.setattr(runtime, "pull_task", lambda _: (context, "0" * 64))
-    monkeypatch.setattr(runtime, "pull_message", lambda *_: "message")
-    monkeypatch.setattr(runtime, "push_reply", lambda *_: None)
-    monkeypatch.setattr(runtime, "end_task", lambda *_, completed: ended.append(completed))
+    monkeypatch.setattr(runtime, "_connect", lambda *_: client)
+    monkeypatch.setattr(runtime, "context_from_proto", lambda _: context)
+    monkeypatch.setattr(runtime, "_pull_message", lambda *_: "message")
+    monkeypatch.setattr(runtime, "push_message", lambda *_: None)
+    monkeypatch.setattr(runtime, "push_task_output", lambda *task: ended.append(task[2]))
     return ended
 
 
@@ -41,7 +43,7 @@ def supernode(told):
 def test_an_answered_message_is_completed(supernode, told):
     with supernode.assignment("token") as (_, replies):
         replies.append("reply")
-    assert told == [True]
+    assert told == ["completed"]
 
 
 def test_a_message_that_may_not_be_answered_is_not_reported_as_over(supernode, told):
@@ -55,10 +57,10 @@ def test_half_a_message_has_failed(supernode, told, monkeypatch):
     def pull(*_):
         raise ObjectPullError("", "half of it is gone")
 
-    monkeypatch.setattr(runtime, "pull_message", pull)
+    monkeypatch.setattr(runtime, "_pull_message", pull)
     with pytest.raises(ObjectPullError), supernode.assignment("token"):
         pass
-    assert told == [False]
+    assert told == ["failed"]
 
 
 @contextmanager
@@ -92,7 +94,7 @@ def test_a_token_that_has_run_out_costs_the_message_and_not_the_site():
 
 
 def test_a_supernode_that_is_gone_is_not_asked_for_ever(monkeypatch):
-    monkeypatch.setattr("flwr.supercore.retry.exponential", lambda **_: iter([0.0] * 100))
+    monkeypatch.setattr(runtime, "exponential", lambda **_: iter([0.0] * 100))
     gone = Runtime(f"127.0.0.1:{free_port()}", b"secret")
     with pytest.raises(httpx.ConnectError), gone.assignment("token"):
         pass
