@@ -99,7 +99,7 @@ class Federation:
         }
         tensors = {name: torch.from_numpy(np.asarray(v)) for name, v in arrays.items()}
         keep = (*self.selection.kept_rounds, self.round - 1, self.round)
-        run.writer.save(self.round, tensors, facts, keep)
+        run.save_round(self.round, tensors, facts, keep)
 
     def arrays_after(self, number: int, run: RunDirectory) -> Arrays:
         """Return the broadcast arrays after round `number`: the last round or a best round."""

@@ -7,11 +7,14 @@ import os
 import platform
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
+
+from torch import Tensor
 
 from mdmt import __version__
 from mdmt.checkpoints import RoundFiles
@@ -20,7 +23,6 @@ from mdmt.errors import BadInput, RunError
 from mdmt.files import read_json, write_json, write_text
 from mdmt.messages import SiteCard
 from mdmt.results.runs import read_lines
-from server.writer import CheckpointWriter
 
 __all__ = [
     "RunDirectory",
@@ -152,33 +154,57 @@ class RunDirectory:
     config : FederationConfig
         Checkpoints of another configuration are refused.
 
-    Attributes
-    ----------
-    writer : CheckpointWriter
-        It finishes its work when a ``with`` block of this directory ends.
+    A checkpoint is written in a thread while the sites train the next round. A ``with`` block of
+    this directory ends when the last one is written.
     """
 
     def __init__(self, folder: Path, config: FederationConfig) -> None:
         self.folder = folder
         self._files = RoundFiles(folder / "checkpoints", {"federation": config.hash})
-        self.writer = CheckpointWriter(self._files)
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def save_round(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        number: int,
+        tensors: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+        keep: Iterable[int],
     ) -> None:
-        self.writer.close()
+        """Start to save a round after the previous one is saved. Then delete all rounds but `keep`.
+
+        Parameters
+        ----------
+        number : int
+        tensors : mapping of str to Tensor
+            They must not change after this call.
+        facts : mapping
+        keep : iterable of int
+        """
+        files, facts, keep = self.checkpoints, deepcopy(facts), [*keep]
+
+        def write() -> None:
+            files.save(number, tensors, facts)
+            files.prune(keep)
+
+        self._writing = self._thread.submit(write)
 
     @property
     def checkpoints(self) -> RoundFiles:
-        """The checkpoints. Wait until the last one is written."""
-        self.writer.wait()
+        """The checkpoints, when the last one is written; raises the error of a failed one."""
+        self._wait()
         return self._files
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     @property
     def begun(self) -> bool:
@@ -213,7 +239,7 @@ class RunDirectory:
 
     def history(self, line: Mapping[str, Any]) -> None:
         """Write the line of a round to ``history.jsonl``, after its checkpoint is written."""
-        self.writer.wait()
+        self._wait()
         self._append("history.jsonl", line, durable=True)
 
     def rewind(self, number: int) -> None:

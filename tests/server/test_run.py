@@ -64,7 +64,7 @@ def test_a_checkpoint_is_whole_before_its_round_is_booked(run, monkeypatch):
     monkeypatch.setattr(RoundFiles, "save", slow)
     facts = {"line": {"round": 1}}
     with run:
-        run.writer.save(1, {"w": torch.ones(2)}, facts, [1])
+        run.save_round(1, {"w": torch.ones(2)}, facts, [1])
         facts["line"]["round"] = 2  # the next round goes on
         threading.Timer(0.2, go.set).start()
         run.history({"round": 1})
@@ -78,7 +78,7 @@ def test_what_went_wrong_with_a_checkpoint_is_told_and_its_round_is_not_booked(r
 
     monkeypatch.setattr(RoundFiles, "save", full)
     with run:
-        run.writer.save(1, {}, {}, [1])
+        run.save_round(1, {}, {}, [1])
         with pytest.raises(OSError, match="No space left"):
             run.history({"round": 1})
     assert not (run.folder / "history.jsonl").exists()
@@ -87,7 +87,7 @@ def test_what_went_wrong_with_a_checkpoint_is_told_and_its_round_is_not_booked(r
 def test_a_server_that_fails_still_finishes_its_checkpoint(run):
     def fail():
         with run:
-            run.writer.save(1, {"w": torch.ones(2)}, {}, [1])
+            run.save_round(1, {"w": torch.ones(2)}, {}, [1])
             raise RunError("the sites are gone")
 
     with pytest.raises(RunError):
