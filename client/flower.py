@@ -6,9 +6,14 @@ other file imports private modules. A simulation needs none that is slow to impo
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from flwr.app import Context, Message
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.app.message.message import make_message  # rebuild a message and keep its metadata
 from flwr.common.constant import (
     SYSTEM_TIME_TOLERANCE,  # seconds that a site's clock may be ahead of the server's
@@ -37,11 +42,10 @@ __all__ = [
     "activate_node",
     "context_bytes",
     "identify",
-    "make_message",
-    "message_bytes",
     "parse_context",
-    "parse_message",
+    "read_message",
     "refusal",
+    "write_message",
 ]
 
 
@@ -62,15 +66,47 @@ def parse_context(data: bytes) -> Context:
     return context_from_proto(ContextProto.FromString(data))
 
 
-def message_bytes(message: Message) -> bytes:
-    """Serialise a message with its content."""
-    data: bytes = message_to_proto(message).SerializeToString()
-    return data
+def write_message(connection: Connection, message: Message) -> None:
+    """Write a message without its arrays, then the arrays: protobuf would copy those often."""
+    bare = message
+    if message.has_content():
+        records = dict(message.content)
+        for name, record in message.content.array_records.items():
+            hollow = {key: Array(a.dtype, a.shape, a.stype, b"") for key, a in record.items()}
+            records[name] = ArrayRecord(hollow)
+        bare = make_message(message.metadata, RecordDict(records))
+    connection.send_bytes(message_to_proto(bare).SerializeToString())
+    connection.send_bytes(json.dumps([len(array.data) for array in _arrays(message)]).encode())
+    with socket.socket(fileno=os.dup(connection.fileno())) as line:
+        for array in _arrays(message):
+            line.sendall(array.data)
 
 
-def parse_message(data: bytes) -> Message:
-    """Read what `message_bytes` wrote."""
-    return message_from_proto(MessageProto.FromString(data))
+def read_message(connection: Connection) -> Message:
+    """Read what `write_message` wrote."""
+    message = message_from_proto(MessageProto.FromString(connection.recv_bytes()))
+    sizes = json.loads(connection.recv_bytes())
+    with socket.socket(fileno=os.dup(connection.fileno())) as line:
+        for array, size in zip(_arrays(message), sizes, strict=True):
+            array.data = _receive(line, size)
+    return message
+
+
+def _receive(line: socket.socket, size: int) -> bytes:
+    """Read `size` bytes into one object; a `Connection` would enlarge its buffer."""
+    parts = []
+    while size:
+        parts.append(line.recv(size, socket.MSG_WAITALL))  # at most 2 GiB at once
+        if not parts[-1]:
+            raise EOFError
+        size -= len(parts[-1])
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _arrays(message: Message) -> Iterator[Array]:
+    if message.has_content():
+        for record in message.content.array_records.values():
+            yield from record.values()
 
 
 def activate_node(

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
@@ -61,16 +62,13 @@ class LocalGrid(Grid):
         """The run."""
         return self._run
 
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Create a message; the `Message` constructor does the same."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        """Not used: our ServerApp calls the `Message` constructor."""
+        raise NotImplementedError
+
+    def send_and_receive(self, *args: Any, **kwargs: Any) -> Iterable[Message]:
+        """Not used: our ServerApp pushes and pulls messages."""
+        raise NotImplementedError
 
     def get_node_ids(self) -> Iterable[int]:
         """Node ids of the sites."""
@@ -89,16 +87,6 @@ class LocalGrid(Grid):
             self.queue(message)
             ids.append(message.metadata.message_id)
         return ids
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Send messages and return their replies."""
-        waiting, replies = set(self.push_messages(messages)), list[Message]()
-        while waiting and (arrived := list(self.pull_messages(waiting))):
-            waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
-            replies += arrived
-        return replies
 
 
 class InProcessGrid(LocalGrid):

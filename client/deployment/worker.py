@@ -13,8 +13,7 @@ from multiprocessing.connection import Connection
 
 from flwr.app import Context, Message
 
-from client.deployment.transfer import read_message, write_message
-from client.flower import context_bytes, identify, parse_context
+from client.flower import context_bytes, identify, parse_context, read_message, write_message
 from mdmt.errors import RunError
 from mdmt.workers import StartMethod, WorkerProcess
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from client.deployment.check.base import Check
-from client.deployment.check.data import check_dataset, check_table
-from client.deployment.check.kit import check_audit_log, check_ca, check_key, check_site_file
+from client.deployment.check.kit import (
+    check_audit_log,
+    check_ca,
+    check_dataset,
+    check_key,
+    check_site_file,
+    check_table,
+)
 from client.deployment.check.machine import check_device, check_folder, check_versions
 from client.deployment.check.server import (
     ask_server,

@@ -1,16 +1,27 @@
-"""Checks of the files of a kit and of the audit log."""
+"""Checks of the files of a kit, of the audit log and of the dataset."""
 
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 
-from client.deployment.check.base import Check, Failed, check
+from client.deployment.check.base import Check, Failed, Warned, check
 from mdmt.config import SiteConfig, load_site
 from mdmt.deployment.keys import read_certificate, read_key
 from mdmt.deployment.kits import SiteKit
 from mdmt.errors import ConfigError
 
-__all__ = ["check_audit_log", "check_ca", "check_key", "check_site_file"]
+__all__ = [
+    "check_audit_log",
+    "check_ca",
+    "check_dataset",
+    "check_key",
+    "check_site_file",
+    "check_table",
+]
+
+_ALL = "mdmt validate site.yaml lists all"
+_CORRECT = "correct dataset in site.yaml, or its permissions"
 
 
 def check_site_file(kit: SiteKit) -> tuple[Check, SiteConfig | None]:
@@ -53,3 +64,32 @@ def check_audit_log(kit: SiteKit, site: SiteConfig) -> str:
         remedy = f"mdmt site audit lists all; to begin anew, keep it and {kit.audit_head} elsewhere"
         raise Failed(f"{log.path}: {problems[0]}", remedy)
     return "intact"
+
+
+@check("dataset", _CORRECT)
+def check_table(site: SiteConfig) -> str:
+    """Read the table only."""
+    from mdmt.data.readers import read_manifest
+
+    return f"{len(read_manifest(site, 0))} images"
+
+
+@check("dataset", _CORRECT)
+def check_dataset(site: SiteConfig, progress: Callable[[int, int], None] | None = None) -> str:
+    """Read the table and every image.
+
+    Splits that the table does not give are drawn with seed 0: the federation's seed is not known
+    before registration.
+    """
+    from mdmt.data.validation import validate_dataset
+
+    report = validate_dataset(site, 0, progress=progress)
+    images, patients = (sum(counts.values()) for counts in (report.images, report.patients))
+    usable = f"{images} images of {patients} patients can be used"
+    for kind, found in (("errors", report.errors), ("warnings", report.issues)):
+        if found:
+            text = f"{kind}: {len(found)}, first {found[0].where}: {found[0].message}"
+            if kind == "errors":
+                raise Failed(text, _ALL)
+            raise Warned(f"{usable}; {text}", _ALL)
+    return usable

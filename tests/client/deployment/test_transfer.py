@@ -8,8 +8,8 @@ import threading
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
-from client.deployment import transfer
-from client.deployment.transfer import read_message, write_message
+from client import flower
+from client.flower import read_message, write_message
 from simulation.engine import task_identity
 
 
@@ -46,9 +46,9 @@ def test_a_blob_that_comes_in_parts_is_put_together():
             part, self.left = self.left[: min(size, 3)], self.left[min(size, 3) :]
             return part
 
-    assert transfer._receive(Line(), 8) == b"abcdefgh"
+    assert flower._receive(Line(), 8) == b"abcdefgh"
     with pytest.raises(EOFError):
-        transfer._receive(Line(), 9)
+        flower._receive(Line(), 9)
 
 
 def test_half_a_message_is_the_end_of_the_other_process(message):
