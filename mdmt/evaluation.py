@@ -1,7 +1,7 @@
 """Predictions and metrics of a model on one split."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -105,10 +105,9 @@ def evaluate_splits(
     device: torch.device,
 ) -> dict[Held, Metrics]:
     """Call `evaluate` on validation, and on test with intervals."""
-    splits: tuple[Held, ...] = ("val", "test")
     return {
         split: evaluate(model, cohort, split, config, tasks, device, intervals=split == "test")
-        for split in splits
+        for split in get_args(Held)
     }
 
 

@@ -6,7 +6,7 @@ from pkgutil import resolve_name
 
 from mdmt.config.site import SiteConfig
 from mdmt.data.manifest import SPLITS, Manifest
-from mdmt.data.site_folds import divide
+from mdmt.data.splits import divide
 from mdmt.data.tabular import Issue
 from mdmt.errors import DataError
 

@@ -1,16 +1,28 @@
 """Divide patients into train, val and test. All images of a patient get the same split."""
 
+import csv
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mdmt.data.manifest import SPLITS, Manifest
+from mdmt.data.manifest import SPLITS, Manifest, Split
+from mdmt.errors import DataError
+from mdmt.files import atomic_path
 from mdmt.seeds import derive_seed
 from mdmt.tasks import Task
 
-__all__ = ["absent_classes", "carve_validation", "deal_patients", "split_patients"]
+__all__ = [
+    "absent_classes",
+    "carve_validation",
+    "deal_patients",
+    "divide",
+    "split_patients",
+    "write_division",
+]
 
 
 def split_patients(
@@ -110,3 +122,37 @@ def absent_classes(manifest: Manifest, task: str, space: Task) -> list[str]:
             if absent:
                 problems.append(f"no {' and no '.join(absent)} in the {split} split")
     return problems
+
+
+_HEADER = ["row", "split"]
+_SPLITS = (*get_args(Split), "unused")
+
+
+def write_division(file: Path, manifest: Manifest) -> None:
+    """Write the splits of `manifest` as a CSV file with the columns row and split."""
+    with atomic_path(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as out:
+        table = csv.writer(out, lineterminator="\n")
+        table.writerow(_HEADER)
+        table.writerows(zip(manifest.rows, manifest.splits.tolist(), strict=True))
+
+
+def divide(manifest: Manifest, file: Path) -> Manifest:
+    """Replace the splits of `manifest` by those that `write_division` wrote.
+
+    Raises
+    ------
+    DataError
+        The file is missing or invalid, or was written for other rows.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8") as source:
+            header, *lines = csv.reader(source)
+            splits = {row: split for row, split in lines}  # noqa: C416 - refuses other widths
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: is not a file of rows and their splits ({error})") from error
+    if header != _HEADER or not set(splits.values()) <= set(_SPLITS):
+        raise DataError(f"{file}: expected columns row and split, one of {', '.join(_SPLITS)}")
+    for row in manifest.rows:
+        if row not in splits:
+            raise DataError(f"{file}: no split for {row}: it was written for other data")
+    return replace(manifest, splits=np.array([splits[row] for row in manifest.rows]))

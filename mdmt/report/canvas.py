@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdmt.report.page import Panel
@@ -38,25 +39,7 @@ _ARMS = {
 }
 _OTHERS = ("#8c6d1f", "#5e3c99", "#a6611a", "#01665e", "#7b3294", "#4d4d4d")
 
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: searchable, and small
-    "svg.hashsalt": "mdmt",  # the same plot is the same bytes
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
-    "font.size": 10,
-    "axes.labelsize": 10,
-    "axes.edgecolor": "#57606a",
-    "axes.labelcolor": BLACK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e7eb",
-    "xtick.color": BLACK,
-    "ytick.color": BLACK,
-    "text.color": BLACK,
-    "text.parse_math": False,  # a dollar in a name is a dollar
-}
+_STYLE = Path(__file__).parent / "templates" / "panel.mplstyle"
 
 
 class Estimate(NamedTuple):
@@ -109,7 +92,7 @@ def panel(
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(_STYLE):
+    with rc_context(fname=_STYLE):
         figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
         axes = figure.subplots()
         yield axes

@@ -80,13 +80,8 @@ Block = str | list[str] | Table | Figure | Details
 """A paragraph, a list of sentences, or one of the classes above."""
 
 
-@dataclass(frozen=True)
-class Section:
-    """A heading and the blocks below it; `anchor` is unique in the page."""
-
-    anchor: str
-    title: str
-    blocks: Sequence[Block]
+Section = tuple[str, str, Sequence[Block]]
+"""An anchor that is unique in the page, a title, and the blocks below it."""
 
 
 @dataclass(frozen=True)

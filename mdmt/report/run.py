@@ -8,7 +8,7 @@ from mdmt.report.canvas import Estimate, arm_colours, name_rows, panel
 from mdmt.report.caveats import run_caveats
 from mdmt.report.figures import draw_bars
 from mdmt.report.learning import run_learning
-from mdmt.report.page import Block, Figure, Page, Panel, Section, Table
+from mdmt.report.page import Block, Figure, Page, Panel, Table
 from mdmt.report.setup import config_blocks, site_table, versions_paragraph
 from mdmt.report.words import count, metric_name, size
 from mdmt.results.runs import Run, describe_gain, format_metric
@@ -37,10 +37,10 @@ def run_page(run: Run) -> Page:
         summary=list(_summary(run)),
         caveats=run_caveats(run),
         sections=[
-            Section("results", "Results on the test sets", list(_results(run))),
-            Section("learning", "Learning curves", run_learning(run)),
-            Section("setup", "What was run", setup + config_blocks(json.loads(run.config.recipe))),
-            Section("cost", "Rounds, time and traffic", list(_cost(run))),
+            ("results", "Results on the test sets", list(_results(run))),
+            ("learning", "Learning curves", run_learning(run)),
+            ("setup", "What was run", setup + config_blocks(json.loads(run.config.recipe))),
+            ("cost", "Rounds, time and traffic", list(_cost(run))),
         ],
     )
 

@@ -6,7 +6,7 @@ from mdmt.report import figures, tables
 from mdmt.report.canvas import arm_colours
 from mdmt.report.caveats import study_caveats
 from mdmt.report.learning import study_learning
-from mdmt.report.page import Block, Details, Page, Section
+from mdmt.report.page import Block, Details, Page
 from mdmt.report.setup import config_blocks, fold_blocks, versions_paragraph
 from mdmt.report.words import at, count, metric_name, probability, signed
 from mdmt.results.predictions import Predictions
@@ -26,11 +26,11 @@ def study_page(study: Study) -> Page:
         summary=list(_summary(study)),
         caveats=study_caveats(study),
         sections=[
-            Section("results", "Results on the test sets", list(_results(study))),
-            Section("differences", "Paired differences", list(_differences(study))),
-            Section("predictions", "Predictions", list(prediction_blocks(study))),
-            Section("learning", "Learning curves", study_learning(study)),
-            Section("setup", "What was run", list(_setup(study))),
+            ("results", "Results on the test sets", list(_results(study))),
+            ("differences", "Paired differences", list(_differences(study))),
+            ("predictions", "Predictions", list(prediction_blocks(study))),
+            ("learning", "Learning curves", study_learning(study)),
+            ("setup", "What was run", list(_setup(study))),
         ],
     )
 

@@ -1,7 +1,7 @@
 """The data of a study: images of its sites, divided into folds and checked for leaks."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import numpy as np
 from mdmt.config import SiteConfig, Synthetic
 from mdmt.data.cohort import Cohort, open_cohort
 from mdmt.data.manifest import SPLITS, Manifest
-from mdmt.data.site_folds import write_division
+from mdmt.data.splits import absent_classes, write_division
+from mdmt.errors import DataError
 from simulation.study.config import StudyConfig
 from simulation.study.folds import (
     Fold,
@@ -23,9 +24,16 @@ from simulation.study.folds import (
     leave_centres_out,
 )
 from simulation.study.kinds import FoldsConfig, KFold, LeaveCentreOut, SplitFiles
-from simulation.study.leakage import check_folds, check_pictures
 
-__all__ = ["StudyData", "Watch", "make_folds", "open_data", "site_in_fold"]
+__all__ = [
+    "StudyData",
+    "Watch",
+    "check_folds",
+    "check_pictures",
+    "make_folds",
+    "open_data",
+    "site_in_fold",
+]
 
 Watch = Callable[[str, int, int], None]
 
@@ -199,3 +207,79 @@ def _count(site: SiteConfig, manifest: Manifest) -> dict[str, Any]:
             for task, entry in site.tasks.items()
         },
     }
+
+
+def check_folds(
+    folds: Sequence[Fold], sites: Sites, manifests: Manifests, tested: Mapping[str, int]
+) -> None:
+    """Refuse folds whose results could not be trusted.
+
+    Parameters
+    ----------
+    folds : sequence of Fold
+    sites : mapping of str to SiteConfig
+    manifests : mapping of str to Manifest
+    tested : mapping of str to int
+        Sites of which every image must be in the test split of that many folds.
+
+    Raises
+    ------
+    DataError
+        A patient is on two sides of a fold, at one site or at two; a split lacks a class of one of
+        its tasks; an image is tested too often or too rarely.
+    """
+    patients = {site: manifest.patients.tolist() for site, manifest in manifests.items()}
+    for fold in folds:
+        _keep_on_one_side(fold, manifests, patients, "patient")
+        for name, site in sites.items():
+            divided = fold.apply(name, manifests[name])
+            for task, entry in site.tasks.items():
+                if absent := absent_classes(divided, task, entry.space):
+                    raise DataError(
+                        f"fold {fold.name}: site {name}: task {task}: {absent[0]}: use fewer folds,"
+                        " or other splits"
+                    )
+    for name, times in tested.items():
+        counts = np.sum([fold.splits[name] == "test" for fold in folds], axis=0)
+        for index in np.flatnonzero(counts != times)[:1]:
+            row = manifests[name].rows[index]
+            message = f"tested in {counts[index]} of {len(folds)} folds where {times} are expected"
+            raise DataError(f"folds: site {name}: {row}: is {message}")
+
+
+def check_pictures(folds: Sequence[Fold], cohorts: Mapping[str, Cohort]) -> None:
+    """Refuse folds with the same picture in two splits, under any names.
+
+    Pictures are compared as they are trained on, so that a radiograph kept in two formats is found
+    if both give the same pixels.
+
+    Raises
+    ------
+    DataError
+        Names the two rows.
+    """
+    manifests = {site: cohort.manifest for site, cohort in cohorts.items()}
+    digests = {
+        site: [hashlib.sha256(pixels.tobytes()).digest() for pixels in cohort.pixels]
+        for site, cohort in cohorts.items()
+    }
+    for fold in folds:
+        _keep_on_one_side(fold, manifests, digests, "picture")
+
+
+def _keep_on_one_side(
+    fold: Fold, manifests: Manifests, keys: Mapping[str, Sequence[Hashable]], what: str
+) -> None:
+    """Refuse a fold that has images of the same key in two splits; ``unused`` ones do not count."""
+    seen: dict[Hashable, tuple[str, str]] = {}
+    for site, manifest in manifests.items():
+        for key, split, row in zip(keys[site], fold.splits[site], manifest.rows, strict=True):
+            if split == "unused":
+                continue
+            place = f"{row} of {site} ({split})"
+            side, other = seen.setdefault(key, (split, place))
+            if side != split:
+                raise DataError(
+                    f"fold {fold.name}: one {what} on two sides, {other} and {place}: keep a {what}"
+                    " on one side"
+                )

@@ -1,9 +1,12 @@
 """Running a study: every cell that is not finished yet, then the tables of all."""
 
 import hashlib
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +15,17 @@ from mdmt.deployment.processes import only_one
 from mdmt.errors import BadInput, MDMTError, RunError
 from mdmt.models import build_model
 from mdmt.training import resolve_device
+from mdmt.workers import WorkerProcess, map_jobs, running
 from server.run import versions
-from simulation.study.cells import FORMAT, Cell, in_cell, read_cell
+from simulation.study.cells import FORMAT, Cell, in_cell, read_cell, run_cell
 from simulation.study.config import StudyConfig, load_study
 from simulation.study.data import StudyData, Watch, open_data
 from simulation.study.kinds import Metadata
 from simulation.study.metadata import check_columns, has_columns
 from simulation.study.tables import TABLES, write_tables
-from simulation.study.workers import run_cells
+from simulation.workers import prepare_worker
 
-__all__ = ["Saved", "plan_cells", "run_study"]
+__all__ = ["Saved", "plan_cells", "run_cells", "run_study"]
 
 Saved = dict[str, Any]
 """The ``cell.json`` of a finished cell: its columns in tables, results, steps and seconds."""
@@ -194,3 +198,62 @@ def _alone(out: Path) -> Iterator[None]:
         for file in out.glob(".*.*.*"):  # tables half written: .results.csv.<random>
             file.unlink()
         yield
+
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def run_cells(
+    study: StudyConfig, todo: Sequence[Cell], out: Path, workers: int
+) -> Generator[tuple[Cell, MDMTError | None]]:
+    """Run cells and yield each when it has ended, in any order, with the error if it failed.
+
+    Parameters
+    ----------
+    study : StudyConfig
+    todo : sequence of Cell
+    out : Path
+    workers : int
+        Processes; 0 runs the cells in this one. A process that dies costs its cell.
+    """
+    if workers == 0:
+        for cell in todo:
+            yield cell, _try_cell(study, out, cell)
+        return
+    serve = partial(_serve_cell, study, out)
+    processes = [
+        WorkerProcess(serve, partial(prepare_worker, number))
+        for number in range(min(workers, len(todo)))
+    ]
+    with (
+        _thread_limit(study.federation.training.threads),
+        running(processes),
+    ):
+        yield from map_jobs(processes, todo)
+
+
+def _try_cell(study: StudyConfig, out: Path, cell: Cell) -> MDMTError | None:
+    try:
+        run_cell(study, cell, out)
+    except MDMTError as error:
+        return error
+    return None
+
+
+def _serve_cell(study: StudyConfig, out: Path, connection: Connection) -> None:
+    connection.send(_try_cell(study, out, connection.recv()))
+
+
+@contextmanager
+def _thread_limit(threads: int) -> Iterator[None]:
+    """Let processes that are started in the block use so many threads for NumPy and SciPy.
+
+    Their libraries read the environment as they are imported.
+    """
+    before = dict(os.environ)
+    os.environ |= dict.fromkeys(_THREADS, str(threads))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before

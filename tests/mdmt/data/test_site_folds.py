@@ -10,7 +10,7 @@ from cli_builders import patients, table_site, write_rows
 
 from mdmt.config import SiteConfig
 from mdmt.data.readers import read_manifest
-from mdmt.data.site_folds import divide, write_division
+from mdmt.data.splits import divide, write_division
 from mdmt.errors import DataError
 
 

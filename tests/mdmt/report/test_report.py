@@ -22,7 +22,7 @@ from mdmt.config import FederationConfig, save_config
 from mdmt.report import write_report
 from mdmt.report.canvas import arm_colours, panel
 from mdmt.report.curves import Roc, calibration_bins, roc_with_band
-from mdmt.report.page import Figure, Page, Panel, Section, Table, render_page
+from mdmt.report.page import Figure, Page, Panel, Table, render_page
 from mdmt.report.study import prediction_blocks
 from mdmt.report.tables import paired_differences
 from mdmt.report.words import without_paths
@@ -547,6 +547,6 @@ def test_a_learning_curve_has_no_tick_between_two_rounds(tmp_path: Path) -> None
 
 def test_a_table_says_what_its_rows_are() -> None:
     table = Table("a & b", ["site", "n"], [["x", "1"]], note="Unit")
-    page = render_page(Page("t", "run", ["s"], [], [Section("a", "A", [table])]))
+    page = render_page(Page("t", "run", ["s"], [], [("a", "A", [table])]))
     for text in ("a &amp; b", '<th scope="col">n</th>', '<th scope="row">x</th>', "Unit"):
         assert text in page

@@ -18,7 +18,6 @@ import client.site
 import mdmt.central
 import simulation.study.arms
 import simulation.study.cells
-import simulation.study.federated
 from mdmt.config import find_config
 from mdmt.errors import RunError
 from mdmt.tasks.statistics import auroc
@@ -189,7 +188,7 @@ def test_a_site_without_its_head_fails_the_cell_and_is_not_tested_untrained(
         for folder in (run / "sites" / "hospital", run / "release" / "sites"):
             shutil.rmtree(folder)
 
-    monkeypatch.setattr(simulation.study.federated, "simulate", losing)
+    monkeypatch.setattr(simulation.study.arms, "simulate", losing)
     study = load(sites=tables, arms=["federated"], checkpoint=checkpoint)
     with pytest.raises(RunError, match=r"federated test_resnet own 0: .*hospital"):
         run_study(study, tmp_path / "out", workers=0)

@@ -23,10 +23,9 @@ from mdmt.data.cohort import Cohort
 from mdmt.data.manifest import Manifest
 from mdmt.data.readers import read_manifest
 from mdmt.errors import DataError
-from simulation.study.data import make_folds
+from simulation.study.data import check_folds, check_pictures, make_folds
 from simulation.study.folds import Fold, k_folds, leave_centres_out
 from simulation.study.kinds import FoldsConfig
-from simulation.study.leakage import check_folds, check_pictures
 
 
 def site_of(name: str, task: str = "prognosis", root: str = "data") -> SiteConfig:
