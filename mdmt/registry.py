@@ -5,8 +5,6 @@ A package extends MDMT with an entry point in one of the groups ``mdmt.tasks``, 
 the name, never before.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager

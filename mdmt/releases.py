@@ -1,7 +1,5 @@
 """Read a release: the backbone of each task, and the heads that sites published with it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

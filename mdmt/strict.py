@@ -1,7 +1,5 @@
 """The pydantic base class of all YAML sections, and unions that plug-ins can extend."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """The command line: one file per group of commands. Slow modules are imported inside commands."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

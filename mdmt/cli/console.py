@@ -1,7 +1,5 @@
 """What all commands share: results on standard output, progress and errors on standard error."""
 
-from __future__ import annotations
-
 import logging
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """``mdmt provision`` and ``mdmt server``: the commands of a coordinator."""
 
-from __future__ import annotations
-
 import time
 from contextlib import ExitStack
 from pathlib import Path

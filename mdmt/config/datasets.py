@@ -1,7 +1,5 @@
 """The kinds of datasets that a site can have, and the layout of their files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 

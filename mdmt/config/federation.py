@@ -1,7 +1,5 @@
 """The coordinator's file: model, tasks, preprocessing, training and aggregation."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Annotated, Any, Literal, Self

@@ -1,7 +1,5 @@
 """Read YAML files as typed configuration. An error is one line with file, key and value."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@ A user's file with such a key is refused, and the error gives the new name. In a
 0.1.0 the keys are renamed when it is read.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 __all__ = ["SAVED", "new_name", "upgrade"]

@@ -1,7 +1,5 @@
 """The hospital's own file: its dataset, its labels and its machine. It is never sent."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self

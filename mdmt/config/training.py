@@ -1,7 +1,5 @@
 """How sites train: optimiser, schedule and length of a round."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator

@@ -1,7 +1,5 @@
 """Backbones by name: all of timm, four of torchvision, and five names of the paper."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Heads, from pooled features to the outputs of a task; and the model of backbone and heads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 

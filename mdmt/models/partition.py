@@ -4,8 +4,6 @@ A name is a key of ``model.state_dict()``: ``backbone.<…>`` or ``heads.<task>.
 layers are found by the type of a module, never by its name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Initial weights of a backbone, from the model hub, an offline package or a file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

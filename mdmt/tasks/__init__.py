@@ -1,7 +1,5 @@
 """Task kinds: a label space and what follows from it. A new kind is one class in one file."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny

@@ -1,7 +1,5 @@
 """Two families of kinds: those whose predictions are probabilities, and those of numbers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import ClassVar

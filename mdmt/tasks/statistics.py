@@ -1,7 +1,5 @@
 """Statistics that task kinds share. Undefined is NaN, never an exception or a warning."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
