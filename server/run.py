@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -82,11 +82,8 @@ def find_run(out: Path | None, config: FederationConfig, root: Path = Path("runs
     folder = out
     if folder is None:
         names = re.compile(rf"{re.escape(config.name)}(?:-(\d+))?")
-        found = {
-            int(match[1] or 1): path
-            for path in root.glob(f"{config.name}*")
-            if (match := names.fullmatch(path.name))
-        }
+        pairs = [(names.fullmatch(path.name), path) for path in root.glob(f"{config.name}*")]
+        found = {int(match[1] or 1): path for match, path in pairs if match}
         if not found:
             raise BadInput(f"{root / config.name}: no run to resume; start one without --resume")
         folder = found[max(found)]
@@ -256,19 +253,10 @@ class RunDirectory:
     def _append(self, name: str, line: Mapping[str, Any], *, durable: bool = False) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / name).open("a+b") as stream:
-            _cut_half_a_line(stream)
+            stream.seek(0)
+            # A crash or a full disk can leave an incomplete last line.
+            stream.truncate(stream.read().rfind(b"\n") + 1)
             stream.write(json.dumps(line, allow_nan=False).encode() + b"\n")
             if durable:
                 stream.flush()
                 os.fsync(stream.fileno())
-
-
-def _cut_half_a_line(stream: BinaryIO) -> None:
-    """Remove an incomplete last line, which a crash or a full disk can leave."""
-    end = stream.seek(0, os.SEEK_END)
-    if not end:
-        return
-    stream.seek(end - 1)
-    if stream.read(1) != b"\n":
-        stream.seek(0)
-        stream.truncate(stream.read().rfind(b"\n") + 1)

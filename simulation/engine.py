@@ -220,8 +220,7 @@ def run_inprocess(
     from server.app import app as server_app
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    run_config: UserConfig = {"federation": str(config_path), "overrides": "", "out": str(out)}
-    run_config["resume"] = resume
+    run_config: UserConfig = {"federation": str(config_path), "out": str(out), "resume": resume}
     server = Context(
         run_id=1, node_id=_SERVER_NODE, node_config={}, state=RecordDict(), run_config=run_config
     )

@@ -22,6 +22,7 @@ from flwr.app import Error, Message
 from client.deployment.audit import open_audit_log
 from client.deployment.runtime import Assignment, ObjectPullError, Runtime
 from client.deployment.worker import Worker
+from client.flower import identify
 from client.policy import cap_memory, check_app
 from mdmt.config import SiteConfig
 from mdmt.deployment.kits import SiteKit
@@ -159,5 +160,5 @@ class _Launcher:
             with self._training:
                 return self._worker.answer(task.message, task.context, give_up)
         except (PolicyError, RunError) as error:
-            task.identify()
+            identify(task.context)
             return Message(Error(_SITE_FAILED, str(error)), reply_to=task.message)

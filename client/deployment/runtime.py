@@ -38,8 +38,6 @@ from flwr.supercore.retry import RetryInvoker, exponential  # repeat a failed re
 from flwr.supercore.runtime import RuntimeHttpClient  # the connection to the SuperNode
 from flwr.supernode.runtime.run_clientapp import push_message, push_task_output  # the reply
 
-from client.flower import identify
-
 __all__ = ["Assignment", "ObjectPullError", "Runtime"]
 
 
@@ -61,10 +59,6 @@ class Assignment:
     context: Context
     app: str
     cancelled: threading.Event
-
-    def identify(self) -> None:
-        """Make this process the author of the reply."""
-        identify(self.context)
 
 
 class Runtime:

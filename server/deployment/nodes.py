@@ -11,7 +11,7 @@ from mdmt.deployment.kits import KIT_FILE, ServerKit, check_user
 from mdmt.errors import BadInput, RunError
 from mdmt.files import write_json
 from server.deployment.control import control
-from server.flower import NodeInfo, public_key_to_bytes, refused_with
+from server.flower import Ask, NodeInfo, public_key_to_bytes, refused_with
 
 __all__ = ["connected_since", "list_nodes", "register_sites", "revoke_site"]
 
@@ -51,9 +51,11 @@ def register_sites(kit: ServerKit) -> tuple[list[str], list[str]]:
     nodes = list_nodes(kit)
     former = [node for node in nodes if keys.get(node.name) != node.public_key]
     new = sorted(set(keys) - {node.name for node in nodes if node not in former})
-    _unregister(kit, former)
-    for site in new:
-        _register(kit, site, keys[site])
+    with control(kit) as ask:
+        for node in former:
+            ask("UnregisterNode", node_id=node.node_id)
+        for site in new:
+            _register(ask, kit, site, keys[site])
     return new, [node.name for node in former]
 
 
@@ -68,23 +70,16 @@ def _public_key(kit: ServerKit, site: str) -> bytes:
     return public_key_to_bytes(key)
 
 
-def _register(kit: ServerKit, site: str, key: bytes) -> None:
-    with control(kit) as ask:
-        try:
-            ask("RegisterNode", public_key=key, name=site)
-        except httpx.HTTPStatusError as error:
-            if not refused_with(error.response, "PUBLIC_KEY_ALREADY_IN_USE"):
-                raise
-            raise RunError(
-                f"{site}: this key was revoked; delete {kit.public_key(site)} and the site's"
-                " folder, and run mdmt provision again"
-            ) from error
-
-
-def _unregister(kit: ServerKit, nodes: list[NodeInfo]) -> None:
-    with control(kit) as ask:
-        for node in nodes:
-            ask("UnregisterNode", node_id=node.node_id)
+def _register(ask: Ask, kit: ServerKit, site: str, key: bytes) -> None:
+    try:
+        ask("RegisterNode", public_key=key, name=site)
+    except httpx.HTTPStatusError as error:
+        if not refused_with(error.response, "PUBLIC_KEY_ALREADY_IN_USE"):
+            raise
+        raise RunError(
+            f"{site}: this key was revoked; delete {kit.public_key(site)} and the site's"
+            " folder, and run mdmt provision again"
+        ) from error
 
 
 def revoke_site(kit: ServerKit, site: str) -> None:
@@ -103,7 +98,9 @@ def revoke_site(kit: ServerKit, site: str) -> None:
     nodes = [node for node in list_nodes(kit) if node.name == site]
     if not nodes and site not in kit.facts.sites:
         raise BadInput(f"{site}: no such site; there are: {', '.join(kit.facts.sites) or 'none'}")
-    _unregister(kit, nodes)
+    with control(kit) as ask:
+        for node in nodes:
+            ask("UnregisterNode", node_id=node.node_id)
     remaining = tuple(name for name in kit.facts.sites if name != site)
     facts = kit.facts.model_copy(update={"sites": remaining})
     write_json(kit.folder / KIT_FILE, facts.model_dump(mode="json"))

@@ -6,7 +6,7 @@ is missing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -165,9 +165,8 @@ def _server(
     write_text(kit.ca_certificate, certificate_pem(ca))
     write_text(kit.certificate, certificate_pem(issue_server_certificate(key, host, ca, ca_key)))
     write_proxy_config(kit)
-    saved = _place(kit.federation_file, federation, anew=True)
-    for name, text in server_files(kit).items():
-        saved += _place(kit.folder / name, text, anew=force)
+    saved = _place(kit.folder, {kit.federation_file.name: federation}, anew=True)
+    saved += _place(kit.folder, server_files(kit), anew=force)
     # Last: the folder is a kit when it is complete.
     write_json(kit.folder / KIT_FILE, kit.facts.model_dump(mode="json"))
     return Provisioned("server", kit.folder, made, saved)
@@ -185,9 +184,7 @@ def _site(
         return Provisioned(kit.facts.name, kit.folder, "handed over", [])
     key, made = _private_key(kit.private_key, force, openssh=True)
     write_text(kit.ca_certificate, certificate_pem(ca))
-    saved = []
-    for file, text in site_files(kit.facts, config).items():
-        saved += _place(kit.folder / file, text, anew=force)
+    saved = _place(kit.folder, site_files(kit.facts, config), anew=force)
     write_text(public, public_key_line(key, kit.facts.name))
     return Provisioned(kit.facts.name, kit.folder, made, saved)
 
@@ -205,23 +202,24 @@ def _private_key(
     return key, "made"
 
 
-def _place(file: Path, text: str, *, anew: bool) -> list[Path]:
-    """Write a file that a user may have changed, if it is missing or `anew`.
+def _place(folder: Path, files: Mapping[str, str], *, anew: bool) -> list[Path]:
+    """Write the files that a user may have changed, if they are missing or `anew`.
 
     Returns
     -------
     list of Path
-        The copy of a former content that differs; empty if there was none.
+        Copies of former contents that differ.
     """
     saved = []
-    if file.exists():
-        if not anew or file.read_text(encoding="utf-8") == text:
-            return []
-        number = 1
-        while (backup := file.with_name(f"{file.name}.bak-{number}")).exists():
-            number += 1
-        saved = [file.rename(backup)]
-    write_text(file, text)
-    if file.suffix == ".sh":
-        file.chmod(0o700)
+    for file, text in ((folder / name, text) for name, text in files.items()):
+        if file.exists():
+            if not anew or file.read_text(encoding="utf-8") == text:
+                continue
+            number = 1
+            while (backup := file.with_name(f"{file.name}.bak-{number}")).exists():
+                number += 1
+            saved.append(file.rename(backup))
+        write_text(file, text)
+        if file.suffix == ".sh":
+            file.chmod(0o700)
     return saved
