@@ -154,10 +154,7 @@ def output_figure(caption: str, arms: Arms, outputs: Sequence[str], colours: Col
 
 
 def draw_bars(
-    panels: list[Panel],
-    title: str,
-    groups: Sequence[str],
-    bars: Mapping[str, Sequence[Estimate]],
+    panels: list[Panel], title: str, groups: Sequence[str], bars: Mapping[str, Sequence[Estimate]]
 ) -> None:
     """Draw MAEs as bars in groups: for each series, a value with its interval in every group."""
     shown = [one for series in bars.values() for one in series if np.isfinite(one.value)]

@@ -12,13 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = [
-    "Mean",
-    "PairedComparison",
-    "compare_pairs",
-    "holm",
-    "mean_of",
-]
+__all__ = ["Mean", "PairedComparison", "compare_pairs", "holm", "mean_of"]
 
 
 class Mean(NamedTuple):

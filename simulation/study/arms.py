@@ -185,12 +185,7 @@ def _together(bench: Bench, outcome: Outcome, rounds: int, start: Start = None) 
 
 
 def _train(
-    bench: Bench,
-    sites: Sequence[str],
-    tasks: list[str],
-    who: str,
-    rounds: int,
-    start: Start = None,
+    bench: Bench, sites: Sequence[str], tasks: list[str], who: str, rounds: int, start: Start = None
 ) -> Trained:
     cohorts = {site: bench.cohorts[site] for site in sites}
     return train_centrally(

@@ -17,14 +17,7 @@ from mdmt.config import (
 )
 from mdmt.errors import ConfigError
 from mdmt.strict import Name, Strict
-from simulation.study.kinds import (
-    Arm,
-    AverageInit,
-    Backbone,
-    Finetune,
-    FoldsConfig,
-    OwnSplits,
-)
+from simulation.study.kinds import Arm, AverageInit, Backbone, Finetune, FoldsConfig, OwnSplits
 
 __all__ = ["StudyConfig", "load_study"]
 

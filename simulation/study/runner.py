@@ -225,10 +225,7 @@ def run_cells(
         WorkerProcess(serve, partial(prepare_worker, number))
         for number in range(min(workers, len(todo)))
     ]
-    with (
-        _thread_limit(study.federation.training.threads),
-        running(processes),
-    ):
+    with _thread_limit(study.federation.training.threads), running(processes):
         yield from map_jobs(processes, todo)
 
 

@@ -82,10 +82,7 @@ CLOSE = 0.02
 
 
 def find_caveats(
-    study: StudyConfig,
-    data: Mapping[int, StudyData],
-    written: Study,
-    statistics: Mapping[str, Any],
+    study: StudyConfig, data: Mapping[int, StudyData], written: Study, statistics: Mapping[str, Any]
 ) -> list[str]:
     """Return the caveats of a finished study, one sentence each."""
     first = data[study.seeds[0]]
