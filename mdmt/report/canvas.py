@@ -20,22 +20,19 @@ __all__ = ["BLACK", "GUIDE", "Estimate", "arm_colours", "name_rows", "panel"]
 _WIDTH, _HEIGHT = 340, 250
 """Size of a panel in CSS pixels."""
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-_BLUE, _ORANGE, _GREEN, _VERMILION = "#0072b2", "#e69f00", "#009e73", "#d55e00"
-_SKY, _PURPLE, _GREY = "#56b4e9", "#cc79a7", "#6e7781"
-
 BLACK = "#1b1f24"
 GUIDE: dict[str, Any] = {"color": "#8c959f", "linewidth": 1, "linestyle": ":"}
 """Style of lines that are not data: the diagonal, a reference."""
 
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 _ARMS = {
-    "constant": _GREY,
-    "metadata": _PURPLE,
-    "local": _BLUE,
-    "finetune": _ORANGE,
-    "average_init": _SKY,
-    "pooled": _GREEN,
-    "federated": _VERMILION,
+    "constant": "#6e7781",  # grey
+    "metadata": "#cc79a7",  # purple
+    "local": "#0072b2",  # blue
+    "finetune": "#e69f00",  # orange
+    "average_init": "#56b4e9",  # sky
+    "pooled": "#009e73",  # green
+    "federated": "#d55e00",  # vermilion
 }
 _OTHERS = ("#8c6d1f", "#5e3c99", "#a6611a", "#01665e", "#7b3294", "#4d4d4d")
 

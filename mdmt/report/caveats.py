@@ -78,13 +78,11 @@ def _result_caveats(run: Run) -> Iterator[str]:
         for site, tests in run.tests(task):
             for metric in space.shown_metrics:
                 key = f"{task}/{metric}"
-                if undefined := [
-                    n for n, test in tests.items() if test and test.get(key, 0) is None
-                ]:
-                    yield (
-                        f"{metric_name(metric)} of {task} at {site} is undefined for"
-                        f" {', '.join(undefined)}: there, predictions or labels do not vary."
-                    )
+                names = [n for n, test in tests.items() if test and test.get(key, 0) is None]
+                if names:
+                    what = f"{metric_name(metric)} of {task} at {site}"
+                    why = "there, predictions or labels do not vary"
+                    yield f"{what} is undefined for {', '.join(names)}: {why}."
             if not tests.get("local only"):
                 yield (
                     f"{task} at {site} has no local-only reference: whether the federation helped"

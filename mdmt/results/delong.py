@@ -90,9 +90,8 @@ def compare_aurocs(
     error = math.sqrt(variance)
     z, half = difference / error, _Z_95 * error
     ends = difference - half, difference + half
-    return AurocComparison(
-        auroc_a, auroc_b, difference, error, *ends, z, float(2 * norm.sf(abs(z)))
-    )
+    p = float(2 * norm.sf(abs(z)))
+    return AurocComparison(auroc_a, auroc_b, difference, error, *ends, z, p)
 
 
 def _components(

@@ -71,14 +71,8 @@ class Run:
         models |= {f"federated, best ({best['round']})": best} if best else {}
         for site in sorted(last["sites"]):
             if f"{task}/examples" in last["sites"][site]["test"]:
-                yield (
-                    site,
-                    {
-                        name: model["sites"].get(site, {}).get("test")
-                        for name, model in models.items()
-                        if model
-                    },
-                )
+                known = {name: model["sites"] for name, model in models.items() if model}
+                yield site, {name: at.get(site, {}).get("test") for name, at in known.items()}
 
 
 def read_run(folder: Path) -> Run:

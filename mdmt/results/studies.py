@@ -127,11 +127,7 @@ def read_study(folder: Path) -> Study:
     cells = dict(_cells(folder, config))
     tables = [folder / "predictions.csv"] if whole else [c / "predictions.csv" for c in cells]
     predictions = read_predictions(tables, spaces)
-    results = (
-        _results(folder / "results.csv", spaces)
-        if whole
-        else _results_of_cells(cells.values(), spaces)
-    )
+    results = _results(folder, spaces) if whole else _results_of_cells(cells.values(), spaces)
     return Study(
         folder=folder,
         config=config,
@@ -210,7 +206,8 @@ def _results_of_cells(
                 yield Result(cell["arm"], _name(cell), *(row[key] for key in RESULT_COLUMNS[4:]))
 
 
-def _results(file: Path, spaces: Mapping[str, Task]) -> Iterator[Result]:
+def _results(folder: Path, spaces: Mapping[str, Task]) -> Iterator[Result]:
+    file = folder / "results.csv"
     for row in read_rows(file, RESULT_COLUMNS):
         known_task(file, row["task"], spaces)
         value, n, seed = (to_number(file, row[name]) for name in ("value", "n", "seed"))

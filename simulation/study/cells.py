@@ -68,12 +68,8 @@ class Cell:
     @property
     def key(self) -> dict[str, Any]:
         """Its columns in tables."""
-        return {
-            "arm": self.arm.label,
-            "backbone": self.backbone.label,
-            "fold": self.fold,
-            "seed": self.seed,
-        }
+        labels = {"arm": self.arm.label, "backbone": self.backbone.label}
+        return labels | {"fold": self.fold, "seed": self.seed}
 
 
 def in_cell(study: StudyConfig, backbone: Backbone, seed: int) -> FederationConfig:
