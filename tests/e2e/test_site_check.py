@@ -42,6 +42,7 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def environment(server):
     scripts = sysconfig.get_path("scripts")
+    flower_settings(server.flwr_home, f"127.0.0.1:{server.facts.superlink_port}", server)
     return os.environ | {
         "FLWR_HOME": str(server.flwr_home),
         "FLWR_DISABLE_UPDATE_CHECK": "1",
