@@ -41,8 +41,6 @@ from mdmt.messages import (
     protocol_of,
 )
 
-__all__ = ["app"]
-
 _SITE_FAILED = 2
 """Flower's error code for a client that raised an error."""
 

@@ -18,8 +18,6 @@ from mdmt.config import FederationConfig, SiteConfig
 from mdmt.errors import StateError
 from mdmt.site_round import MOMENTS
 
-__all__ = ["RunMode", "SiteMemory", "kept_tensors", "round_files"]
-
 RunMode = Literal["federated", "local"]
 _LOST = "lost."
 """Prefix of the rounding errors of the last update (see `mdmt.wire`)."""

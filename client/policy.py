@@ -19,15 +19,6 @@ if TYPE_CHECKING:
 
     from mdmt.data.cohort import Cohort
 
-__all__ = [
-    "cap_memory",
-    "check_app",
-    "check_data",
-    "check_order",
-    "check_plugins",
-    "check_upload",
-]
-
 
 def check_app(policy: Policy, sha256: str) -> None:
     """Refuse an app bundle that is not listed.

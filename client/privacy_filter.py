@@ -16,13 +16,6 @@ from mdmt.evaluation import Held
 from mdmt.messages import Histogram, Metrics, SiteCard, TrainOrder, TrainReport
 from mdmt.training import TrainingResult, resolve_device
 
-__all__ = [
-    "site_card",
-    "reported_metrics",
-    "reported_splits",
-    "train_report",
-]
-
 
 def site_card(site: SiteConfig, federation: FederationConfig, cohort: Cohort) -> SiteCard:
     """Return the site card: tasks and counts of labels."""

@@ -15,8 +15,6 @@ from mdmt.evaluation import Held, evaluate_constant, evaluate_splits
 from mdmt.messages import Metrics
 from mdmt.models import MDMTModel
 
-__all__ = ["constant_metrics", "local_metrics"]
-
 log = logging.getLogger(__name__)
 
 

@@ -35,9 +35,6 @@ from mdmt.site_round import SiteRound
 from mdmt.training import resolve_device, train
 from mdmt.wire import Codec
 
-__all__ = ["Site"]
-
-
 _COHORTS: dict[str, tuple[str, Cohort]] = {}
 """Open cohorts of this process: site → (configuration and recipe, cohort)."""
 

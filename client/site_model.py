@@ -12,8 +12,6 @@ from mdmt.config import parse_recipe
 from mdmt.models import MDMTModel, broadcast_names, build_model, uploaded_names
 from mdmt.wire import largest_message
 
-__all__ = ["SiteModel", "site_model"]
-
 
 class SiteModel(NamedTuple):
     """A model, and the facts that are the same in all its rounds."""

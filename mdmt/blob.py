@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOB", "Arrays", "describe", "fingerprint", "pack", "unpack"]
-
 Arrays = Mapping[str, NDArray[Any]]
 
 _Entry = tuple[str, tuple[int, ...], int, int]

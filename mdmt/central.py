@@ -24,15 +24,6 @@ from mdmt.seeds import derive_seed
 from mdmt.selection import Selection
 from mdmt.training import train
 
-__all__ = [
-    "CentralRound",
-    "Start",
-    "Trained",
-    "central_rounds",
-    "pooled_objective",
-    "train_centrally",
-]
-
 Start = Mapping[str, Tensor] | None
 """State of the initial backbone; None for the initial backbone of the federation."""
 _MODEL, _MOMENTS = "model.", "moments."

@@ -21,8 +21,6 @@ from mdmt.blob import fingerprint
 from mdmt.errors import DamagedError, StateError
 from mdmt.files import atomic_path
 
-__all__ = ["RoundFiles", "Saved", "round_of"]
-
 _FILE = re.compile(r"round-(\d{5})\.safetensors")
 
 

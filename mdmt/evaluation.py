@@ -16,8 +16,6 @@ from mdmt.metrics import bootstrap_interval, evaluate_task
 from mdmt.models import MDMTModel
 from mdmt.seeds import derive_seed
 
-__all__ = ["evaluate", "evaluate_constant", "evaluate_splits", "predict_outputs"]
-
 Metrics = dict[str, float | int | None]
 Held = Literal["val", "test"]
 

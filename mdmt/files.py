@@ -16,8 +16,6 @@ import yaml
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["atomic_path", "read_json", "render", "write_json", "write_text", "yaml_line"]
-
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from mdmt.tasks import Task
 
-__all__ = ["Objective", "combine"]
-
 
 def combine(losses: Mapping[str, Tensor], coefficients: Mapping[str, float]) -> Tensor:
     """Return the objective L = Σ_t c_t ℓ_t over the tasks in `losses`.

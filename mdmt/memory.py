@@ -6,8 +6,6 @@ import ctypes
 import sys
 from functools import cache
 
-__all__ = ["keep_memory", "return_memory"]
-
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Parameters of mallopt(3), GNU C library."""
 

@@ -14,25 +14,6 @@ from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
 from mdmt.strict import Strict
 from mdmt.tasks import AnyTask
 
-__all__ = [
-    "PROTOCOL",
-    "EvaluateOrder",
-    "EvaluateReport",
-    "Histogram",
-    "Metrics",
-    "Query",
-    "Reference",
-    "ReferenceOrder",
-    "ReferenceReport",
-    "Report",
-    "SiteCard",
-    "TrainOrder",
-    "TrainReport",
-    "content_bytes",
-    "content_values",
-    "protocol_of",
-]
-
 PROTOCOL: Final = 1
 """Version of these messages. Server and sites must use the same version."""
 Short = Annotated[str, StringConstraints(max_length=128)]

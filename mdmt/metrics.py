@@ -10,8 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 from mdmt.tasks import Task
 from mdmt.tasks.base import FloatArray
 
-__all__ = ["bootstrap", "bootstrap_interval", "evaluate_task", "weighted_mean_metrics"]
-
 
 def evaluate_task(
     task: Task, predictions: FloatArray, targets: FloatArray

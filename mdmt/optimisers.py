@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from mdmt.config import TrainingConfig
 from mdmt.models import MDMTModel
 
-__all__ = ["build_optimizer", "learning_rate_factor", "moments", "set_rates"]
-
 _KINDS: dict[str, Any] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,

@@ -15,8 +15,6 @@ from typing import Generic, TypeVar
 
 from mdmt.errors import ConfigError, PolicyError
 
-__all__ = ["Registry", "permit_plugins"]
-
 T = TypeVar("T")
 MOST_LISTED = 30
 """An error lists all known names up to this many."""

@@ -16,8 +16,6 @@ from mdmt.errors import BadInput, StateError
 from mdmt.files import read_json
 from mdmt.models import MDMTModel, build_model, head_task, set_arrays
 
-__all__ = ["RELEASE_FORMAT", "Release", "backbone_file", "open_release", "site_file"]
-
 RELEASE_FORMAT = 1
 
 

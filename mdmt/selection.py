@@ -10,8 +10,6 @@ from mdmt.config import FederationConfig
 from mdmt.messages import Metrics
 from mdmt.metrics import weighted_mean_metrics
 
-__all__ = ["Best", "Selection"]
-
 
 @dataclass(frozen=True)
 class Best:

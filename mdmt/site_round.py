@@ -12,8 +12,6 @@ from mdmt.config import AggregationConfig
 from mdmt.models import MDMTModel, get_arrays, local_tensors, set_arrays
 from mdmt.training import TrainingResult
 
-__all__ = ["MOMENTS", "SiteRound"]
-
 MOMENTS = "moments."
 """Prefix of optimiser moments in the memory of a site."""
 

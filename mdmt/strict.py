@@ -10,19 +10,6 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from mdmt.errors import ConfigError
 from mdmt.registry import Registry
 
-__all__ = [
-    "Name",
-    "Names",
-    "NonNegative",
-    "Positive",
-    "Probability",
-    "Strict",
-    "by_kind",
-    "check_keys",
-    "increasing",
-    "named",
-]
-
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:

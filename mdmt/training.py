@@ -29,13 +29,6 @@ from mdmt.memory import keep_memory
 from mdmt.models import MDMTModel, set_training_mode
 from mdmt.optimisers import build_optimizer, moments, set_rates
 
-__all__ = [
-    "TrainingResult",
-    "resolve_device",
-    "steps_per_round",
-    "train",
-]
-
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from mdmt.blob import Arrays, pack, unpack
 from mdmt.config.training import WireConfig
 
-__all__ = ["Codec", "largest_message"]
-
 Array = NDArray[Any]
 _LEVELS: dict[str, tuple[type[np.generic], float]] = {
     "float16": (np.float16, 2.0**15),

@@ -22,8 +22,6 @@ from typing import Any, Literal, TypeVar
 from mdmt.errors import MDMTError, RunError
 from mdmt.memory import return_memory
 
-__all__ = ["TIED_TO_PARENT", "StartMethod", "WorkerProcess", "map_jobs", "running"]
-
 StartMethod = Literal["spawn", "fork"]
 
 TIED_TO_PARENT = ("setpriv", "--pdeathsig", "TERM")

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from mdmt.blob import Arrays
 
-__all__ = ["refusal", "weighted_mean"]
-
 _IMPLAUSIBLE = 1e6
 """Largest allowed ratio of a value to the largest sent value (or to 1)."""
 _PIECE = 2**15

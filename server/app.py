@@ -19,8 +19,6 @@ from server.release import write_release
 from server.rounds import run_rounds
 from server.run import RunDirectory, new_run_folder
 
-__all__ = ["app"]
-
 _RUNS = Path("~/.local/state/mdmt/runs")
 """Default folder of runs of `flwr run`, whose working directory is a temporary one."""
 

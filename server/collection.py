@@ -25,8 +25,6 @@ from server.messaging import (
 from server.run import RunDirectory
 from server.update_buffer import UpdateBuffer
 
-__all__ = ["Collected", "Sent", "collect", "own_arrays", "send"]
-
 
 @dataclass
 class Sent:

@@ -26,8 +26,6 @@ from server.federation import Federation, initial_arrays
 from server.messaging import deadline, is_unavailable, read_report, replies, request
 from server.run import RunDirectory
 
-__all__ = ["evaluate_round", "final_test", "references"]
-
 R = TypeVar("R", EvaluateReport, ReferenceReport)
 _PAUSE = 1.0
 """Seconds to wait before an order is repeated."""

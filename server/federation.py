@@ -29,8 +29,6 @@ from server.run import RunDirectory
 from server.site_registry import SiteRegistry
 from server.weighting import loss_coefficients
 
-__all__ = ["Federation", "begin", "initial_arrays", "restore"]
-
 _MEMORY = "algorithm."
 """Prefix of the algorithm's memory in a checkpoint."""
 

@@ -16,17 +16,6 @@ from mdmt.errors import Refused
 from mdmt.messages import EvaluateReport, ReferenceReport, SiteCard, TrainReport
 from server.flower import ErrorCode
 
-__all__ = [
-    "LONGEST_REPORT",
-    "deadline",
-    "is_lost",
-    "is_unavailable",
-    "read_report",
-    "reason",
-    "replies",
-    "request",
-]
-
 LONGEST_REPORT = 2**20
 """Largest report in characters. Ten tasks with a hundred metrics each need a twentieth of it."""
 _FIRST_POLL, _LAST_POLL = 0.05, 1.0

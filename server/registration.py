@@ -15,8 +15,6 @@ from server.flower import NodeInfo
 from server.messaging import deadline, is_unavailable, replies
 from server.site_registry import SiteRegistry, node_name, read_card, site_problems
 
-__all__ = ["check_cards", "register_sites"]
-
 
 def register_sites(
     grid: Grid,

@@ -14,8 +14,6 @@ from mdmt.releases import RELEASE_FORMAT, backbone_file
 from server.federation import Federation
 from server.run import RunDirectory, versions
 
-__all__ = ["write_release"]
-
 
 def write_release(
     run: RunDirectory, federation: Federation, checkpoints: Mapping[str, Any]

@@ -22,8 +22,6 @@ from server.run import RunDirectory
 from server.update_buffer import UpdateBuffer
 from server.weighting import array_weights, loss_coefficients, site_weights
 
-__all__ = ["run_rounds"]
-
 
 def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: int) -> None:
     """Train up to round `rounds`, then evaluate the final model.

@@ -24,15 +24,6 @@ from mdmt.files import read_json, write_json, write_text
 from mdmt.messages import SiteCard
 from mdmt.results.runs import read_lines
 
-__all__ = [
-    "RunDirectory",
-    "find_run",
-    "last_event",
-    "new_run_folder",
-    "raise_unless_done",
-    "versions",
-]
-
 
 def new_run_folder(out: Path | None, name: str, root: Path = Path("runs")) -> Path:
     """Choose and create the folder of a new run. A folder with files is never used again.

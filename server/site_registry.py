@@ -16,8 +16,6 @@ from mdmt.messages import PROTOCOL, Query, SiteCard, protocol_of
 from server.flower import NodeInfo
 from server.messaging import is_lost, is_unavailable, reason
 
-__all__ = ["SiteRegistry", "node_name", "read_card", "site_problems"]
-
 _PAUSE = 0.2
 """Seconds between two polls for nodes."""
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Self
 
-__all__ = ["UpdateBuffer"]
-
 _ROOM = 100_000_000
 """Bytes in memory: two exact updates of a resnet18, for any number of sites."""
 

@@ -9,8 +9,6 @@ from mdmt.errors import RegistrationError
 from mdmt.messages import SiteCard
 from mdmt.models import head_task
 
-__all__ = ["array_weights", "loss_coefficients", "site_weights", "task_shares"]
-
 
 def task_shares(config: FederationConfig, cards: Iterable[SiteCard]) -> dict[str, dict[str, float]]:
     """Return a_{s,t} = (λ_t/Λ)·(n_{s,t}/n_t): the share of site s and task t in the objective.

@@ -19,8 +19,6 @@ from client.deployment.worker import Worker
 from mdmt.errors import RunError
 from server.flower import ErrorCode, NodeInfo, Run, task_identity
 
-__all__ = ["InProcessGrid", "WorkerGrid", "run_inprocess", "task_identity"]
-
 _SERVER_NODE = 1
 _FIRST_SITE_NODE = 2
 

@@ -14,8 +14,6 @@ from mdmt.files import atomic_path
 from mdmt.releases import site_file
 from mdmt.results.runs import read_lines
 
-__all__ = ["release_heads"]
-
 
 def release_heads(release: Path, config: FederationConfig, facts: Mapping[str, Any]) -> None:
     """Copy the heads and local normalisation layers of each site after the released rounds.

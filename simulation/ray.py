@@ -32,8 +32,6 @@ from server.deployment.bundle import APP
 from server.flower import connect_control, start_run
 from server.run import last_event, raise_unless_done
 
-__all__ = ["run_ray"]
-
 _START_TIMEOUT = 60.0
 """Seconds until a SuperLink must listen."""
 

@@ -13,8 +13,6 @@ from mdmt.files import read_json
 if TYPE_CHECKING:
     from client.deployment.worker import Worker
 
-__all__ = ["Engine", "prepare", "simulate"]
-
 Engine = Literal["inprocess", "ray"]
 
 

@@ -21,8 +21,6 @@ from mdmt.config import FederationConfig
 from mdmt.training import resolve_device
 from mdmt.workers import StartMethod, running
 
-__all__ = ["count_places", "count_workers", "prepare_worker", "start_workers"]
-
 _MEMORY = 2 << 30
 """Bytes of the machine's memory per worker, if the user does not set the number of workers."""
 

@@ -19,7 +19,8 @@ from benchmarks.work import CONFIG
 from client.app import app as client_app
 from mdmt.config import load_federation, save_config
 from server.app import app as server_app
-from simulation.engine import InProcessGrid, task_identity
+from server.flower import task_identity
+from simulation.engine import InProcessGrid
 
 
 def main(folder: Path, profile: Path | None) -> None:

@@ -27,8 +27,6 @@ from mdmt.strict import Strict
 if TYPE_CHECKING:
     from flwr.app import Message
 
-__all__ = ["AuditLog", "Problem", "open_audit_log"]
-
 _NOTHING = "0" * 64
 """What the first line names as the hash of the line before it."""
 log = logging.getLogger(__name__)

@@ -14,8 +14,6 @@ from mdmt.strict import Strict
 if TYPE_CHECKING:
     from flwr.app import Array, Message, RecordDict
 
-__all__ = ["Entry", "describe"]
-
 ArrayFacts = tuple[str, tuple[int, ...], int]
 _SHORT = 200
 """Longest text in an entry of what our own client does not send."""

@@ -20,16 +20,13 @@ import httpx
 from flwr.app import Error, Message
 
 from client.deployment.audit import open_audit_log
-from client.deployment.runtime import Assignment, ObjectPullError, Runtime
 from client.deployment.worker import Worker
-from client.flower import identify
+from client.flower import Assignment, ObjectPullError, Runtime, identify
 from client.policy import cap_memory, check_app
 from mdmt.config import SiteConfig
 from mdmt.deployment.kits import SiteKit
 from mdmt.deployment.processes import Service, flower_environment, free_port, only_one
 from mdmt.errors import PolicyError, RunError, StateError
-
-__all__ = ["serve_site"]
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,6 @@ from client.flower import context_bytes, identify, parse_context, read_message, 
 from mdmt.errors import RunError
 from mdmt.workers import StartMethod, WorkerProcess
 
-__all__ = ["Worker"]
-
 _LONGEST_PAUSE = 300.0
 """Seconds before a process that keeps ending is started again."""
 

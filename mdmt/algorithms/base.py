@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from mdmt.site_round import SiteRound
     from mdmt.training import TrainingResult
 
-__all__ = ["Algorithm", "AnyAlgorithm", "State", "Update", "algorithms", "require_sum"]
-
 Weights = Mapping[str, Mapping[str, float]]
 """Site → array → weight. The weights of one array sum to 1."""
 

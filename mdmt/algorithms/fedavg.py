@@ -10,8 +10,6 @@ from mdmt.blob import Arrays
 if TYPE_CHECKING:
     from mdmt.site_round import SiteRound
 
-__all__ = ["FedAvg"]
-
 
 @algorithms.register("fedavg")
 class FedAvg(Algorithm):

@@ -12,8 +12,6 @@ from mdmt.algorithms.fedavg import FedAvg
 if TYPE_CHECKING:
     from mdmt.site_round import SiteRound
 
-__all__ = ["FedProx"]
-
 
 @algorithms.register("fedprox")
 class FedProx(FedAvg):

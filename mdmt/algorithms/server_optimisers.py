@@ -16,8 +16,6 @@ from mdmt.algorithms.base import State, algorithms
 from mdmt.algorithms.fedavg import FedAvg
 from mdmt.blob import Arrays
 
-__all__ = ["FedAdam", "FedAvgM", "FedYogi"]
-
 Vector = NDArray[np.float64]
 Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]

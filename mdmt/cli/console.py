@@ -11,15 +11,6 @@ from typer.core import TyperGroup
 
 from mdmt.errors import MDMTError
 
-__all__ = [
-    "Commands",
-    "Overrides",
-    "log_to_stderr",
-    "new_table",
-    "progress_console",
-    "show_results",
-]
-
 INTERRUPTED = 130
 """128 + SIGINT, as in shells."""
 _LOG_WIDTH = 160

@@ -19,8 +19,6 @@ from mdmt.files import render, write_text
 if TYPE_CHECKING:
     from mdmt.data.tabular import TabularFile
 
-__all__ = ["Guess", "GuessedTask", "guess_columns", "init"]
-
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom"}
 MOST_CLASSES = 10
 HIGHEST_SCORE = 10

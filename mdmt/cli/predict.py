@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     Models = list[tuple[str, str, MDMTModel]]
     """Task, site (empty for a shared head) and model, in the order of the columns."""
 
-__all__ = ["predict"]
-
 
 def predict(
     release: Annotated[Path, typer.Argument(help="Release folder, or the run directory it is in.")],

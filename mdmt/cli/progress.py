@@ -19,8 +19,6 @@ from mdmt.results.runs import format_metric
 if TYPE_CHECKING:
     from mdmt.config import FederationConfig
 
-__all__ = ["Progress", "duration", "follow", "watching"]
-
 _POLL_SECONDS = 0.2
 _FEW_SITES = 8
 """Largest number of sites that are named in a line."""

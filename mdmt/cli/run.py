@@ -14,9 +14,6 @@ from mdmt.cli.console import Overrides, progress_console, show_results
 if TYPE_CHECKING:
     from mdmt.config import FederationConfig
 
-__all__ = ["demo", "simulate"]
-
-
 Engine = Literal["inprocess", "ray"]
 Out = Annotated[
     Path | None, typer.Option(help="Run directory: new or empty.", show_default="runs/NAME")

@@ -9,8 +9,6 @@ import typer
 
 from mdmt.cli.console import log_to_stderr, new_table, progress_console, show_results
 
-__all__ = ["provision", "server"]
-
 server = typer.Typer(
     name="server", no_args_is_help=True, help="The server of a deployed federation."
 )

@@ -16,8 +16,6 @@ from mdmt.results.runs import Run, format_metric, read_run
 if TYPE_CHECKING:
     from mdmt.report import page
 
-__all__ = ["report", "run_tables", "show", "study_tables"]
-
 
 def show(run: Annotated[Path, typer.Argument(help="Run directory, such as runs/demo.")]) -> None:
     """Show the sites, results and cost of a run, finished or not."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from client.deployment.audit_entry import Entry
     from client.deployment.check import Check
 
-__all__ = ["site"]
-
 site = typer.Typer(name="site", no_args_is_help=True, help="A site of a deployed federation.")
 Kit = Annotated[Path, typer.Argument(help="The site's folder.")]
 _SHOWN = 3

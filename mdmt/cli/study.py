@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from simulation.study.cells import Cell
     from simulation.study.runner import Saved
 
-__all__ = ["StudyProgress", "study"]
-
 
 def study(
     config: Annotated[str, typer.Argument(help="Study YAML, or the name of one in the package.")],

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from mdmt.config import FederationConfig, SiteConfig
     from mdmt.data.validation import ValidationReport
 
-__all__ = ["validate"]
-
 
 def validate(
     file: Annotated[Path, typer.Argument(help="YAML file of a federation or of a site.")],

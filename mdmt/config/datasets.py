@@ -8,16 +8,6 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from mdmt.registry import Registry
 from mdmt.strict import Strict, by_kind
 
-__all__ = [
-    "AIforCOVID",
-    "Brixia",
-    "Dataset",
-    "DatasetConfig",
-    "Synthetic",
-    "Table",
-    "dataset_kinds",
-]
-
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 

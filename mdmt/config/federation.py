@@ -14,16 +14,6 @@ from mdmt.config.training import AggregationConfig, TrainingConfig, WireConfig
 from mdmt.strict import Name, NonNegative, Positive, Probability, Strict, increasing
 from mdmt.tasks import Task
 
-__all__ = [
-    "AugmentationConfig",
-    "FederationConfig",
-    "HeadConfig",
-    "ModelConfig",
-    "PreprocessingConfig",
-    "TaskConfig",
-]
-
-
 CHEST_XRAY = {
     "densenet121_CXR": "densenet121",
     "resnet50_ChestX-ray14": "resnet50",

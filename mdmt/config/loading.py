@@ -19,18 +19,6 @@ from mdmt.errors import ConfigError
 from mdmt.files import write_text
 from mdmt.strict import named
 
-__all__ = [
-    "build_config",
-    "find_config",
-    "load_federation",
-    "load_saved_federation",
-    "load_site",
-    "parse_recipe",
-    "read_yaml",
-    "save_config",
-    "saved_by",
-]
-
 M = TypeVar("M", bound=BaseModel)
 _WRITTEN_BY = "# Written by mdmt "
 _VARIABLE = re.compile(r"\$\{(\w+)\}")

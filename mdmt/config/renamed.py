@@ -6,8 +6,6 @@ A user's file with such a key is refused, and the error gives the new name. In a
 
 from typing import Any
 
-__all__ = ["SAVED", "new_name", "upgrade"]
-
 SAVED = {"saved": True}
 """Validation context of a run or release: 0.1.0 accepted combinations that are errors today."""
 

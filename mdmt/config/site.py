@@ -11,8 +11,6 @@ from mdmt.errors import ConfigError
 from mdmt.strict import Name, Positive, Strict, check_keys
 from mdmt.tasks import AnyTask, task_kinds
 
-__all__ = ["BesideSpace", "Policy", "SiteConfig", "SiteTask"]
-
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Limit = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]

@@ -6,8 +6,6 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mdmt.strict import NonNegative, Positive, Strict, named
 
-__all__ = ["AggregationConfig", "TrainingConfig", "WireConfig"]
-
 
 class SGD(Strict):
     """Stochastic gradient descent."""

@@ -12,8 +12,6 @@ from mdmt.data.split_files import image_id
 from mdmt.data.tabular import Issue, Row, TabularFile, need_columns, read_tabular_file
 from mdmt.errors import DataError
 
-__all__ = ["HOSPITALS", "RELEASES", "read_aiforcovid"]
-
 RELEASES = {
     Path("AIforCOVID.xlsx"): Path("imgs"),
     Path("AIforCOVID_r2.xlsx"): Path("imgs_r2"),

@@ -12,8 +12,6 @@ from mdmt.data.batches import on_device
 from mdmt.errors import ConfigError
 from mdmt.tasks import Task
 
-__all__ = ["Augmentation"]
-
 
 class Augmentation:
     """Flip, shift, zoom, rotate and deform images. Each sample gets its own changes.

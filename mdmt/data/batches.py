@@ -12,16 +12,6 @@ from torch import Tensor
 from mdmt.config import FederationConfig
 from mdmt.data.cohort import Cohort
 
-__all__ = [
-    "prefetch",
-    "joint_batches",
-    "load_images",
-    "load_targets",
-    "normalise",
-    "on_device",
-    "training_batches",
-]
-
 T = TypeVar("T")
 
 

@@ -15,8 +15,6 @@ from mdmt.data.table import label_columns
 from mdmt.data.tabular import Issue, TabularFile, need_columns, read_tabular_file
 from mdmt.errors import DataError
 
-__all__ = ["LEVELS", "ZONES", "centre_of", "labels_of", "parse_score", "read_brixia"]
-
 ZONES = ("A", "B", "C", "D", "E", "F")
 """Upper, middle and lower zone of the right lung, then of the left lung (Borghesi & Maroldi 2020).
 The right lung is on the left side of the picture."""

@@ -34,8 +34,6 @@ from mdmt.files import atomic_path
 if TYPE_CHECKING:
     from mdmt.config import PreprocessingConfig
 
-__all__ = ["default_cache_dir", "open_pixels"]
-
 FORMAT = 1
 """Version of the pixels. Increase it if the same image files would give other pixels."""
 POSITION = np.dtype("<i8")

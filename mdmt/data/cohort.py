@@ -12,8 +12,6 @@ from mdmt.data.cache import default_cache_dir, open_pixels
 from mdmt.data.manifest import Manifest
 from mdmt.data.readers import read_manifest
 
-__all__ = ["Cohort", "default_cache_dir", "open_cohort", "pool"]
-
 
 @dataclass(frozen=True)
 class Cohort:

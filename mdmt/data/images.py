@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from pydicom import Dataset
 
-__all__ = ["SMALLEST_SIDE", "check_radiograph", "read_mask", "read_radiograph"]
-
 SMALLEST_SIDE = 16
 """Pixels. A smaller image is an icon or a broken export."""
 

@@ -13,8 +13,6 @@ from mdmt.errors import ImageError
 if TYPE_CHECKING:
     from mdmt.config import PreprocessingConfig
 
-__all__ = ["lung_box", "preprocess"]
-
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels from the upper left corner of the upper left pixel."""
 MARGIN = 0.05

@@ -12,8 +12,6 @@ from mdmt.data.splits import absent_classes
 from mdmt.data.table import read_rows
 from mdmt.data.tabular import Issue, TabularFile
 
-__all__ = ["Cells", "Layout", "image_file", "read_published"]
-
 Cells = dict[str, str]
 """The text of a row by column."""
 

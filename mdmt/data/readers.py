@@ -10,8 +10,6 @@ from mdmt.data.splits import divide
 from mdmt.data.tabular import Issue
 from mdmt.errors import DataError
 
-__all__ = ["Reader", "inspect_manifest", "read_manifest"]
-
 Reader = Callable[[SiteConfig, int], tuple[Manifest, list[Issue]]]
 """Takes a site and the seed of the federation; returns the usable images and all issues.
 

@@ -7,8 +7,6 @@ from mdmt.data.manifest import SPLITS, Split
 from mdmt.data.tabular import Row
 from mdmt.errors import DataError
 
-__all__ = ["Assignment", "image_id", "read_split_files"]
-
 _SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")
 
 

@@ -15,15 +15,6 @@ from mdmt.files import atomic_path
 from mdmt.seeds import derive_seed
 from mdmt.tasks import Task
 
-__all__ = [
-    "absent_classes",
-    "carve_validation",
-    "deal_patients",
-    "divide",
-    "split_patients",
-    "write_division",
-]
-
 
 def split_patients(
     patients: Sequence[str], seed: int, val_fraction: float, test_fraction: float

@@ -25,8 +25,6 @@ from mdmt.errors import DataError
 from mdmt.files import read_json
 from mdmt.seeds import derive_seed
 
-__all__ = ["Population", "draw_population", "read_synthetic", "write_synthetic"]
-
 _VERSION = 1  # version of the drawing: with a new version, the files are written again
 _MEAN_SCORE = len(ZONES) * (LEVELS - 1) / 2
 _SPREAD = 4.5  # standard deviation of the global scores of patients

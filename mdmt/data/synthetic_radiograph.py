@@ -7,8 +7,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["draw_radiograph", "write_dicom"]
-
 Picture = NDArray[np.float32]
 
 _LUNG_X = 0.42  # from the spine to the centre of a lung; x and y are in [-1, 1]

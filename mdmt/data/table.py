@@ -14,8 +14,6 @@ from mdmt.data.splits import carve_validation, split_patients
 from mdmt.data.tabular import Issue, Row, TabularFile, need_columns, read_tabular_file
 from mdmt.errors import DataError
 
-__all__ = ["label_columns", "read_rows", "read_table"]
-
 
 @dataclass(frozen=True)
 class _Sample:

@@ -13,8 +13,6 @@ from typing import Literal
 
 from mdmt.errors import DataError
 
-__all__ = ["Issue", "Row", "TabularFile", "need_columns", "read_tabular_file"]
-
 
 @dataclass(frozen=True)
 class Issue:

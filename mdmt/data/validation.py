@@ -16,8 +16,6 @@ from mdmt.data.table import label_columns
 from mdmt.data.tabular import Issue
 from mdmt.errors import DataError, ImageError
 
-__all__ = ["Issue", "ValidationReport", "validate_dataset"]
-
 SMALL_SIDE = 64
 """Pixels. An image with a shorter side is probably a thumbnail."""
 LONG_ASPECT = 2.5

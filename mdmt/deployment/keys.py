@@ -11,8 +11,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from mdmt.errors import BadInput
 
-__all__ = ["read_certificate", "read_key"]
-
 
 def read_key(path: Path, *, openssh: bool = False) -> EllipticCurvePrivateKey:
     """Read an ECDSA key without a password, in PKCS #8 or in OpenSSH's format.

@@ -19,18 +19,6 @@ from mdmt import __version__
 from mdmt.errors import BadInput
 from mdmt.strict import Name, Strict
 
-__all__ = [
-    "KIT_FILE",
-    "ServerFacts",
-    "ServerKit",
-    "SiteFacts",
-    "SiteKit",
-    "check_user",
-    "open_server_kit",
-    "open_site_kit",
-    "split_address",
-]
-
 KIT_FILE = "kit.json"
 F = TypeVar("F", "SiteFacts", "ServerFacts")
 Port = Annotated[int, Field(ge=1, le=65535)]

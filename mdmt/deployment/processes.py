@@ -20,16 +20,6 @@ import typer
 from mdmt.errors import StateError
 from mdmt.workers import TIED_TO_PARENT
 
-__all__ = [
-    "Service",
-    "flower_environment",
-    "free_port",
-    "is_running",
-    "last_error",
-    "only_one",
-    "until_stopped",
-]
-
 log = logging.getLogger(__name__)
 
 _GRACE = 10.0

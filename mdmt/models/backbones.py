@@ -13,16 +13,6 @@ from mdmt.config.federation import CHEST_XRAY
 from mdmt.errors import ConfigError
 from mdmt.registry import Registry
 
-__all__ = [
-    "backbones",
-    "build_backbone",
-    "builder_of",
-    "listed_modules",
-    "feature_width",
-    "fit_input_channels",
-    "pretrained_state",
-]
-
 Builder = Callable[[ModelConfig, bool], nn.Module]
 
 backbones: Registry[Builder] = Registry("backbone", "mdmt.backbones", "timm.list_models()")

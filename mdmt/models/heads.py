@@ -12,8 +12,6 @@ from mdmt.models.backbones import build_backbone, feature_width
 from mdmt.models.weights import load_weights
 from mdmt.seeds import derive_seed
 
-__all__ = ["MDMTModel", "build_head", "build_model"]
-
 
 class MDMTModel(nn.Module):
     """A backbone f(x; θ) with a head h_t(z; φ_t) for each task.

@@ -19,18 +19,6 @@ from mdmt.config import AggregationConfig
 from mdmt.errors import StateError
 from mdmt.models.heads import MDMTModel
 
-__all__ = [
-    "get_arrays",
-    "head_task",
-    "norm_modules",
-    "broadcast_names",
-    "set_arrays",
-    "set_training_mode",
-    "local_tensors",
-    "optimised_names",
-    "uploaded_names",
-]
-
 _TIMM_FILES = {"evo_norm", "filter_response_norm", "inplace_abn", "norm", "norm_act"}
 """Files of `timm.layers` whose classes are normalisation layers, often not derived from torch's."""
 

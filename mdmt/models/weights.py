@@ -12,8 +12,6 @@ from mdmt.config import ModelConfig
 from mdmt.errors import ConfigError, WeightsError
 from mdmt.models.backbones import fit_input_channels, listed_modules, pretrained_state
 
-__all__ = ["load_weights"]
-
 
 def load_weights(backbone: nn.Module, config: ModelConfig) -> None:
     """Load the weights that `config.weights` names. For ``none`` do nothing.

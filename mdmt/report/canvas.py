@@ -15,8 +15,6 @@ from mdmt.report.page import Panel
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["BLACK", "GUIDE", "Estimate", "arm_colours", "name_rows", "panel"]
-
 _WIDTH, _HEIGHT = 340, 250
 """Size of a panel in CSS pixels."""
 

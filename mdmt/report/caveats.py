@@ -8,8 +8,6 @@ from mdmt.results.runs import Run, count_labels
 from mdmt.results.studies import Study
 from mdmt.tasks import task_kinds
 
-__all__ = ["run_caveats", "study_caveats"]
-
 FEW_TO_TEST = 100
 """With so many images, half of each class, the 95 % interval of an AUROC of 0.8 is 0.17 wide."""
 FEW_TO_CHOOSE = 50

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from mdmt.metrics import bootstrap
 from mdmt.results.predictions import Predictions
 
-__all__ = ["Bin", "Roc", "calibration_bins", "roc_with_band"]
-
 Array = NDArray[np.floating]
 
 _GRID = np.linspace(0.0, 1.0, 101)

@@ -13,16 +13,6 @@ from mdmt.results.predictions import Predictions
 from mdmt.results.statistics import mean_of
 from mdmt.tasks.base import FloatArray
 
-__all__ = [
-    "calibration_figure",
-    "confusion_figure",
-    "difference_figure",
-    "draw_bars",
-    "output_figure",
-    "roc_figure",
-    "score_figure",
-]
-
 Arms = Mapping[str, Predictions]
 """Arm → its test predictions of one task, site, backbone and seed."""
 Colours = Mapping[str, str]

@@ -13,8 +13,6 @@ from mdmt.results.runs import Run
 from mdmt.results.studies import Study
 from mdmt.tasks import Task
 
-__all__ = ["run_learning", "study_learning"]
-
 History = Sequence[Mapping[str, Any]]
 Curve = dict[int, list[float]]
 """Round → the metric of every cell in it."""

@@ -8,18 +8,6 @@ from dataclasses import dataclass
 from mdmt import __version__
 from mdmt.files import render
 
-__all__ = [
-    "Block",
-    "Details",
-    "Figure",
-    "Legend",
-    "Page",
-    "Panel",
-    "Section",
-    "Table",
-    "render_page",
-]
-
 Legend = Sequence[tuple[str, str]]
 """Names with their colours."""
 

@@ -13,8 +13,6 @@ from mdmt.report.setup import config_blocks, site_table, versions_paragraph
 from mdmt.report.words import count, metric_name, size
 from mdmt.results.runs import Run, describe_gain, format_metric
 
-__all__ = ["result_table", "run_page"]
-
 Tests = dict[str, dict[str, Any] | None]
 """Model → its test metrics at one site, as `Run.tests` gives them."""
 

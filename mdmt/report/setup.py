@@ -10,8 +10,6 @@ from mdmt.report.page import Block, Details, Table
 from mdmt.report.words import reported, without_paths
 from mdmt.results.runs import count_labels
 
-__all__ = ["config_blocks", "fold_blocks", "label_counts", "site_table", "versions_paragraph"]
-
 _FINGERPRINT = (
     "The fingerprint is a hash of the preprocessed images and their labels: equal data, equal"
     " fingerprint."

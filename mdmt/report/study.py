@@ -13,8 +13,6 @@ from mdmt.results.predictions import Predictions
 from mdmt.results.statistics import mean_of
 from mdmt.results.studies import Study
 
-__all__ = ["prediction_blocks", "study_page"]
-
 _Key = dict[str, str | int]
 
 

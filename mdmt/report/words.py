@@ -6,17 +6,6 @@ from typing import Any
 
 from mdmt.results.predictions import ALL
 
-__all__ = [
-    "at",
-    "count",
-    "metric_name",
-    "probability",
-    "reported",
-    "signed",
-    "size",
-    "without_paths",
-]
-
 _NAMES = {
     "auroc": "AUROC",
     "brier": "Brier score",

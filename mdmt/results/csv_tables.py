@@ -10,8 +10,6 @@ from mdmt.errors import BadInput
 from mdmt.files import atomic_path
 from mdmt.tasks import Task
 
-__all__ = ["known_task", "read_rows", "to_number", "write_rows"]
-
 
 def read_rows(file: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     """Yield the rows of a CSV file, or nothing if it does not exist. Equal texts share memory.

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from mdmt.tasks.base import FloatArray
 
-__all__ = ["AurocComparison", "compare_aurocs"]
-
 _Z_95 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
 

@@ -16,8 +16,6 @@ from mdmt.results.csv_tables import known_task, read_rows, to_number
 from mdmt.tasks import Task
 from mdmt.tasks.base import FloatArray
 
-__all__ = ["ALL", "CellName", "PREDICTION_COLUMNS", "Predictions", "TestSets", "read_predictions"]
-
 ALL = "all"
 """Stands for all sites (the mean weighted by test images) or all backbones."""
 

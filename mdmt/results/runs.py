@@ -13,16 +13,6 @@ from mdmt.errors import BadInput
 if TYPE_CHECKING:
     from mdmt.config import FederationConfig
 
-__all__ = [
-    "Run",
-    "count_labels",
-    "describe_gain",
-    "format_metric",
-    "read_lines",
-    "read_object",
-    "read_run",
-]
-
 
 @dataclass(frozen=True)
 class Run:

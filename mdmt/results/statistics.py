@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Mean", "PairedComparison", "compare_pairs", "holm", "mean_of"]
-
 
 class Mean(NamedTuple):
     """Mean of n values, its standard error s/√n and Student's 95 % interval, which need n > 1."""

@@ -15,8 +15,6 @@ from mdmt.results.predictions import ALL, CellName, Predictions, TestSets, read_
 from mdmt.results.runs import read_lines, read_object
 from mdmt.tasks import AnyTask, Task
 
-__all__ = ["RESULT_COLUMNS", "Result", "Study", "read_study", "with_all_sites"]
-
 RESULT_COLUMNS = ("arm", "backbone", "fold", "seed", "site", "task", "metric", "value", "n")
 _CELL_KEYS = ("arm", "backbone", "fold", "seed", "results", "steps", "seconds")
 _STUDY_KEYS = ("versions", "data", "caveats")

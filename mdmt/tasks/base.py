@@ -18,8 +18,6 @@ from mdmt.strict import Strict
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FloatArray", "Strata", "Task", "task_kinds"]
-
 FloatArray = NDArray[np.floating]
 Strata = NDArray[Any] | None
 

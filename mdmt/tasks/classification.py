@@ -16,8 +16,6 @@ from mdmt.tasks.families import Probabilities
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Classification"]
-
 
 @task_kinds.register("classification")
 class Classification(Probabilities):

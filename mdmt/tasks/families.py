@@ -10,8 +10,6 @@ from mdmt.strict import Names
 from mdmt.tasks.base import FloatArray, Strata, Task
 from mdmt.tasks.statistics import auroc, error_metrics, mean_absolute_error, mean_defined
 
-__all__ = ["Numbers", "Probabilities"]
-
 
 class Probabilities(Task):
     """Predictions are probabilities; those of `binary_outputs` are ranked against a yes or no."""

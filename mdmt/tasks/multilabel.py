@@ -17,8 +17,6 @@ from mdmt.tasks.statistics import auroc, mean_defined
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Multilabel"]
-
 
 @task_kinds.register("multilabel")
 class Multilabel(Probabilities):

@@ -15,8 +15,6 @@ from mdmt.tasks.statistics import mean_defined
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Ordinal"]
-
 
 @task_kinds.register("ordinal")
 class Ordinal(Numbers):

@@ -15,8 +15,6 @@ from mdmt.tasks.families import Numbers
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Regression"]
-
 
 @task_kinds.register("regression")
 class Regression(Numbers):

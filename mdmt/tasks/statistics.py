@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from mdmt.tasks.base import FloatArray
 
-__all__ = ["auroc", "error_metrics", "mean_absolute_error", "mean_defined"]
-
 
 def mean_defined(values: Iterable[float]) -> float:
     """Mean of the values that are not NaN; NaN if all are."""

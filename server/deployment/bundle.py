@@ -9,8 +9,6 @@ from __future__ import annotations
 from mdmt import __version__
 from server.flower import build_bundle
 
-__all__ = ["APP", "app_hash"]
-
 _PROJECT = f"""\
 [project]
 name = "mdmt"

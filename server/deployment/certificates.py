@@ -26,16 +26,6 @@ from mdmt.deployment.keys import read_certificate
 from mdmt.errors import BadInput
 from mdmt.files import atomic_path
 
-__all__ = [
-    "certificate_pem",
-    "check_validity",
-    "issue_ca",
-    "issue_server_certificate",
-    "new_key",
-    "public_key_line",
-    "write_key",
-]
-
 CA_LIFETIME = timedelta(days=3652)
 SERVER_LIFETIME = timedelta(days=397)
 """The longest that browsers and many TLS libraries accept."""

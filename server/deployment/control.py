@@ -20,15 +20,6 @@ from mdmt.errors import RunError
 from mdmt.files import write_text
 from server.flower import Ask, connect_control
 
-__all__ = [
-    "FlowerRun",
-    "control",
-    "healthy",
-    "list_runs",
-    "save_log",
-    "stop_run",
-]
-
 
 class FlowerRun(NamedTuple):
     """A submitted run.

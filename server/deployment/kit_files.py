@@ -11,13 +11,6 @@ from mdmt.config import FederationConfig, SiteTask, TaskConfig, read_yaml
 from mdmt.deployment.kits import ServerKit, SiteFacts, split_address
 from mdmt.files import render, write_text
 
-__all__ = [
-    "federation_text",
-    "server_files",
-    "site_files",
-    "write_proxy_config",
-]
-
 
 def write_proxy_config(kit: ServerKit) -> None:
     """Write ``nginx.conf`` and make the folder that the proxy needs."""

@@ -13,8 +13,6 @@ from mdmt.files import write_json
 from server.deployment.control import control
 from server.flower import Ask, NodeInfo, public_key_to_bytes, refused_with
 
-__all__ = ["connected_since", "list_nodes", "register_sites", "revoke_site"]
-
 
 def list_nodes(kit: ServerKit) -> list[NodeInfo]:
     """List the registered sites by name; status ``registered`` means never connected."""

@@ -44,8 +44,6 @@ from server.deployment.kit_files import (
     write_proxy_config,
 )
 
-__all__ = ["Provisioned", "provision"]
-
 PACKAGES = ("mdmt", "flwr", "torch", "timm")
 """Packages whose versions decide a result."""
 

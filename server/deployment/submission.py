@@ -17,8 +17,6 @@ from server.deployment.control import control, healthy, list_runs, save_log, sto
 from server.flower import start_run
 from server.run import last_event, raise_unless_done
 
-__all__ = ["describe_run", "follow_run", "make_ready", "submit", "submitting"]
-
 _PAUSE = 0.5
 _START = 600.0
 """Seconds that a ServerApp may take to begin: its machine may be slow to load torch."""

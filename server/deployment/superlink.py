@@ -17,8 +17,6 @@ from server.deployment.control import healthy
 from server.deployment.kit_files import write_proxy_config
 from server.deployment.nodes import register_sites
 
-__all__ = ["reachable", "serve_federation"]
-
 log = logging.getLogger(__name__)
 
 _PAUSE = 0.5

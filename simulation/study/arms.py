@@ -20,8 +20,6 @@ from simulation.simulate import simulate
 from simulation.study.bench import Bench, Outcome
 from simulation.study.metadata import has_columns, predict_from_columns
 
-__all__ = ["ARMS", "run_federated"]
-
 
 def run_federated(bench: Bench) -> Outcome:
     """Run a federation in the new folder ``run`` of the cell's work folder.

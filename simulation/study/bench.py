@@ -16,8 +16,6 @@ from mdmt.tasks.base import FloatArray
 from mdmt.training import resolve_device
 from simulation.study.config import StudyConfig
 
-__all__ = ["Bench", "Outcome"]
-
 
 @dataclass(frozen=True)
 class Bench:

@@ -27,8 +27,6 @@ from simulation.study.config import StudyConfig
 from simulation.study.data import site_in_fold
 from simulation.study.kinds import Arm, Backbone
 
-__all__ = ["FORMAT", "Cell", "in_cell", "read_cell", "run_cell"]
-
 FORMAT = 1
 
 

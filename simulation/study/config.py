@@ -19,8 +19,6 @@ from mdmt.errors import ConfigError
 from mdmt.strict import Name, Strict
 from simulation.study.kinds import Arm, AverageInit, Backbone, Finetune, FoldsConfig, OwnSplits
 
-__all__ = ["StudyConfig", "load_study"]
-
 _FEDERATION = "federation."
 
 

@@ -25,16 +25,6 @@ from simulation.study.folds import (
 )
 from simulation.study.kinds import FoldsConfig, KFold, LeaveCentreOut, SplitFiles
 
-__all__ = [
-    "StudyData",
-    "Watch",
-    "check_folds",
-    "check_pictures",
-    "make_folds",
-    "open_data",
-    "site_in_fold",
-]
-
 Watch = Callable[[str, int, int], None]
 
 

@@ -17,16 +17,6 @@ from mdmt.errors import DataError
 from mdmt.seeds import derive_seed
 from simulation.study.kinds import SplitFiles
 
-__all__ = [
-    "Fold",
-    "Manifests",
-    "Sites",
-    "centres_of",
-    "folds_from_files",
-    "k_folds",
-    "leave_centres_out",
-]
-
 
 @dataclass(frozen=True)
 class Fold:

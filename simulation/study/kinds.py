@@ -9,20 +9,6 @@ from mdmt.algorithms import AnyAlgorithm
 from mdmt.config import AggregationConfig
 from mdmt.strict import Name, Probability, Strict
 
-__all__ = [
-    "Arm",
-    "AverageInit",
-    "Backbone",
-    "Federated",
-    "Finetune",
-    "FoldsConfig",
-    "KFold",
-    "LeaveCentreOut",
-    "Metadata",
-    "OwnSplits",
-    "SplitFiles",
-]
-
 
 class _Arm(Strict):
     """Keys of all arms."""

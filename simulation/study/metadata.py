@@ -13,8 +13,6 @@ from mdmt.data.table import label_columns
 from mdmt.errors import DataError
 from mdmt.tasks.base import FloatArray
 
-__all__ = ["check_columns", "has_columns", "predict_from_columns"]
-
 
 def predict_from_columns(
     manifest: Manifest, task: str, site: SiteConfig, columns: Sequence[str]

@@ -25,8 +25,6 @@ from simulation.study.metadata import check_columns, has_columns
 from simulation.study.tables import TABLES, write_tables
 from simulation.workers import prepare_worker
 
-__all__ = ["Saved", "plan_cells", "run_cells", "run_study"]
-
 Saved = dict[str, Any]
 """The ``cell.json`` of a finished cell: its columns in tables, results, steps and seconds."""
 

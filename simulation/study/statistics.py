@@ -20,8 +20,6 @@ from mdmt.results.statistics import compare_pairs, holm, mean_of
 from mdmt.results.studies import Study
 from mdmt.seeds import derive_seed
 
-__all__ = ["UNITS", "study_statistics"]
-
 FORMAT = 1
 _DISTINCT = "those that test the same images are averaged first and count once"
 _WITHIN = "an AUROC compares images of one fold, which one model ranked, and folds weigh by pairs"

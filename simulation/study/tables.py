@@ -17,8 +17,6 @@ from simulation.study.config import StudyConfig
 from simulation.study.data import StudyData
 from simulation.study.statistics import study_statistics
 
-__all__ = ["TABLES", "shortcut_caveats", "write_tables"]
-
 FORMAT = 1
 TABLES = ("results.csv", "predictions.csv", "statistics.json", "study.json")
 """Files of a whole grid; there are none while a cell is missing."""

@@ -46,7 +46,7 @@ def check_site(
         and the server may come later. But a clock that is known to be wrong, a missing table, GPU
         or disk would fail every round.
     """
-    from mdmt.data.cohort import default_cache_dir
+    from mdmt.data.cache import default_cache_dir
 
     written, site = check_site_file(kit)
     yield from (written, check_key(kit), check_ca(kit))

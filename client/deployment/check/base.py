@@ -9,8 +9,6 @@ from typing import Literal, ParamSpec
 
 from mdmt.errors import MDMTError
 
-__all__ = ["Check", "Failed", "Warned", "check"]
-
 P = ParamSpec("P")
 
 

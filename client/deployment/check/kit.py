@@ -11,15 +11,6 @@ from mdmt.deployment.keys import read_certificate, read_key
 from mdmt.deployment.kits import SiteKit
 from mdmt.errors import ConfigError
 
-__all__ = [
-    "check_audit_log",
-    "check_ca",
-    "check_dataset",
-    "check_key",
-    "check_site_file",
-    "check_table",
-]
-
 _ALL = "mdmt validate site.yaml lists all"
 _CORRECT = "correct dataset in site.yaml, or its permissions"
 

@@ -14,8 +14,6 @@ from client.deployment.check.base import Check, Failed, Warned, check
 from mdmt.config import SiteConfig
 from mdmt.errors import ConfigError
 
-__all__ = ["check_device", "check_folder", "check_versions"]
-
 GB = 10**9
 LITTLE = 2 * GB
 """Bytes. A model with its optimiser, activations and the state of a few rounds needs more."""

@@ -11,8 +11,6 @@ from mdmt.deployment.keys import read_key
 from mdmt.deployment.kits import SiteKit
 from mdmt.errors import BadInput
 
-__all__ = ["check_registered"]
-
 _IMPOSSIBLE = 0.0
 """Seconds between heartbeats."""
 _CAUSES: dict[str | int, tuple[str, str]] = {

@@ -14,16 +14,6 @@ from urllib.request import getproxies, proxy_bypass
 from client.deployment.check.base import Failed, Warned, check
 from mdmt.deployment.kits import SiteKit, split_address
 
-__all__ = [
-    "Answer",
-    "answered",
-    "ask_server",
-    "check_address",
-    "check_certificate",
-    "check_clock",
-    "check_server",
-]
-
 TIMEOUT = 10.0
 """Seconds."""
 SOON = 30

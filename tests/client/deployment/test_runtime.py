@@ -12,8 +12,8 @@ import httpx
 import pytest
 from flwr.app import Context, RecordDict
 
-from client.deployment import runtime
-from client.deployment.runtime import ObjectPullError, Runtime
+from client import flower as runtime
+from client.flower import ObjectPullError, Runtime
 from mdmt.deployment.processes import free_port
 
 
