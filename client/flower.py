@@ -262,13 +262,7 @@ def _connect(
 
 
 def _beat(client: RuntimeHttpClient, cancelled: threading.Event) -> bool:
-    """Tell the SuperNode that a task goes on; set `cancelled` if it says that the run was stopped.
-
-    Returns
-    -------
-    bool
-        Whether the SuperNode answered.
-    """
+    """Report that a task goes on, and whether that worked; set `cancelled` if the run stopped."""
     try:
         if not client.SendTaskHeartbeat(api.SendTaskHeartbeatRequest()).success:
             cancelled.set()

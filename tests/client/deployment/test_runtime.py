@@ -30,8 +30,9 @@ def told(monkeypatch):
     monkeypatch.setattr(runtime, "_connect", lambda *_: client)
     monkeypatch.setattr(runtime, "context_from_proto", lambda _: context)
     monkeypatch.setattr(runtime, "_pull_message", lambda *_: "message")
-    monkeypatch.setattr(runtime, "push_message", lambda *_: None)
-    monkeypatch.setattr(runtime, "push_task_output", lambda *task: ended.append(task[2]))
+    pushed = "flwr.supernode.runtime.run_clientapp"
+    monkeypatch.setattr(f"{pushed}.push_message", lambda *_: None)
+    monkeypatch.setattr(f"{pushed}.push_task_output", lambda *task: ended.append(task[2]))
     return ended
 
 
@@ -94,7 +95,7 @@ def test_a_token_that_has_run_out_costs_the_message_and_not_the_site():
 
 
 def test_a_supernode_that_is_gone_is_not_asked_for_ever(monkeypatch):
-    monkeypatch.setattr(runtime, "exponential", lambda **_: iter([0.0] * 100))
+    monkeypatch.setattr("flwr.supercore.retry.exponential", lambda **_: iter([0.0] * 100))
     gone = Runtime(f"127.0.0.1:{free_port()}", b"secret")
     with pytest.raises(httpx.ConnectError), gone.assignment("token"):
         pass
