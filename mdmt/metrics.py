@@ -168,8 +168,8 @@ def weighted_mean_metrics(
             for site in ordered
             if (value := site.get(key)) is not None and site.get(support, 0) != 0
         ]
-        untold = any(weight is None for _, weight in terms)
-        weights = [1 if untold or weight is None else weight for _, weight in terms]
+        withheld = any(weight is None for _, weight in terms)
+        weights = [1 if withheld or weight is None else weight for _, weight in terms]
         mean = sum(value * w for (value, _), w in zip(terms, weights, strict=True))
         result[key] = mean / sum(weights) if terms else None
     return result

@@ -18,7 +18,7 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
         if not name or name != name.strip():
             raise ValueError(f"expected names without spaces around them, not {name!r}")
         if names.count(name) > 1:
-            raise ValueError(f"the name {name} stands twice")
+            raise ValueError(f"the name {name} is given twice")
     return names
 
 

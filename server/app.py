@@ -45,7 +45,7 @@ def main(grid: Grid, context: Context) -> None:
             run.event("failed", exit_code=error.exit_code, message=str(error))
             raise
         except (KeyboardInterrupt, SystemExit):  # Flower ends a ServerApp with these
-            why = "the run was stopped, or its SuperLink ended; go on with --resume"
+            why = "the run was stopped, or its SuperLink ended; continue with --resume"
             run.event("failed", exit_code=1, message=why)
             raise
         except BaseException as error:

@@ -42,7 +42,7 @@ def new_run_folder(out: Path | None, name: str, root: Path = Path("runs")) -> Pa
     """
     if out is not None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise BadInput(f"{out}: already holds something; choose another --out")
+            raise BadInput(f"{out}: is not empty; choose another --out")
         out.mkdir(parents=True, exist_ok=True)
         return out.resolve()
     number = 1

@@ -87,8 +87,8 @@ def run_ray(
         except httpx.HTTPError as error:
             refusal = f"{type(error).__name__}: {error}"
     write_text(log_path, typer.unstyle(log_path.read_text(encoding="utf-8", errors="replace")))
-    broke_off = f"the run broke off: {refusal or last_error(log_path)}; see {log_path}"
-    raise_unless_done(last_event(out, earlier), broke_off)
+    failure = f"the run failed: {refusal or last_error(log_path)}; see {log_path}"
+    raise_unless_done(last_event(out, earlier), failure)
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def _simulate(
     resumed = find_run(out, config) if resume else None
     existed = out is not None and out.exists()
     if out is not None and existed and not resume and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out}: already holds something; choose another --out, or --resume it")
+        raise BadInput(f"{out}: is not empty; choose another --out, or --resume it")
     if engine == "ray" and workers is not None:
         raise BadInput("--workers: Ray starts its own workers; training.threads decides how many")
     console = progress_console()

@@ -112,7 +112,7 @@ def run(
                 console.print(f"not connected: {', '.join(away)}; registration waits {seconds}")
             watch.enter_context(watching(folder, loaded))
             if submitted:
-                console.print(f"run {submitted} in {folder} is under way")
+                console.print(f"run {submitted} in {folder} is running")
             else:
                 submitted = submit(opened, loaded, folder, resume=resume)
                 console.print(f"running in {folder}, as Flower's run {submitted}")
@@ -172,7 +172,7 @@ def stop(kit: Kit = DEFAULT_KIT) -> None:
         stop_run(opened, found.id)
         typer.echo(f"run {found.id} is stopped")
     if not active:
-        typer.echo("no run is under way")
+        typer.echo("there is no current run")
 
 
 @server.command()
@@ -188,4 +188,4 @@ def revoke(
     from server.deployment.nodes import revoke_site
 
     revoke_site(open_server_kit(kit), site)
-    typer.echo(f"{site} is shut out")
+    typer.echo(f"{site} is revoked")

@@ -36,7 +36,7 @@ def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise yaml.MarkedYAMLError(
-                problem=f"the key {key} stands twice", problem_mark=key_node.start_mark
+                problem=f"the key {key} is given twice", problem_mark=key_node.start_mark
             )
         seen.add(key)
     return mapping

@@ -81,7 +81,7 @@ def _register(ask: Ask, kit: ServerKit, site: str, key: bytes) -> None:
 
 
 def revoke_site(kit: ServerKit, site: str) -> None:
-    """Refuse a site's key from now on, also in a run that is under way.
+    """Refuse a site's key from now on, also in the current run.
 
     The site can be provisioned again, with another key.
 

@@ -53,14 +53,14 @@ def make_ready(kit: ServerKit, config: FederationConfig, resumed: Path | None) -
     Returns
     -------
     str or None
-        Flower's id of the run in `resumed` if it is under way: there is nothing to submit.
+        Flower's id of the run in `resumed` if it is running: there is nothing to submit.
 
     Raises
     ------
     BadInput
         The configuration is not this kit's federation.
     RunError
-        There is no SuperLink, or another run is under way.
+        There is no SuperLink, or another run is active.
     """
     if config.name != kit.facts.federation:
         raise BadInput(
@@ -74,7 +74,7 @@ def make_ready(kit: ServerKit, config: FederationConfig, resumed: Path | None) -
         if folder != str(resumed):
             # A site answers one message at a time: two runs would only delay each other.
             raise RunError(
-                f"run {run} is under way: see mdmt server status {kit.folder}, or end it with"
+                f"run {run} is running: see mdmt server status {kit.folder}, or end it with"
                 f" mdmt server stop {kit.folder}"
             )
         event = last_event(Path(folder), earlier)
@@ -137,7 +137,7 @@ def follow_run(kit: ServerKit, run: str) -> None:
                 f" {kit.run_folder / 'superlink.log'}; mdmt server stop {kit.folder} ends it"
             )
         time.sleep(_PAUSE)
-    raise_unless_done(event, f"the run in {folder} broke off")
+    raise_unless_done(event, f"the run in {folder} failed")
 
 
 def describe_run(kit: ServerKit, run: str) -> tuple[str, str]:
@@ -171,10 +171,10 @@ def _final_status(kit: ServerKit, run: str) -> str:
 def _explain_end(kit: ServerKit, run: str, folder: Path, status: str) -> str:
     """Explain why a run ended whose ServerApp wrote no last event."""
     if status == "finished:stopped":
-        return f"the run in {folder} was stopped; go on with --resume"
+        return f"the run in {folder} was stopped; continue with --resume"
     why, log = "", kit.run_folder / "superlink.log"
     if status:  # the ServerApp may have had no folder to write its error to
         log = kit.run_folder / "serverapp.log"
         save_log(kit, run, log)
         why = f": {last_error(log)}"
-    return f"the run in {folder} broke off{why}; see {log}, then go on with --resume"
+    return f"the run in {folder} failed{why}; see {log}, then continue with --resume"

@@ -79,7 +79,7 @@ class StudyConfig(Strict):
         ):
             for label in labels:
                 if labels.count(label) > 1:
-                    raise ValueError(f"{key}: {label} stands twice; give each its own name")
+                    raise ValueError(f"{key}: {label} is given twice; give each its own name")
         for backbone in self.grid_backbones:
             self.model(backbone)
         return self

@@ -171,7 +171,7 @@ def _refuse_others(study: StudyConfig, out: Path) -> None:
     file = out / "study.yaml"
     if not file.is_file():
         if not out.is_dir() or any(not entry.name.startswith(".") for entry in out.iterdir()):
-            raise BadInput(f"{out}: already holds something; choose another --out")
+            raise BadInput(f"{out}: is not empty; choose another --out")
         return
     other = load_study(file)
     grid = {"arms", "backbones", "seeds"}  # may grow: a cell knows what it was made from

@@ -128,7 +128,7 @@ def test_a_serverapp_that_is_killed_while_it_averages_resumes(real, tmp_path):
     event = real.wait_for_event("killed-serverapp", "reply", count=len(SITES), round=2)
     os.kill(event["process"], signal.SIGKILL)
     assert real.end_of_run() == 1
-    assert "go on with --resume" in real.log("run")
+    assert "continue with --resume" in real.log("run")
     booked = real.lines("killed-serverapp", "history")
     real.complete_run("killed-serverapp", "--resume")
     assert real.lines("killed-serverapp", "history")[: len(booked)] == booked
@@ -141,7 +141,7 @@ def test_a_stopped_run_resumes_from_the_checkpoint_before_a_damaged_one(real, tm
     real.wait_for_event("damaged", "round", round=3)
     second = real.run("beside")
     assert second.returncode == 1
-    assert "is under way" in second.stderr, "two runs at once only delay each other"
+    assert "is running" in second.stderr, "two runs at once only delay each other"
     assert "is stopped" in real.mdmt("server", "stop", "kits/server").stdout
     assert real.end_of_run() == 1
     real.behave("clinic")

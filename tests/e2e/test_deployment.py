@@ -64,7 +64,7 @@ def test_a_superlink_that_is_killed_costs_a_resume_and_no_round(real, tmp_path):
     real.wait_for_event("killed-superlink", "reply", round=2)
     os.kill(real.pid("server", "SuperLink"), signal.SIGKILL)
     assert real.end_of_run() == 1
-    assert "go on with --resume" in real.log("run")
+    assert "continue with --resume" in real.log("run")
     booked = real.lines("killed-superlink", "history")
     real.mdmt("server", "status", "kits/server", "--wait", "60")
     done = real.run("killed-superlink", "--resume")

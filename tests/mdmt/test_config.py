@@ -165,8 +165,8 @@ def test_several_problems_are_counted(write) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (FEDERATION + "  ward: {}\n", "the key ward stands twice"),
-        (FEDERATION + "name: again\n", "the key name stands twice"),
+        (FEDERATION + "  ward: {}\n", "the key ward is given twice"),
+        (FEDERATION + "name: again\n", "the key name is given twice"),
         ("a: [", "not valid YAML"),
         ("name: {{NAME}}", "not valid YAML"),
         ("name: 2024-13-45", "not valid YAML"),

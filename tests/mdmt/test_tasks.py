@@ -39,7 +39,7 @@ def some_targets(task: Task, rows: int = 6) -> np.ndarray:
     ("declared", "message"),
     [
         ({"kind": "classification", "classes": ["MILD"]}, "at least 2"),
-        ({"kind": "classification", "classes": ["MILD", "MILD"]}, "MILD stands twice"),
+        ({"kind": "classification", "classes": ["MILD", "MILD"]}, "MILD is given twice"),
         ({"kind": "classification", "classes": ["MILD", ""]}, "spaces"),
         ({"kind": "classification", "classes": ["MILD", " SEVERE"]}, "spaces"),
         ({"kind": "classification", "classes": [0, 1]}, "valid string"),
@@ -47,7 +47,7 @@ def some_targets(task: Task, rows: int = 6) -> np.ndarray:
         ({"kind": "regression", "outputs": ["A"], "range": [3, 3]}, "low < high"),
         ({"kind": "regression", "outputs": ["A"], "range": [0, math.inf]}, "finite"),
         ({"kind": "ordinal", "outputs": ["A"], "levels": 1}, "greater than or equal to 2"),
-        ({"kind": "ordinal", "outputs": ["A", "A"], "levels": 4}, "A stands twice"),
+        ({"kind": "ordinal", "outputs": ["A", "A"], "levels": 4}, "A is given twice"),
         ({"kind": "multilabel", "labels": ["x"], "levels": 4}, "no such key"),
         ({"kind": "multilabel", "labels": ["x", "y"], "mirror": {"x": "z"}}, "z is none of x, y"),
         ({"kind": "ordinal", "outputs": list("ABD"), "levels": 4, "mirror": {"A": "D", "B": "D"}},

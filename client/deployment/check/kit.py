@@ -52,7 +52,9 @@ def check_audit_log(kit: SiteKit, site: SiteConfig) -> str:
 
     log = open_audit_log(kit, site)
     if problems := log.verify():
-        remedy = f"mdmt site audit lists all; to begin anew, keep it and {kit.audit_head} elsewhere"
+        remedy = (
+            f"mdmt site audit lists all; to start a new log, keep it and {kit.audit_head} elsewhere"
+        )
         raise Failed(f"{log.path}: {problems[0]}", remedy)
     return "intact"
 

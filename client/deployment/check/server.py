@@ -24,7 +24,7 @@ _COORDINATOR = "tell the coordinator"
 _OTHER_CA = (
     "is not of this federation's CA",
     "if this network opens TLS, have the server exempted; else ask the coordinator whether all kits"
-    " were made anew",
+    " were made again",
 )
 _OTHER_HOST = (
     "is for another name: {why}",

@@ -122,7 +122,7 @@ def test_two_sites_under_one_key(write_federation: WriteFederation, tmp_path: Pa
     file = write_federation()
     site = f"{{dataset: {{kind: table, root: {tmp_path}}}, tasks: {{prognosis: {{}}}}}}"
     file.write_text(file.read_text() + f"sites:\n  a: {site}\n  a: {site}\n")
-    assert "the key a stands twice" in refused("simulate", file, "--out", tmp_path / "out")
+    assert "the key a is given twice" in refused("simulate", file, "--out", tmp_path / "out")
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_nothing_is_written_over(write_federation: WriteFederation, tmp_path: Pa
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine").write_text("precious")
-    assert "already holds something" in refused("simulate", file, "--out", out)
+    assert "is not empty" in refused("simulate", file, "--out", out)
     assert [path.name for path in out.iterdir()] == ["mine"]
 
 

@@ -37,7 +37,7 @@ def config(tmp_path, monkeypatch):
 
 @pytest.fixture
 def superlink(monkeypatch):
-    """A SuperLink on which run 7 is under way; what was stopped is noted."""
+    """A SuperLink on which run 7 is running; what was stopped is noted."""
     stopped = []
     monkeypatch.setattr(submission, "healthy", lambda kit: True)
     monkeypatch.setattr(submission, "list_runs", lambda kit: [FlowerRun("7", "running")])
@@ -62,7 +62,7 @@ def test_a_second_run_is_refused_and_the_first_left_alone(config, superlink, tmp
     done = run_cli("server", "run", config, "--out", tmp_path / "second")
     assert done.exit_code == 1
     (line,) = errors(done)
-    assert line.startswith("error: run 7 is under way: ")
+    assert line.startswith("error: run 7 is running: ")
     assert not (tmp_path / "second").exists()
 
 

@@ -13,8 +13,8 @@ CASES = {
     "unknown arm": ({"arms": ["magic"]}, "arms.0.kind: expected one of 'constant'"),
     "unknown key of an arm": ({"arms": [{"kind": "local", "beta": 1}]}, "arms.0.beta: no such key"),
     "no arm": ({"arms": []}, "arms: "),
-    "an arm twice": ({"arms": ["local", "local"]}, "arms: local stands twice"),
-    "a seed twice": ({"seeds": [1, 1]}, "seeds: 1 stands twice"),
+    "an arm twice": ({"arms": ["local", "local"]}, "arms: local is given twice"),
+    "a seed twice": ({"seeds": [1, 1]}, "seeds: 1 is given twice"),
     "no such target": ({"target": "death"}, "target: death is none of prognosis, severity"),
     "a target that no site has": (
         {

@@ -233,7 +233,7 @@ def test_a_folder_of_another_study_is_refused(load, tables, tmp_path):
         run_study(other, out, workers=0)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
-    with pytest.raises(BadInput, match="already holds something"):
+    with pytest.raises(BadInput, match="is not empty"):
         run_study(other, tmp_path / "photos", workers=0)
 
 
