@@ -92,5 +92,5 @@ def test_an_algorithm_that_needs_single_updates_is_refused_by_name_where_only_su
         with pytest.raises(NotImplementedError):
             algorithm.combine_each(None, {}, {})
     else:
-        with pytest.raises(ConfigError, match=f"{name} needs every site's update"):
+        with pytest.raises(ConfigError, match=f"{name} needs the update of every site"):
             require_sum(algorithm)
