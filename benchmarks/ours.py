@@ -43,15 +43,14 @@ def has_wires() -> bool:
 
 def simulate(work: Path, *options: str) -> Thing:
     """`mdmt simulate` of a prepared work: by one worker, unless the options say otherwise."""
-    parallel = "ray" in options or PARALLEL[0] in options
-    if has_workers() and not parallel:
+    if has_workers() and "ray" not in options and PARALLEL[0] not in options:
         options += _SERIAL
     return Thing(
         lambda folder: [
             *(MDMT, "simulate", str(work / CONFIG), "--out", str(folder / "run")),
             *options,
         ],
-        lambda outcome, folder: _figures(outcome, folder / "run", parallel=parallel),
+        lambda outcome, folder: _figures(outcome, folder / "run"),
     )
 
 
@@ -59,33 +58,24 @@ def deployment(work: Path) -> Thing:
     """`mdmt provision`, `server start`, `site start` and `server run` of a prepared work."""
     return Thing(
         lambda folder: job("jobs.deployment", work, folder / "run"),
-        lambda outcome, folder: _figures(outcome, folder / "run", parallel=True),
+        lambda outcome, folder: _figures(outcome, folder / "run"),
     )
 
 
-def _figures(outcome: Outcome, run: Path, *, parallel: bool) -> Figures:
-    """What a run directory tells; the first round, which builds models, is left out.
-
-    ``round`` and ``idle`` are seconds per round, with and without what its sites trained: what the
-    slowest did if they trained in parallel.
-    """
+def _figures(outcome: Outcome, run: Path) -> Figures:
+    """Read the figures of a run directory. ``round`` does not count the first round."""
     events = read_lines(run / "events.jsonl")
     starts = [e["time"] for e in events if e["event"] == "round"]
     over = next(e["time"] for e in events if e["event"] == "evaluate")
     seconds = [b - a for a, b in pairwise([*starts, over])][1:]
     lines = [line for line in read_lines(run / "history.jsonl") if line["round"] > 1]
-    trained = [[s["seconds"] for s in line["sites"].values() if "seconds" in s] for line in lines]
-    idle = [
-        whole - (max(own) if parallel else sum(own))
-        for whole, own in zip(seconds, trained, strict=True)
-    ]
     return {
         "seconds": outcome.seconds,
         "peak": outcome.peak,
         "memory": outcome.memory,
         "start": starts[0] - outcome.started,
         "starts": [*starts, over],
-        **({"round": median(seconds), "idle": median(idle)} if seconds else {}),
+        **({"round": median(seconds)} if seconds else {}),
         "bytes": _bytes(lines),
         "bits": _digest(max((run / "checkpoints").glob("round-*.safetensors"))),
     }

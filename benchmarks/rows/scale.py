@@ -59,10 +59,10 @@ def _per_site(
         for n, runs in zip(sites, found.values(), strict=True)
     ]
     what = "cost per site-round, test_resnet, {}: {} sites / {}"
-    idle = "seconds per round without training, test_resnet, {}: {} sites"
+    whole = "seconds per round of one step, test_resnet, {}: {} sites"
     last = sites[-1]
     rows = [
-        Row(idle.format(engine, n), summary(column(runs, "idle")), "s")
+        Row(whole.format(engine, n), summary(column(runs, "round")), "s")
         for n, runs in zip(sites, each, strict=True)
     ]
     return rows + [
