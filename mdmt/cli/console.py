@@ -1,15 +1,18 @@
 """What all commands share: results on standard output, progress and errors on standard error."""
 
+from __future__ import annotations
+
 import logging
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console, RenderableType
-from rich.table import Table
 from typer.core import TyperGroup
 
 from mdmt.errors import MDMTError
+
+if TYPE_CHECKING:  # rich is loaded by commands that print more than a line
+    from rich.console import Console, RenderableType
+    from rich.table import Table
 
 INTERRUPTED = 130
 """128 + SIGINT, as in shells."""
@@ -65,6 +68,8 @@ def log_to_stderr() -> None:
 
 
 def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
     console = Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _LOG_WIDTH
@@ -73,6 +78,9 @@ def _console(*, stderr: bool) -> Console:
 
 def new_table(title: str, *columns: str) -> Table:
     """Build an empty table; a column whose name starts with ``>`` is aligned to the right."""
+    from rich import box
+    from rich.table import Table
+
     table = Table(title=f"\n{title}", title_justify="left", box=box.SIMPLE_HEAD)
     table.pad_edge = table.show_edge = False  # results must fit into 80 columns
     for column in columns:

@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.live import Live
-from rich.text import Text
-
 from mdmt.cli.console import progress_console
 from mdmt.results.runs import format_metric
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from mdmt.config import FederationConfig
 
 _POLL_SECONDS = 0.2
@@ -161,6 +160,9 @@ def watching(folder: Path, config: FederationConfig) -> Iterator[None]:
     events = folder / "events.jsonl"
     shown = events.stat().st_size if events.exists() else 0  # events of the run that is resumed
     follower = threading.Thread(target=follow, args=(events, on_event, stop, shown), daemon=True)
+
+    from rich.live import Live
+    from rich.text import Text
 
     def status() -> Text:
         if progress.stage.startswith(_REFERENCES):

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import RenderableType
-from rich.table import Table
 
 from mdmt.cli.console import new_table, show_results
 from mdmt.results.runs import Run, format_metric, read_run
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
     from mdmt.report import page
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from mdmt.cli.console import new_table, progress_console, show_results
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from mdmt.config import FederationConfig, SiteConfig
     from mdmt.data.validation import ValidationReport
 
