@@ -63,16 +63,24 @@ def weighted_mean(
     totals: dict[str, NDArray[np.float64]] = {}
     dtypes: dict[str, np.dtype[np.floating]] = {}
     for arrays, weights in updates:
-        for name, array in arrays.items():
-            if name not in weights:
-                continue
-            if name in totals:
-                _add(totals[name], array, weights[name])
-                continue
-            dtypes[name] = array.dtype
-            total = np.empty(array.shape)  # np.multiply returns a scalar for an array without axes
-            totals[name] = np.multiply(array, weights[name], out=total, dtype=np.float64)
+        _accumulate(totals, arrays, weights)
+        dtypes |= {name: array.dtype for name, array in arrays.items()}
+        del arrays  # the next update is decoded after this one is freed
     return {name: total.astype(dtypes[name], copy=False) for name, total in totals.items()}
+
+
+def _accumulate(
+    totals: dict[str, NDArray[np.float64]], arrays: Arrays, weights: Mapping[str, float]
+) -> None:
+    """Add the weighted arrays of one update to `totals` in place."""
+    for name, array in arrays.items():
+        if name not in weights:
+            continue
+        if name in totals:
+            _add(totals[name], array, weights[name])
+            continue
+        total = np.empty(array.shape)  # np.multiply returns a scalar for an array without axes
+        totals[name] = np.multiply(array, weights[name], out=total, dtype=np.float64)
 
 
 def _add(total: NDArray[np.float64], array: NDArray[np.floating], weight: float) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from mdmt.algorithms import State
+from mdmt.blob import Arrays
 from mdmt.errors import RunError
 from mdmt.messages import Metrics, SiteCard
 from mdmt.seeds import derive_seed
@@ -103,18 +104,18 @@ def combine(
     """Let the algorithm compute the next state from the accepted updates, in order of site names.
 
     The weight of a site depends on the accepted sites. Therefore the updates wait in the buffer
-    until the last one has arrived. For a sum they are then decoded one at a time.
+    until the last one has arrived. For a sum, one decoded update at a time is in memory.
     """
     cards = [federation.registry.sites[site] for site in sorted(collected.reports)]
     weights = array_weights(federation.config, cards, federation.uploaded)
-    updates = (
-        (card.name, codec.decode_upload(buffer.take(card.name), sent.arrays[card.name]))
-        for card in cards
-    )
     algorithm = federation.config.algorithm
+
+    def update(site: str) -> Arrays:
+        return codec.decode_upload(buffer.take(site), sent.arrays[site])
+
     if algorithm.needs == "updates":
-        return algorithm.combine_each(federation.state, dict(updates), weights)
-    mean = weighted_mean((arrays, weights[site]) for site, arrays in updates)
+        return algorithm.combine_each(federation.state, {s: update(s) for s in weights}, weights)
+    mean = weighted_mean((update(site), weights[site]) for site in weights)
     return algorithm.combine(federation.state, mean)
 
 
