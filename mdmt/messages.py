@@ -5,6 +5,7 @@ This file lists every field that a site sends. No field can contain a patient id
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, Protocol
@@ -14,7 +15,7 @@ from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
 from mdmt.strict import Strict
 from mdmt.tasks import AnyTask
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """Version of these messages. Server and sites must use the same version."""
 Short = Annotated[str, StringConstraints(max_length=128)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
@@ -44,15 +45,15 @@ Histogram = dict[Short, dict[Short, Count] | None]
 class Query(Strict):
     """Server → site at registration."""
 
-    protocol: Literal[1] = PROTOCOL
+    protocol: Literal[2] = PROTOCOL
     recipe: str
-    """The federation without its sites (`FederationConfig.recipe`)."""
+    """What decides the result (`FederationConfig.recipe`)."""
 
 
 class SiteCard(Strict):
     """Site → server at registration: the identity, tasks and counts of the site."""
 
-    protocol: Literal[1] = PROTOCOL
+    protocol: Literal[2] = PROTOCOL
     name: Short
     federation: Short
     """Hash of the recipe in the query."""
@@ -176,6 +177,22 @@ def protocol_of(text: str) -> int:
         return 0
     number = found.get("protocol", 0) if isinstance(found, dict) else 0
     return number if isinstance(number, int) else 0
+
+
+def order_hash(kind: str, order: str, blob: bytes = b"") -> str:
+    """Return the SHA-256 that identifies an order.
+
+    Parameters
+    ----------
+    kind : str
+        Type of the message, such as ``train``.
+    order : str
+        The order as JSON, as it was sent.
+    blob : bytes
+        Its encoded arrays.
+    """
+    parts = (kind.encode(), order.encode(), blob)
+    return hashlib.sha256(b"".join(hashlib.sha256(p).digest() for p in parts)).hexdigest()
 
 
 def content_values(content: Any) -> Iterator[tuple[str, Any]]:

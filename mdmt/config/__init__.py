@@ -20,6 +20,7 @@ from mdmt.config.loading import (
     save_config,
     saved_by,
 )
+from mdmt.config.privacy import DifferentialPrivacy, PrivacyConfig
 from mdmt.config.site import Policy, SiteConfig, SiteTask
 from mdmt.config.training import AggregationConfig, TrainingConfig, WireConfig
 
@@ -28,11 +29,13 @@ __all__ = [
     "AggregationConfig",
     "AugmentationConfig",
     "Brixia",
+    "DifferentialPrivacy",
     "FederationConfig",
     "HeadConfig",
     "ModelConfig",
     "Policy",
     "PreprocessingConfig",
+    "PrivacyConfig",
     "SiteConfig",
     "SiteTask",
     "Synthetic",

@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+import re
+from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from mdmt.algorithms import AnyAlgorithm, FedAvg
+from mdmt.config.privacy import PrivacyConfig
 from mdmt.config.renamed import SAVED
 from mdmt.config.site import BesideSpace, SiteConfig
 from mdmt.config.training import AggregationConfig, TrainingConfig, WireConfig
+from mdmt.errors import ConfigError
 from mdmt.strict import Name, NonNegative, Positive, Probability, Strict, increasing
 from mdmt.tasks import Task
 
@@ -24,11 +29,41 @@ CHEST_XRAY = {
 """Architecture by the paper's name, for backbones with weights from chest radiographs."""
 
 
+_BY_NAME = ("none", "timm", "offline")
+"""Values of `model.weights` that are not files."""
+_BY_CONTENT = "sha256:"
+"""Prefix of `model.weights` in a recipe, if the weights are in a file."""
+
+
 def _known_weights(value: str) -> str:
-    suffixes = (".safetensors", ".pth", ".pt")
-    if value not in ("none", "timm", "offline") and not value.endswith(suffixes):
+    known = "|".join((*_BY_NAME, _BY_CONTENT + "[0-9a-f]{64}", r".*\.(safetensors|pth|pt)"))
+    if not re.fullmatch(known, value):
         raise ValueError("expected none, timm, offline or a .safetensors, .pth or .pt file")
     return value
+
+
+def content_name(weights: str) -> str:
+    """Return `model.weights` as a recipe writes it: a file is named by its SHA-256.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read.
+    """
+    if weights in _BY_NAME or weights.startswith(_BY_CONTENT):
+        return weights
+    try:
+        state = Path(weights).stat()
+        return _BY_CONTENT + _file_hash(weights, state.st_mtime_ns, state.st_size)
+    except OSError as error:
+        raise ConfigError(f"model.weights: {weights}: {error.strerror}") from error
+
+
+@lru_cache(maxsize=16)
+def _file_hash(file: str, changed: int, size: int) -> str:
+    """Return the SHA-256 of a file that last `changed` at this time."""
+    with Path(file).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class ModelConfig(Strict):
@@ -143,6 +178,7 @@ class FederationConfig(Strict):
     training: TrainingConfig
     algorithm: AnyAlgorithm = FedAvg()
     aggregation: AggregationConfig = AggregationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     wire: WireConfig = WireConfig()
     references: tuple[Literal["constant", "local"], ...] = ()
     """References that the federation is compared with."""
@@ -189,20 +225,22 @@ class FederationConfig(Strict):
 
     @property
     def recipe(self) -> str:
-        """The configuration that sites get: without `sites`, as canonical JSON."""
-        return json.dumps(self.model_dump(mode="json", exclude={"sites"}), sort_keys=True)
+        """The keys that decide the result, as canonical JSON. Sites get and approve this text.
 
-    @property
-    def hash(self) -> str:
-        """First 16 hex digits of the SHA-256 of all keys that change a result.
-
-        Timeouts, and the numbers of sites to wait for, do not change it. So a stopped run can be
-        resumed with other values of these keys.
+        It has no `sites`, and no timeouts or numbers of sites to wait for: a stopped run can be
+        resumed with other values of these keys. It has no paths: the SHA-256 of its content names a
+        file of weights.
         """
         patience = {"join_timeout", "min_sites", "on_missing"}
         omitted: Any = {"sites": True, "training": {"round_timeout"}, "aggregation": patience}
-        deciding = json.dumps(self.model_dump(mode="json", exclude=omitted), sort_keys=True)
-        return hashlib.sha256(deciding.encode()).hexdigest()[:16]
+        deciding = self.model_dump(mode="json", exclude=omitted)
+        deciding["model"]["weights"] = content_name(self.model.weights)
+        return json.dumps(deciding, sort_keys=True)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the recipe."""
+        return hashlib.sha256(self.recipe.encode()).hexdigest()
 
 
 def _space(task: Any) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from mdmt.strict import Name, Positive, Strict, check_keys
 from mdmt.tasks import AnyTask, task_kinds
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Fingerprint = Annotated[str, Field(pattern=r"^SHA256:[A-Za-z0-9+/]{43}$")]
+"""SHA-256 of a public key, as ``ssh-keygen -lf`` prints it."""
 Limit = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -61,6 +63,11 @@ class SiteTask(BesideSpace):
 class Policy(Strict):
     """What a site allows, independently of the server. A limit that is not set does not apply."""
 
+    recipes: tuple[Sha256, ...] | None = None
+    """SHA-256 of the recipes that a person approved (`mdmt site approve`).
+
+    The default is none at a deployed site, and any in a simulation.
+    """
     federations: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """Names of the federations that the site takes part in. The default is any."""
     tasks: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
@@ -86,6 +93,27 @@ class Policy(Strict):
     """Report the numbers of images and labels. Without them the weights must be uniform."""
     report_histogram: bool = True
     """Report how often each label occurs in the training split."""
+    min_patients_per_update: Count = 0
+    """Smallest number of patients in the batches of a round. With fewer, nothing is sent."""
+    max_messages: Limit | None = None
+    """Largest number of answered orders, over all runs. Approving a recipe starts a new budget."""
+    secure_aggregation: bool = False
+    """Refuse a federation without secure aggregation."""
+    peers: dict[Name, Fingerprint] | None = None
+    """Fingerprint of the key of each other site, as compared with its engineer.
+
+    Secure aggregation of a deployed site uses no other keys.
+    """
+    max_peer_weight: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Largest weight of one site under secure aggregation."""
+    max_epsilon: Positive | None = None
+    """Largest ε of this site's data over all federations. Without it, there is no limit."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """δ that goes with `max_epsilon`."""
+    max_threads: Limit | None = None
+    """Largest number of CPU threads that a federation may ask for."""
+    max_cache: Positive | None = None
+    """Largest size of the image cache, in GB (10^9 bytes)."""
     max_upload: Positive | None = None
     """Largest message to the server, in MB (10^6 bytes)."""
     max_memory: Positive | None = None

@@ -1,6 +1,5 @@
 """The page of one federated run."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,7 +36,11 @@ def run_page(run: Run) -> Page:
         sections=[
             ("results", "Results on the test sets", list(_results(run))),
             ("learning", "Learning curves", run_learning(run)),
-            ("setup", "What was run", setup + config_blocks(json.loads(run.config.recipe))),
+            (
+                "setup",
+                "What was run",
+                setup + config_blocks(run.config.model_dump(mode="json", exclude={"sites"})),
+            ),
             ("cost", "Rounds, time and traffic", list(_cost(run))),
         ],
     )

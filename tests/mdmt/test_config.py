@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -289,6 +290,20 @@ def test_the_hash_follows_the_recipe_and_ignores_the_sites(write) -> None:
     assert load_federation(path, ["tasks.severity.weight=3"]).hash != mine
     longer = ["training.round_timeout=7", "aggregation.join_timeout=7", "aggregation.min_sites=1"]
     assert load_federation(path, longer).hash == mine, "a stalled run may be given more time"
+    assert load_federation(path, longer).recipe == load_federation(path).recipe
+
+
+def test_a_recipe_names_a_file_of_weights_by_its_content(write, tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes(b"weights")
+    config = load_federation(write(), [f"model.weights={file}"])
+    content = hashlib.sha256(b"weights").hexdigest()
+    assert parse_recipe(config.recipe).model.weights == f"sha256:{content}"
+    assert parse_recipe(config.recipe).hash == config.hash
+    assert str(tmp_path) not in config.recipe
+    file.unlink()
+    with pytest.raises(ConfigError, match=r"mine\.safetensors: No such file"):
+        _ = config.recipe
 
 
 @pytest.mark.parametrize("recipe", ["", "[]", '{"name": "x"}'])

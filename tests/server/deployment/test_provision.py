@@ -269,6 +269,7 @@ def test_shipped_federations_lose_only_their_sites(name, kits, monkeypatch):
 
 
 def test_weights_are_found_from_the_kit(source, kits, tmp_path):
+    (tmp_path / "my.safetensors").write_bytes(b"weights")
     source.write_text(FEDERATION.replace("weights: none", "weights: my.safetensors  # mine"))
     run(source, kits)
     found = load_federation(kits / "server" / "federation.yaml")
