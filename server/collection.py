@@ -111,6 +111,7 @@ def collect(
             found.refusals[card.name] = str(refused)
         else:
             buffer.put(card.name, blob)
+            del blob  # if the buffer has written it to the disk, it is freed now
             found.reports[card.name] = report
             found.bytes[card.name] = content_bytes(reply.content)
         if reply.has_content():
