@@ -25,9 +25,9 @@ from mdmt.models import (
     uploaded_names,
 )
 from mdmt.selection import Selection
+from mdmt.weighting import loss_coefficients
 from server.run import RunDirectory
 from server.site_registry import SiteRegistry
-from server.weighting import loss_coefficients
 
 _MEMORY = "algorithm."
 """Prefix of the algorithm's memory in a checkpoint."""

@@ -14,6 +14,7 @@ from mdmt.blob import Arrays
 from mdmt.errors import RunError
 from mdmt.messages import Metrics, SiteCard
 from mdmt.seeds import derive_seed
+from mdmt.weighting import array_weights, loss_coefficients, site_weights
 from mdmt.wire import Codec
 from server.aggregation import weighted_mean
 from server.collection import Collected, Sent, collect, send
@@ -21,7 +22,6 @@ from server.evaluation import evaluate_round
 from server.federation import Federation
 from server.run import RunDirectory
 from server.update_buffer import UpdateBuffer
-from server.weighting import array_weights, loss_coefficients, site_weights
 
 
 def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: int) -> None:

@@ -16,13 +16,13 @@ from mdmt.errors import RunError
 from mdmt.messages import TrainReport
 from mdmt.metrics import weighted_mean_metrics
 from mdmt.selection import Selection
+from mdmt.weighting import loss_coefficients
 from mdmt.wire import Codec
 from server.collection import collect, send
 from server.federation import Federation
 from server.rounds import check_quorum, combine, history_line, select
 from server.site_registry import SiteRegistry
 from server.update_buffer import UpdateBuffer
-from server.weighting import loss_coefficients
 from simulation.engine import task_identity
 
 W, RUNNING, HEAD = "backbone.w", "backbone.running_mean", "heads.severity.weight"

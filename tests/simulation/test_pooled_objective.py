@@ -24,8 +24,8 @@ from safetensors.numpy import load_file
 from mdmt.data.cohort import open_cohort, pool
 from mdmt.models import build_model
 from mdmt.training import train
+from mdmt.weighting import loss_coefficients, site_weights
 from server.aggregation import weighted_mean
-from server.weighting import loss_coefficients, site_weights
 from simulation.simulate import prepare, simulate
 from simulation.study.runner import run_study
 

@@ -1,22 +1,40 @@
-"""The weights of sites: w_s of the backbone, c_{s,t} of the task losses."""
+"""The weights of sites: w_s of the backbone, c_{s,t} of the task losses.
+
+The server computes them. Under secure aggregation every site computes them again.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
 
 from mdmt.config import FederationConfig
 from mdmt.errors import RegistrationError
-from mdmt.messages import SiteCard
 from mdmt.models import head_task
 
 
-def task_shares(config: FederationConfig, cards: Iterable[SiteCard]) -> dict[str, dict[str, float]]:
+class Labelled(Protocol):
+    """The counts of a site: its site card, or what it signed for secure aggregation."""
+
+    @property
+    def name(self) -> str:
+        """Name of the site."""
+
+    @property
+    def tasks(self) -> Collection[str]:
+        """Names of its tasks."""
+
+    def labels(self, task: str) -> int | None:
+        """Return n_{s,t} of the training split; None if withheld."""
+
+
+def task_shares(config: FederationConfig, cards: Iterable[Labelled]) -> dict[str, dict[str, float]]:
     """Return a_{s,t} = (λ_t/Λ)·(n_{s,t}/n_t): the share of site s and task t in the objective.
 
     Parameters
     ----------
     config : FederationConfig
-    cards : iterable of SiteCard
+    cards : iterable of Labelled
         The participating sites. n counts their training labels, Λ sums over their tasks.
 
     Returns
@@ -37,7 +55,7 @@ def task_shares(config: FederationConfig, cards: Iterable[SiteCard]) -> dict[str
     }
 
 
-def site_weights(config: FederationConfig, cards: Iterable[SiteCard]) -> dict[str, float]:
+def site_weights(config: FederationConfig, cards: Iterable[Labelled]) -> dict[str, float]:
     """Return w_s of the sites whose updates are averaged. The weights sum to 1.
 
     ``tasks``: w_s = Σ_t a_{s,t}, so that the federation minimises the pooled objective (P2).
@@ -56,7 +74,7 @@ def site_weights(config: FederationConfig, cards: Iterable[SiteCard]) -> dict[st
 
 
 def array_weights(
-    config: FederationConfig, cards: Collection[SiteCard], names: Iterable[str]
+    config: FederationConfig, cards: Collection[Labelled], names: Iterable[str]
 ) -> dict[str, dict[str, float]]:
     """Return the weight of each site in the mean of each array: site → array → weight.
 
@@ -87,7 +105,7 @@ def array_weights(
 
 
 def loss_coefficients(
-    config: FederationConfig, cards: Mapping[str, SiteCard]
+    config: FederationConfig, cards: Mapping[str, Labelled]
 ) -> dict[str, dict[str, float]]:
     """Return c_{s,t}, which is fixed at registration. The coefficients of a site sum to 1.
 
@@ -109,7 +127,7 @@ def loss_coefficients(
     }
 
 
-def _labels(card: SiteCard, task: str) -> int:
+def _labels(card: Labelled, task: str) -> int:
     """Return n_{s,t}, which every weighting except ``uniform`` needs."""
     labels = card.labels(task)
     if labels is None:

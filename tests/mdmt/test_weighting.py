@@ -6,7 +6,7 @@ import pytest
 from builders import PROGNOSIS, SEVERITY
 
 from mdmt.errors import RegistrationError
-from server.weighting import loss_coefficients, site_weights, task_shares
+from mdmt.weighting import loss_coefficients, site_weights, task_shares
 
 
 @pytest.fixture
