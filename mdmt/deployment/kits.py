@@ -80,6 +80,10 @@ class SiteKit:
 
     site_file = _File("site.yaml")
     """The hospital's configuration."""
+    federation_file = _File("federation.yaml")
+    """What the coordinator wants to run: `mdmt site approve` explains it."""
+    weights = _File("weights")
+    """Folder of the initial weights, if they are in a file. Its name is its SHA-256."""
     ca_certificate = _File("ca.crt")
     """PEM; the CA that signed the server's certificate."""
     private_key = _File("site.key")

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from mdmt.config import FederationConfig, SiteTask, TaskConfig, read_yaml
+from mdmt.config.federation import content_name
 from mdmt.deployment.kits import ServerKit, SiteFacts, split_address
 from mdmt.files import render, write_text
 
@@ -61,11 +62,28 @@ def _task(name: str, entry: SiteTask | TaskConfig) -> dict[str, Any]:
     }
 
 
-def federation_text(path: Path) -> str:
-    """A federation's keys without its `sites`; paths are absolute, as the kit lies elsewhere."""
+def federation_text(path: Path, weights: str = "") -> str:
+    """A federation's keys without its `sites`; paths are absolute, as the kit lies elsewhere.
+
+    `weights` is the place of a file of weights in a site's kit.
+    """
     data = {key: value for key, value in read_yaml(path).items() if key != "sites"}
+    if weights:
+        data["model"]["weights"] = weights
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     return f"# {path.name} as it was provisioned, without its sites.\n{text}"
+
+
+def weights_in_kit(config: FederationConfig) -> str:
+    """Place of the file of weights in a site's kit; empty if `model.weights` is not a file.
+
+    The file is named by its content, so that server and sites have the same recipe.
+    """
+    file = Path(config.model.weights)
+    name = content_name(config.model.weights)
+    if name == config.model.weights:
+        return ""
+    return f"weights/{name.removeprefix('sha256:')}{file.suffix}"
 
 
 def _render(template: str, /, **facts: Any) -> str:

@@ -6,6 +6,7 @@ is missing.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,7 @@ from mdmt.deployment.kits import (
     split_address,
 )
 from mdmt.errors import BadInput
-from mdmt.files import write_json, write_text
+from mdmt.files import atomic_path, write_json, write_text
 from server.deployment.bundle import app_hash
 from server.deployment.certificates import (
     certificate_pem,
@@ -41,6 +42,7 @@ from server.deployment.kit_files import (
     federation_text,
     server_files,
     site_files,
+    weights_in_kit,
     write_proxy_config,
 )
 
@@ -103,7 +105,8 @@ def provision(
             name=name, federation=config.name, server=server, app=kit.facts.app, versions=versions
         )
         site = SiteKit(out / "sites" / name, facts)
-        done.append(_site(site, kit.public_key(name), config, ca, force))
+        made = _site(site, kit.public_key(name), config, ca, force)
+        done.append(made._replace(saved=[*made.saved, *_recipe(site, config, source)]))
     return [authority, _server(kit, text, ca_key, ca, force), *done]
 
 
@@ -175,7 +178,8 @@ def _site(
 ) -> Provisioned:
     """Write a site's kit, and its public key into the server's kit.
 
-    If the kit was handed over with its key, only ``kit.json`` is written: an upgrade changes it.
+    If the kit was handed over with its key, only ``kit.json`` is written here: an upgrade changes
+    it.
     """
     write_json(kit.folder / KIT_FILE, kit.facts.model_dump(mode="json"))
     if public.exists() and not kit.private_key.exists() and not force:
@@ -185,6 +189,19 @@ def _site(
     saved = _place(kit.folder, site_files(kit.facts, config), anew=force)
     write_text(public, public_key_line(key, kit.facts.name))
     return Provisioned(kit.facts.name, kit.folder, made, saved)
+
+
+def _recipe(kit: SiteKit, config: FederationConfig, source: Path) -> list[Path]:
+    """Write what the site approves: the federation's file, and the weights if they are in a file.
+
+    A kit that was handed over gets it too, because the federation may have changed.
+    """
+    weights = weights_in_kit(config)
+    if weights and not (kit.folder / weights).exists():
+        with atomic_path(kit.folder / weights) as temporary:
+            shutil.copyfile(config.model.weights, temporary)
+    files = {kit.federation_file.name: federation_text(source, weights)}
+    return _place(kit.folder, files, anew=True)
 
 
 def _private_key(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import ssl
@@ -166,8 +167,8 @@ def test_a_key_that_is_at_the_site_only_is_not_made_again(source, kits):
     public = (kits / "server" / "sites" / "north.pub").read_text()
     assert outcomes(run(source, kits))["north"] == "handed over"
     assert (kits / "server" / "sites" / "north.pub").read_text() == public
-    (left,) = (kits / "sites" / "north").iterdir()
-    assert left.name == "kit.json", "an upgrade changes it: to be sent to the site"
+    left = {file.name for file in (kits / "sites" / "north").iterdir()}
+    assert left == {"kit.json", "federation.yaml"}, "they may change: to be sent to the site"
     (kits / "server" / "sites" / "north.pub").unlink()
     assert outcomes(run(source, kits))["north"] == "made"
     assert (kits / "server" / "sites" / "north.pub").read_text() != public
@@ -392,3 +393,31 @@ def test_the_server_certificate_is_signed_by_the_ca_of_every_kit(source, kits):
     for folder in ("server", "sites/north", "sites/south", "ca"):
         ca = read_certificate(kits / folder / "ca.crt")
         read_certificate(kit.certificate).verify_directly_issued_by(ca)
+
+
+def test_a_site_gets_the_recipe_with_its_weights_by_content(source, kits, tmp_path):
+    weights = tmp_path / "my backbone.pth"
+    weights.write_bytes(b"tensors")
+    text = source.read_text().replace("weights: none", "weights: my backbone.pth")
+    source.write_text(text)
+    run(source, kits)
+    kit = open_site_kit(kits / "sites" / "north")
+    sha256 = hashlib.sha256(b"tensors").hexdigest()
+    assert (kit.weights / f"{sha256}.pth").read_bytes() == b"tensors"
+    moved = kit.folder.rename(tmp_path / "at the hospital")
+    received = load_federation(moved / "federation.yaml")
+    assert received.recipe == load_federation(source).recipe
+    assert sha256 in received.recipe
+    assert not received.sites
+    for secret in ("south", str(tmp_path)):
+        assert secret not in (moved / "federation.yaml").read_text().replace(str(moved), "")
+
+
+def test_a_changed_federation_reaches_a_kit_that_was_handed_over(source, kits):
+    run(source, kits)
+    kit = open_site_kit(kits / "sites" / "north")
+    shutil.rmtree(kit.folder)  # the coordinator has sent it
+    source.write_text(source.read_text().replace("rounds: 2", "rounds: 7"))
+    assert outcomes(run(source, kits))["north"] == "handed over"
+    assert load_federation(kit.federation_file).training.rounds == 7
+    assert not kit.site_file.exists()
