@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mdmt.cli.approve import approve
 from mdmt.cli.console import log_to_stderr, new_table, progress_console, show_results
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 site = typer.Typer(name="site", no_args_is_help=True, help="A site of a deployed federation.")
 Kit = Annotated[Path, typer.Argument(help="The site's folder.")]
+site.command()(approve)
 _SHOWN = 3
 """Values of a report that fit into the table of the audit log."""
 

@@ -31,12 +31,12 @@ CHEST_XRAY = {
 
 _BY_NAME = ("none", "timm", "offline")
 """Values of `model.weights` that are not files."""
-_BY_CONTENT = "sha256:"
+BY_CONTENT = "sha256:"
 """Prefix of `model.weights` in a recipe, if the weights are in a file."""
 
 
 def _known_weights(value: str) -> str:
-    known = "|".join((*_BY_NAME, _BY_CONTENT + "[0-9a-f]{64}", r".*\.(safetensors|pth|pt)"))
+    known = "|".join((*_BY_NAME, BY_CONTENT + "[0-9a-f]{64}", r".*\.(safetensors|pth|pt)"))
     if not re.fullmatch(known, value):
         raise ValueError("expected none, timm, offline or a .safetensors, .pth or .pt file")
     return value
@@ -50,11 +50,11 @@ def content_name(weights: str) -> str:
     ConfigError
         The file cannot be read.
     """
-    if weights in _BY_NAME or weights.startswith(_BY_CONTENT):
+    if weights in _BY_NAME or weights.startswith(BY_CONTENT):
         return weights
     try:
         state = Path(weights).stat()
-        return _BY_CONTENT + _file_hash(weights, state.st_mtime_ns, state.st_size)
+        return BY_CONTENT + _file_hash(weights, state.st_mtime_ns, state.st_size)
     except OSError as error:
         raise ConfigError(f"model.weights: {weights}: {error.strerror}") from error
 
