@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mdmt.data.dicom import is_dicom, read_dicom
 from mdmt.errors import ImageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from pydicom import Dataset
+    from PIL.ImageFile import ImageFile
 
 SMALLEST_SIDE = 16
 """Pixels. A smaller image is an icon or a broken export."""
@@ -101,7 +102,7 @@ def _read(path: Path, voi: bool) -> NDArray[np.float32]:
             head = file.read(132)
         if not head:
             raise ImageError(f"{path}: the file is empty; copy it again or remove its row")
-        return _read_dicom(path, voi) if _is_dicom(head) else _read_picture(path)
+        return read_dicom(path, voi=voi) if is_dicom(head) else _read_picture(path)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise errors of any class for damaged files
@@ -109,93 +110,6 @@ def _read(path: Path, voi: bool) -> NDArray[np.float32]:
         raise ImageError(
             f"{path}: cannot be read ({' '.join(reason.split())}); replace it or remove its row"
         ) from error
-
-
-def _is_dicom(head: bytes) -> bool:
-    """Check PS3.10 7.1. Some archives drop the preamble: then group 0002 or 0008 comes first."""
-    return head[128:132] == b"DICM" or head[:2] in {b"\x02\x00", b"\x08\x00"}
-
-
-def _read_dicom(path: Path, voi: bool) -> NDArray[np.float32]:
-    from pydicom import dcmread
-    from pydicom.pixels.utils import pixel_array
-    from pydicom.uid import ImplicitVRLittleEndian
-
-    dataset = dcmread(path, force=True)
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # the default of PS3.5 10.1
-    _require_one_picture(dataset, path)
-    pixels = pixel_array(dataset)
-    if pixels.ndim == 3:
-        return _grey_of_equal_channels(pixels, dataset, path)
-    radiograph = _bright(pixels, dataset, voi)
-    padding = _padding(pixels, dataset)
-    if padding.any() and not padding.all():
-        radiograph[padding] = radiograph[~padding].min()
-    return radiograph
-
-
-def _require_one_picture(dataset: Dataset, path: Path) -> None:
-    from pydicom.pixels.decoders.base import get_decoder
-
-    if "PixelData" not in dataset:
-        raise ImageError(f"{path}: DICOM without pixel data, or truncated; export it again")
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames > 1:
-        raise ImageError(f"{path}: {frames} frames; export the radiograph as its own file")
-    photometric = dataset.get("PhotometricInterpretation", "")
-    if not photometric.startswith(("MONOCHROME", "RGB", "YBR")):
-        raise ImageError(f"{path}: {photometric or 'unknown'} pixels; expected MONOCHROME1 or 2")
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated and not get_decoder(syntax).is_available:
-        raise ImageError(f'{path}: {syntax.name} needs a decoder; pip install "mdmt[dicom]"')
-
-
-def _grey_of_equal_channels(
-    pixels: NDArray[Any], dataset: Dataset, path: Path
-) -> NDArray[np.float32]:
-    tolerance = 0.01 * 2**dataset.BitsStored  # YBR → RGB and JPEG change grey a little
-    if (pixels.max(axis=-1) - pixels.min(axis=-1)).max() > tolerance:
-        raise ImageError(f"{path}: a colour picture; expected a grey radiograph")
-    grey: NDArray[np.float32] = pixels.mean(axis=-1, dtype=np.float32)
-    return grey
-
-
-def _bright(pixels: NDArray[Any], dataset: Dataset, voi: bool) -> NDArray[np.float32]:
-    """Convert stored values to displayed values, in which larger is brighter."""
-    shown = _displayed(pixels, dataset, voi)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        bits, signed = dataset.BitsStored, dataset.PixelRepresentation
-        darkest = -(2 ** (bits - 1)) if signed else 0
-        ends = np.array([darkest, darkest + 2**bits - 1])
-        shown = _displayed(ends, dataset, voi).sum(dtype=np.float64) - shown
-    return shown.astype(np.float32)
-
-
-def _displayed(values: NDArray[Any], dataset: Dataset, voi: bool) -> NDArray[Any]:
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-
-    for name in ("ModalityLUTSequence", "VOILUTSequence"):
-        for item in dataset.get(name) or ():
-            # pydicom chooses its index type by this depth: 8 overflows, and 10 to 15 bits fail.
-            item.LUTDescriptor[2] = 16
-    values = apply_modality_lut(values.astype(np.int64), dataset)
-    if not voi:
-        return values
-    if dataset.get("VOILUTSequence"):
-        values = np.rint(values).astype(np.int64)  # a rescale gives floats, a LUT takes integers
-    return apply_voi_lut(values, dataset)
-
-
-def _padding(pixels: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_]:
-    """Return a mask of the pixels that the file declares to be padding."""
-    value = dataset.get("PixelPaddingValue")
-    if value is None:
-        return np.zeros(pixels.shape, dtype=np.bool_)
-    limit = dataset.get("PixelPaddingRangeLimit")
-    low, high = sorted((value, value if limit is None else limit))
-    padding: NDArray[np.bool_] = (pixels >= low) & (pixels <= high)
-    return padding
 
 
 def _read_picture(path: Path) -> NDArray[np.float32]:
@@ -208,14 +122,60 @@ def _read_picture(path: Path) -> NDArray[np.float32]:
             f"{path}: not a readable DICOM, PNG, JPEG or TIFF image; remove its row"
         ) from error
     with opened as image:
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1:
-            raise ImageError(f"{path}: {frames} pages; export the radiograph as its own file")
-        grey = _grey(ImageOps.exif_transpose(image))
+        _choose_page(image, path)
+        deep = _has_16_bit_alpha(image)
+        upright = ImageOps.exif_transpose(image)
+        grey = _blend_16_bits(upright) if deep else _grey(upright)
         # Pillow inverts TIFF's WhiteIsZero (tag 262 = 0) for 8 bits, but not for 16 bits or floats.
         if getattr(image, "tag_v2", {}).get(262) == 0 and image.mode[0] in "IF":
             grey = grey.min() + grey.max() - grey
         return grey
+
+
+def _choose_page(image: ImageFile, path: Path) -> None:
+    """Select the picture of a file that also has thumbnails.
+
+    A phone's JPEG (MPO) has its main picture first. A TIFF marks smaller copies by bit 0 of
+    NewSubfileType (tag 254), or by 2 in SubfileType (255).
+
+    Raises
+    ------
+    ImageError
+        The file has several whole pictures.
+    """
+    pages = range(getattr(image, "n_frames", 1))
+    if len(pages) == 1 or image.format == "MPO":
+        return
+    whole = []
+    for page in pages:
+        image.seek(page)
+        tags = getattr(image, "tag_v2", {})
+        if not (int(tags.get(254, 0)) & 1 or tags.get(255) == 2):
+            whole.append(page)
+    if len(whole) != 1:
+        raise ImageError(f"{path}: {len(pages)} pages; export the radiograph as its own file")
+    image.seek(whole[0])
+
+
+def _has_16_bit_alpha(image: ImageFile) -> bool:
+    """Return True for a PNG of 16-bit grey and alpha, and let Pillow decode all its bits.
+
+    Pillow would keep 8 bits. A pixel of this file has four bytes, like RGBA of 8 bits, so it can be
+    decoded as RGBA without loss.
+    """
+    if image.format != "PNG" or not image.tile or "LA;16B" not in str(image.tile[0][3]):
+        return False
+    codec, box, offset = image.tile[0][:3]
+    image.tile = [(codec, box, offset, "RGBA")]  # type: ignore[list-item]  # a named tuple of new versions
+    image._mode = "RGBA"
+    return True
+
+
+def _blend_16_bits(image: Image) -> NDArray[np.float32]:
+    """Blend 16-bit grey with black. The four channels are the bytes of grey and of alpha."""
+    octets = np.asarray(image).astype(np.float64)
+    grey, alpha = 256 * octets[..., 0] + octets[..., 1], 256 * octets[..., 2] + octets[..., 3]
+    return (grey * (alpha / 65535)).astype(np.float32)
 
 
 def _grey(image: Image) -> NDArray[np.float32]:

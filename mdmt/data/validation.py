@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mdmt.config.site import SiteConfig
+from mdmt.data.header_checks import header_notices
 from mdmt.data.images import read_mask, read_radiograph
 from mdmt.data.manifest import SPLITS, Manifest, Split
 from mdmt.data.readers import inspect_manifest
@@ -63,7 +64,7 @@ def validate_dataset(
     except DataError as error:
         return ValidationReport(site.name, (Issue("error", f"site {site.name}", str(error)),))
     checks = list(_check_images(manifest, site, progress))
-    issues += [issue for _, issue in checks if issue is not None]
+    issues += [issue for _, found in checks for issue in found]
     usable = manifest.select(np.flatnonzero([digest is not None for digest, _ in checks]))
     issues += _duplicate_files(usable, [digest for digest, _ in checks if digest is not None])
     labels = _count_labels(usable, site)
@@ -86,22 +87,22 @@ def validate_dataset(
 
 def _check_images(
     manifest: Manifest, site: SiteConfig, progress: Callable[[int, int], None] | None
-) -> Iterator[tuple[bytes | None, Issue | None]]:
-    """Yield the SHA-256 (None if unusable) and the issue of each image, in the manifest's order."""
+) -> Iterator[tuple[bytes | None, list[Issue]]]:
+    """Yield the SHA-256 (None if unusable) and the issues of each image, in order."""
 
-    def check(where: str, image: Path, mask: Path | None) -> tuple[bytes | None, Issue | None]:
+    def check(where: str, image: Path, mask: Path | None) -> tuple[bytes | None, list[Issue]]:
         try:
             height, width = read_radiograph(image).shape
             if mask is not None:
                 read_mask(mask)
             digest = hashlib.sha256(image.read_bytes()).digest()
+            unusual = header_notices(image)
         except (ImageError, OSError) as error:
             skip = site.dataset.on_bad_image == "skip"
-            return None, Issue("warning" if skip else "error", where, str(error))
+            return None, [Issue("warning" if skip else "error", where, str(error))]
         if min(width, height) < SMALL_SIDE or max(width, height) > LONG_ASPECT * min(width, height):
-            message = f"{image}: {width} x {height} pixels: is this a whole radiograph?"
-            return digest, Issue("warning", where, message)
-        return digest, None
+            unusual.append(f"{width} x {height} pixels: is this a whole radiograph?")
+        return digest, [Issue("warning", where, f"{image}: {message}") for message in unusual]
 
     with ThreadPoolExecutor(max(1, site.workers)) as pool:
         results = pool.map(check, manifest.rows, manifest.images, manifest.masks)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -223,6 +225,82 @@ def test_signed_values_fill_only_their_stored_bits(write: Write) -> None:
     np.testing.assert_array_equal(read_radiograph(write(overlay)), stored)
 
 
+def test_bits_that_continue_the_values_are_refused(write: Write) -> None:
+    with pytest.raises(ImageError, match="more bits than BitsStored 10"):
+        read_radiograph(write(PICTURE, BitsStored=10))  # values up to 3828 would wrap at 1024
+
+
+def test_values_are_shifted_if_the_high_bit_is_higher(write: Write) -> None:
+    path = write(PICTURE << 4)
+    dataset = dcmread(path)
+    dataset.HighBit = 15
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_radiograph(path), PICTURE)
+
+
+def test_an_overlay_in_jpeg_2000_does_not_reach_the_picture(tmp_path: Path) -> None:
+    picture = np.tile(PICTURE, (4, 4))  # the encoder needs 64 rows
+    pixels = picture.copy()
+    pixels[2:6, 3:9] |= 0x9000
+    dataset = dicom(pixels, BitsStored=16)
+    dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    path = tmp_path / "overlay.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    np.testing.assert_array_equal(read_radiograph(path), picture)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("RescaleSlope", b""),
+        ("RescaleIntercept", b""),
+        ("RescaleSlope", b"1,0 "),
+        ("WindowCenter", b""),
+        ("VOILUTFunction", b""),
+    ],
+)
+def test_empty_and_badly_written_elements_are_read(write: Write, name: str, text: bytes) -> None:
+    marks = {"RescaleSlope": "7.5", "RescaleIntercept": "8.5"}
+    marks |= {"WindowCenter": "9.5", "WindowWidth": "9999", "VOILUTFunction": "LINEAR_EXACT"}
+    path = write(PICTURE, RescaleType="US", **marks)
+    length = {"VOILUTFunction": 12}.get(name, 4)
+    value = {"VOILUTFunction": b"LINEAR_EXACT"}.get(name, f"{marks[name]} ".encode())
+    vr = b"CS" if name == "VOILUTFunction" else b"DS"
+    encoded = vr + length.to_bytes(2, "little")
+    data = path.read_bytes()
+    assert data.count(encoded + value) == 1
+    path.write_bytes(data.replace(encoded + value, vr + len(text).to_bytes(2, "little") + text))
+    slope = 1.0 if name == "RescaleSlope" else 7.5
+    intercept = 0.0 if name == "RescaleIntercept" else 8.5
+    np.testing.assert_array_equal(read_radiograph(path), PICTURE * slope + intercept)
+    read_radiograph(path, voi=True)
+
+
+def test_an_empty_voi_lut_is_passed_over(write: Write) -> None:
+    tags = {"WindowCenter": 1000, "WindowWidth": 1000, "VOILUTFunction": "LINEAR_EXACT"}
+    plain = write(PICTURE, "plain.dcm", **tags)
+    empty = write(PICTURE, "empty.dcm", **tags, VOILUTSequence=[Dataset()])
+    for voi in (False, True):
+        expected = read_radiograph(plain, voi=voi)
+        np.testing.assert_array_equal(read_radiograph(empty, voi=voi), expected)
+
+
+@pytest.mark.parametrize(
+    ("vr", "value"), [("SS", -1), ("US", 65535), ("OW", b"\xff\xff"), ("US", [65535, 65534])]
+)
+def test_padding_is_found_whatever_its_type_says(write: Write, vr: str, value: object) -> None:
+    pixels = PICTURE + 100
+    pixels[:4] = 65535
+    path = write(pixels, BitsStored=16)
+    dataset = dcmread(path)
+    dataset.add_new("PixelPaddingValue", vr, value)
+    dataset.save_as(path)
+    radiograph = read_radiograph(path)
+    assert (radiograph[:4] == radiograph[4:].min()).all()
+    np.testing.assert_array_equal(radiograph[4:], pixels[4:])
+
+
 def test_modality_lut_is_applied(write: Write) -> None:
     table = [v * 3 for v in range(4096)]
     path = write(PICTURE, ModalityLUTSequence=lut(table, first=0, bits=14))
@@ -357,6 +435,47 @@ def test_transparent_parts_are_black(tmp_path: Path) -> None:
     radiograph = read_radiograph(tmp_path / "image.png")
     assert (radiograph[:8] == 0).all()
     assert (radiograph[8:] == 255).all()
+
+
+def test_sixteen_bits_of_grey_with_alpha_are_kept(tmp_path: Path) -> None:
+    grey = PICTURE * 5 + 3
+    alpha = np.full_like(grey, 65535)
+    alpha[0] = 0
+    rows = np.stack([grey, alpha], axis=-1).astype(">u2").reshape(16, -1).view(np.uint8)
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", 20, 16, 16, 4, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    path = tmp_path / "image.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+    )
+    radiograph = read_radiograph(path)
+    np.testing.assert_array_equal(radiograph[1:], grey[1:])
+    assert (radiograph[0] == 0).all()
+
+
+def test_a_thumbnail_is_passed_over(tmp_path: Path) -> None:
+    whole, small = Image.fromarray(PICTURE), Image.fromarray(PICTURE[::2, ::2].copy())
+    whole.save(tmp_path / "a.tif", save_all=True, append_images=[small])
+    with pytest.raises(ImageError, match="2 pages"):
+        read_radiograph(tmp_path / "a.tif")
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    whole.save(tmp_path / "b.tif", save_all=True, append_images=[small], tiffinfo={254: 0})
+    data = (tmp_path / "b.tif").read_bytes()
+    assert b"\xfe\x00\x04\x00\x01\x00\x00\x00\x01" in data, "the second page is a thumbnail"
+    np.testing.assert_array_equal(read_radiograph(tmp_path / "b.tif"), PICTURE)
+
+
+def test_the_first_picture_of_a_phone_is_read(tmp_path: Path) -> None:
+    whole = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8), (64, 1)))
+    whole.save(
+        tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[whole.resize((8, 8))]
+    )
+    assert read_radiograph(tmp_path / "a.jpg").shape == (64, 64)
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
