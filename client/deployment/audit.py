@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from client.deployment.audit_entry import Entry, describe
+from client.deployment.audit_entry import Entry, asked_recipe, describe
+from client.deployment.recipes import RecipeStore
+from mdmt.audit_head import KEY, RECORD, with_head
 from mdmt.config import SiteConfig
 from mdmt.deployment.kits import SiteKit
 from mdmt.errors import StateError
@@ -54,19 +56,30 @@ def open_audit_log(kit: SiteKit, site: SiteConfig) -> AuditLog:
     return AuditLog(site.state_root / "audit.jsonl", kit.audit_head)
 
 
+def add_head(reply: Message, head: str) -> None:
+    """Put the hash of its line into a recorded reply; see `mdmt.audit_head`."""
+    from flwr.app import ConfigRecord, Error
+
+    if reply.has_error():
+        reply.error = Error(reply.error.code, with_head(str(reply.error.reason), head))
+    else:
+        reply.content[RECORD] = ConfigRecord({KEY: head})
+
+
 class AuditLog:
     """The messages that left a site.
 
     Parameters
     ----------
     path : Path
-        JSON lines; created with the first message.
+        JSON lines; created with the first message. The recipes that lines name are beside it.
     head : Path
         JSON; best on another disk, or owned by another user.
     """
 
     def __init__(self, path: Path, head: Path) -> None:
         self.path, self.head = path, head
+        self.recipes = RecipeStore(path.parent / "recipes")
 
     def record(self, message: Message, asked: Message | None = None) -> str:
         """Append a line for `message`, which must not be sent before this returns.
@@ -76,7 +89,7 @@ class AuditLog:
         message : Message
             A reply. No array is decoded.
         asked : Message, optional
-            The server's message. It names federation, run and round; an error reply does not.
+            The server's message. The line says what it asked for.
 
         Returns
         -------
@@ -91,6 +104,8 @@ class AuditLog:
             The disk is full or read-only.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if (recipe := asked_recipe(asked)) is not None:
+            self.recipes.note(recipe)
         with self.path.open("a+b") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             head, recovered = self._recover(stream)
@@ -128,10 +143,9 @@ class AuditLog:
         """The lines that can be read, oldest first."""
         return [entry for line in self._read()[0] if (entry := _parse(line)) is not None]
 
-    def last_hash(self) -> str:
-        """SHA-256 of the last line, to note down elsewhere."""
-        lines, _ = self._read()
-        return _hash(lines[-1]) if lines else _NOTHING
+    def hashes(self) -> list[str]:
+        """SHA-256 of every line. The last one is to be noted elsewhere."""
+        return [_hash(line) for line in self._read()[0]]
 
     def _compare(self, lines: list[bytes], torn: bytes, head: _Head) -> list[Problem]:
         """Compare the log's end with the head."""

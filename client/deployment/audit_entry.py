@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from client.deployment.recipes import recipe_hash
 from mdmt import blob
-from mdmt.messages import content_bytes, content_values
+from mdmt.messages import content_bytes, content_values, order_hash
 from mdmt.strict import Strict
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 ArrayFacts = tuple[str, tuple[int, ...], int]
 _SHORT = 200
 """Longest text in an entry of what our own client does not send."""
+_LONGEST_ORDER = 2**16
+"""Characters of an order's values in an entry; a server can send any number."""
 
 
 class Entry(Strict):
@@ -31,6 +34,12 @@ class Entry(Strict):
     flower_run: int
     """Flower's own number of the run."""
     round: int | None = None
+    order: str | None = None
+    """SHA-256 of the server's message (`mdmt.messages.order_hash`)."""
+    recipe: str | None = None
+    """SHA-256 of the recipe, which is in the site's folder ``recipes``."""
+    asked: dict[str, Any] = {}
+    """The other values of the order, such as coefficients and rate factor."""
     error: str | None = None
     """Text of an error, which has no report."""
     arrays: dict[str, ArrayFacts] = {}
@@ -117,16 +126,39 @@ def _short(value: Any) -> str:
     return f"{type(value).__name__} of {len(value)}" if long else str(value)
 
 
+def asked_recipe(asked: Message | None) -> str | None:
+    """Return the text of the recipe in the server's message."""
+    recipe = (_read_order(asked) or {}).get("recipe")
+    return recipe if isinstance(recipe, str) else None
+
+
 def _order(asked: Message | None) -> dict[str, Any]:
-    """Federation, run and round, if the server's message names them."""
+    """Describe the server's message."""
     if asked is None or not asked.has_content():
         return {}
-    order = _parse_object(_text(asked.content, "config", "order")) or {}
-    recipe = _parse_object(str(order.get("recipe"))) or {}
-    names = {"federation": recipe.get("name"), "run": order.get("run")}
-    named = {key: value[:_SHORT] for key, value in names.items() if isinstance(value, str)}
-    number = _number(order.get("round"))
-    return named if number is None else named | {"round": number}
+    content, order = asked.content, _read_order(asked) or {}
+    arrays = content.array_records.get("arrays")
+    data = arrays[blob.BLOB].data if arrays is not None and blob.BLOB in arrays else b""
+    text, kind = _text(content, "config", "order"), asked.metadata.message_type
+    known: dict[str, Any] = {"order": order_hash(kind, text, data)}
+    if (recipe := order.pop("recipe", None)) is not None and isinstance(recipe, str):
+        known["recipe"] = recipe_hash(recipe)
+        name = (_parse_object(recipe) or {}).get("name")
+        if isinstance(name, str):
+            known["federation"] = name[:_SHORT]
+    if isinstance(order.get("run"), str):
+        known["run"] = order.pop("run")[:_SHORT]
+    if (number := _number(order.get("round"))) is not None:
+        known["round"] = number
+        del order["round"]
+    long = len(json.dumps(order)) > _LONGEST_ORDER
+    return known | {"asked": {"characters": len(text)} if long else order}
+
+
+def _read_order(asked: Message | None) -> dict[str, Any] | None:
+    if asked is None or not asked.has_content():
+        return None
+    return _parse_object(_text(asked.content, "config", "order"))
 
 
 def _number(value: Any) -> int | None:

@@ -19,10 +19,11 @@ from pathlib import Path
 import httpx
 from flwr.app import Error, Message
 
-from client.deployment.audit import open_audit_log
+from client.deployment.audit import add_head, open_audit_log
 from client.deployment.worker import Worker
 from client.flower import Assignment, ObjectPullError, Runtime, identify
 from client.policy import cap_memory, check_app
+from mdmt.audit_head import without_head
 from mdmt.config import SiteConfig
 from mdmt.deployment.kits import SiteKit
 from mdmt.deployment.processes import Service, flower_environment, free_port, only_one
@@ -129,15 +130,17 @@ class _Launcher:
                 reply = self._answer(task)
                 # A reply that cannot be recorded is not sent.
                 head = self._audit.record(reply, task.message)
+                add_head(reply, head)
                 replies.append(reply)
         except (StateError, OSError) as error:
             log.error("nothing was sent, because the audit log cannot be written: %s", error)
         except (httpx.HTTPError, ObjectPullError) as error:
             log.warning("a message was lost at the SuperNode: %s", type(error).__name__)
         else:
-            what = f"refused: {reply.error.reason}" if reply.has_error() else "answered"
+            refusal = without_head(str(reply.error.reason)) if reply.has_error() else None
+            what = "answered" if refusal is None else f"refused: {refusal}"
             kind, seconds = task.message.metadata.message_type, time.monotonic() - started
-            # Others keep the journal: whoever changes the site's files cannot change this head.
+            # The journal and the server keep it: whoever changes the site's files cannot change it.
             log.info("%s %s in %.1f s; audit log now ends with %s", kind, what, seconds, head)
 
     def _answer(self, task: Assignment) -> Message:

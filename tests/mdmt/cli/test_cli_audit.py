@@ -67,7 +67,7 @@ def test_a_log_that_is_whole(kit: Path) -> None:
     assert f"head {head['hash']}" in verdict
     report, error = (line for line in table if " train " in line)
     assert "outcome/examples 12, validation outcome/auroc 0.75, losses outcome 0.5" in report
-    assert report.split()[1:4] == ["1", "train", "1"]
+    assert report.split()[1:5] == ["1", "train", "-", "1"]
     assert "error: policy: max_rounds allows 1" in error
 
 
@@ -108,6 +108,35 @@ def test_a_damaged_head_is_found(kit: Path) -> None:
     result = run_cli("site", "audit", kit)
     assert result.exit_code == 1
     assert "audit-head.json is damaged" in result.stdout
+
+
+def test_a_noted_head_is_still_a_line(kit: Path) -> None:
+    send(kit)
+    head = json.loads((kit / "audit-head.json").read_text())["hash"]
+    send(kit)
+    result = run_cli("site", "audit", kit, "--expect", head)
+    assert result.exit_code == 0, result.output
+    assert f"line 2 has the hash {head}" in result.stdout
+
+
+def test_log_and_head_that_were_removed_together_are_found_out(kit: Path, tmp_path: Path) -> None:
+    send(kit)
+    head = json.loads((kit / "audit-head.json").read_text())["hash"]
+    (kit / "audit-head.json").unlink()
+    (tmp_path / "state" / "audit.jsonl").unlink()
+    assert run_cli("site", "audit", kit).exit_code == 0, "nothing at the site shows it"
+    send(kit)
+    result = run_cli("site", "audit", kit, "--expect", head)
+    assert result.exit_code == 1
+    assert f"no line has the hash {head}" in result.stdout
+    assert "intact" not in result.stdout
+
+
+@pytest.mark.parametrize("head", ["", "abc", "g" * 64, "\x1b[31m"])
+def test_a_head_that_cannot_be_one(kit: Path, head: str) -> None:
+    result = run_cli("site", "audit", kit, "--expect", head)
+    assert result.exit_code == 2
+    assert "a head has 64 digits" in result.stderr
 
 
 def test_a_folder_that_is_no_kit(tmp_path: Path) -> None:
