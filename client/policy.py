@@ -12,6 +12,7 @@ from mdmt.config import FederationConfig
 from mdmt.config.site import Policy
 from mdmt.errors import PolicyError
 from mdmt.messages import content_bytes
+from mdmt.privacy.accounting import private_steps
 from mdmt.registry import permit_plugins
 
 if TYPE_CHECKING:
@@ -54,11 +55,17 @@ def check_order(
     """
     _check_listed("federations", policy.federations, federation.name)
     _check_listed("backbones", policy.backbones, federation.model.backbone)
+    if policy.max_epsilon is not None and federation.privacy.dp is None:
+        raise PolicyError("policy: max_epsilon needs a federation with privacy.dp")
     for task in tasks:
         _check_listed("tasks", policy.tasks, task)
     check_plugins(policy, federation)
     _check_at_most("max_rounds", policy.max_rounds, max(federation.training.rounds, round_number))
-    if federation.training.local_steps is None:
+    dp = federation.privacy.dp
+    if dp is not None:
+        passes = private_steps(federation) * dp.sample_rate
+        _check_at_most("max_local_epochs", policy.max_local_epochs, passes)
+    elif federation.training.local_steps is None:
         epochs = federation.training.local_epochs or 1
         _check_at_most("max_local_epochs", policy.max_local_epochs, epochs)
 
@@ -101,7 +108,7 @@ def check_data(
                 f" a task, {task} has fewer"
             )
     steps, limit = federation.training.local_steps, policy.max_local_epochs
-    if steps is None or limit is None:
+    if steps is None or limit is None or federation.privacy.dp is not None:
         return
     images = len(cohort.training_indices(tasks))
     if steps > limit * batches_per_epoch(images, federation.training.batch_size):
@@ -163,6 +170,6 @@ def _check_listed(key: str, allowed: tuple[str, ...] | None, asked: str) -> None
         raise PolicyError(f"policy: {key} does not list {asked[:64]!r}")
 
 
-def _check_at_most(key: str, limit: float | None, asked: int) -> None:
+def _check_at_most(key: str, limit: float | None, asked: float) -> None:
     if limit is not None and asked > limit:
-        raise PolicyError(f"policy: {key} allows {limit:g}, the federation asks for {asked}")
+        raise PolicyError(f"policy: {key} allows {limit:g}, the federation asks for {asked:g}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from client.memory import SiteMemory, round_files
 from client.policy import check_data, check_order
 from client.privacy_filter import reported_splits, site_card, train_report
+from client.private_reports import private_card, private_splits, private_train_report
 from client.references import constant_metrics, local_metrics
 from client.site_model import site_model
 from mdmt.config import FederationConfig, SiteConfig, parse_recipe
@@ -22,17 +23,21 @@ from mdmt.evaluation import evaluate, evaluate_splits
 from mdmt.messages import (
     EvaluateOrder,
     EvaluateReport,
+    Metrics,
     Query,
     ReferenceOrder,
     ReferenceReport,
     SiteCard,
     TrainOrder,
     TrainReport,
+    order_hash,
 )
+from mdmt.privacy.account import PrivacyAccount
+from mdmt.privacy.dp_training import train_privately
 from mdmt.registry import permit_plugins
 from mdmt.seeds import derive_seed
 from mdmt.site_round import SiteRound
-from mdmt.training import resolve_device, train
+from mdmt.training import TrainingResult, resolve_device, train
 from mdmt.wire import Codec
 
 _COHORTS: dict[str, tuple[str, Cohort]] = {}
@@ -60,7 +65,8 @@ class Site:
         federation = self._admit(query.recipe)
         cohort = self._cohort(federation, anew=True)  # the files may have changed
         check_data(self.config.policy, federation, cohort, self.tasks)
-        return site_card(self.config, federation, cohort)
+        card = site_card(self.config, federation, cohort)
+        return card if federation.privacy.dp is None else private_card(card)
 
     def train(self, order: TrainOrder, blob: bytes) -> tuple[TrainReport, bytes]:
         """Evaluate the received model, train it with the site's heads, and keep the heads."""
@@ -70,7 +76,10 @@ class Site:
         memory = SiteMemory(round_files(self.config, federation, order.run), order.round - 1)
         site = self._round(federation, memory, blob, cohort, order)
         federation.algorithm.load(site)
-        validation = evaluate(site.model, cohort, "val", federation, self.tasks, device)
+        private = federation.privacy.dp is not None
+        validation: Metrics = {}
+        if not private:
+            validation = evaluate(site.model, cohort, "val", federation, self.tasks, device)
         update = federation.algorithm.train(site)
         message, lost = Codec(federation.wire).upload(update.arrays, site.incoming, memory.lost)
         memory.save(order.round, update.memory, lost, order.keep)
@@ -83,7 +92,7 @@ class Site:
             seconds=time.monotonic() - started,
             new_memory=memory.empty,
         )
-        return report, message
+        return private_train_report(report, update.result) if private else report, message
 
     def evaluate(self, order: EvaluateOrder, blob: bytes) -> EvaluateReport:
         """Evaluate the backbone of a round with the site's memory after this round."""
@@ -93,6 +102,8 @@ class Site:
         federation.algorithm.load(site)
         found = evaluate_splits(site.model, cohort, federation, self.tasks, device)
         metrics = reported_splits(self.config.policy, cohort.manifest, found)
+        if federation.privacy.dp is not None:
+            metrics = private_splits(metrics)
         return EvaluateReport(site=self.config.name, round=order.round, metrics=metrics)
 
     def reference(self, order: ReferenceOrder, blob: bytes) -> ReferenceReport:
@@ -126,14 +137,22 @@ class Site:
         """Build the `SiteRound` of the algorithm. Without an order it cannot train."""
         device = self._device(federation)
         own = site_model(federation.recipe, self.tasks, device)
-        loop = train
+        loop: Callable[..., TrainingResult] = train
         if order is not None:
+            if federation.privacy.dp is None:
+                seed = derive_seed(federation.seed, "train", self.config.name, order.round)
+                loop = partial(train, seed=seed)
+            else:
+                text = order.model_dump_json()
+                account = PrivacyAccount(
+                    self.config, order_hash("train", text, blob), federation.hash
+                )
+                loop = partial(train_privately, account=account)
             loop = partial(
-                train,
+                loop,
                 cohort=cohort,
                 config=federation,
                 coefficients=order.coefficients,
-                seed=derive_seed(federation.seed, "train", self.config.name, order.round),
                 device=device,
                 round_number=order.round,
                 lr_factor=order.lr_factor,

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from mdmt.errors import ConfigError, DataError
 from mdmt.losses import Objective
 from mdmt.memory import keep_memory
 from mdmt.models import MDMTModel, set_training_mode
-from mdmt.optimisers import build_optimizer, moments, set_rates
+from mdmt.round_optimizer import RoundOptimizer, RoundOptions
 
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -82,19 +83,14 @@ def train(
     coefficients: Mapping[str, float],
     seed: int,
     device: torch.device,
-    round_number: int = 1,
-    lr_factor: float = 1.0,
-    proximal_mu: float = 0.0,
-    anchor: Mapping[str, Tensor] | None = None,
-    start_moments: Mapping[str, Tensor] | None = None,
     keep_moments: Iterable[str] = (),
-    rates: Mapping[str, float] | None = None,
+    **options: Unpack[RoundOptions],
 ) -> TrainingResult:
     """Train `model` in place for one round on the training split of `cohort`.
 
-    Minimises L = Σ_t c_t ℓ_t (+ μ/2·‖θ - θ_0‖² over the backbone), where ℓ_t is the
-    indicator-masked mean loss of task t over the labelled outputs of a batch. On pooled cohorts a
-    batch has `batch_size` images per cohort, stratified by task.
+    Minimises L = Σ_t c_t ℓ_t (+ the proximal term), where ℓ_t is the indicator-masked mean loss of
+    task t over the labelled outputs of a batch. On pooled cohorts a batch has `batch_size` images
+    per cohort, stratified by task.
 
     Parameters
     ----------
@@ -107,20 +103,10 @@ def train(
     seed : int
         Decides shuffling, augmentation and dropout.
     device : torch.device
-    round_number : int
-        Number of the round in the run, from 1, for the scheduler.
-    lr_factor : float
-        Factor on the rate from the plateau scheduler of the server.
-    proximal_mu : float
-        μ of the proximal term (Li et al. 2018, eq. 2).
-    anchor : mapping of str to Tensor, optional
-        θ_0 by parameter name. The default is the values that the model has now.
-    start_moments : mapping of str to Tensor, optional
-        Moments from an earlier `TrainingResult`, to continue from.
     keep_moments : iterable of str
         Names of the parameters whose moments are returned.
-    rates : mapping of str to float, optional
-        Factors on the rate of ``backbone`` and of ``heads.<task>`` (property P2 needs them).
+    **options
+        See `RoundOptions`.
 
     Raises
     ------
@@ -131,19 +117,15 @@ def train(
     """
     keep_memory()
     tasks = list(coefficients)
-    indices = cohort.training_indices(tasks)
-    if len(indices) == 0:
-        raise DataError(f"no training image has a label of {', '.join(tasks)}")
+    indices = trainable(cohort, tasks)
     strata = cohort.strata(indices)
     steps = steps_per_round(config.training, max(-(-len(own) // n) for own, n in strata))
     torch.manual_seed(seed)
     # One image has no batch statistics: the normalisation layers then keep their statistics.
     set_training_mode(model, config.aggregation.norm_layers if len(indices) > 1 else "frozen")
-    optimizer = build_optimizer(model, config.training, rates or {}, start_moments or {})
+    optimizer = RoundOptimizer(model, config.training, steps, options)
     spaces = {task: config.space(task) for task in tasks}
     objective = Objective(spaces, coefficients, _class_weights(cohort, config, tasks, device))
-    pulled = _pulled(model, anchor) if proximal_mu else []
-    scaler = torch.amp.GradScaler(device.type, enabled=config.training.amp == "fp16")
     amp = _AMP.get(config.training.amp)
     forward = _compiled(model) if config.training.compile else model
     images_seen = 0
@@ -154,24 +136,25 @@ def train(
     for step, (images, targets) in enumerate(batches):
         with torch.autocast(device.type, amp, enabled=amp is not None):
             outputs = forward(images, tuple(targets))
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(scaler.scale(objective(outputs, targets)))
-        scaler.unscale_(optimizer)
-        if proximal_mu:
-            _add_proximal_gradient(pulled, proximal_mu)
-        if config.training.clip_norm is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
-        set_rates(optimizer, config.training, lr_factor, round_number - 1 + step / steps)
-        scaler.step(optimizer)
-        scaler.update()
+        optimizer.backward(objective(outputs, targets))
+        optimizer.step(step)
         images_seen += len(images)
+    kept = optimizer.moments(keep_moments)
+    return TrainingResult(objective.means(), images_seen, steps, kept)
 
-    return TrainingResult(
-        losses=objective.means(),
-        images=images_seen,
-        steps=steps,
-        moments=moments(optimizer, model, keep_moments),
-    )
+
+def trainable(cohort: Cohort, tasks: Sequence[str]) -> NDArray[np.intp]:
+    """Return the training images with a label of `tasks`.
+
+    Raises
+    ------
+    DataError
+        There is none.
+    """
+    indices = cohort.training_indices(tasks)
+    if len(indices) == 0:
+        raise DataError(f"no training image has a label of {', '.join(tasks)}")
+    return indices
 
 
 def _compiled(model: MDMTModel) -> MDMTModel:
@@ -217,21 +200,3 @@ def _class_weights(
         for task, value in weights.items()
         if value is not None
     }
-
-
-def _pulled(
-    model: MDMTModel, anchor: Mapping[str, Tensor] | None
-) -> list[tuple[nn.Parameter, Tensor]]:
-    """Return the trainable parameters of the backbone, each with its value in θ_0."""
-    return [
-        (p, p.detach().clone() if anchor is None else anchor[f"backbone.{name}"].to(p))
-        for name, p in model.backbone.named_parameters()
-        if p.requires_grad
-    ]
-
-
-def _add_proximal_gradient(pulled: list[tuple[nn.Parameter, Tensor]], mu: float) -> None:
-    """Add μ(θ - θ_0), the gradient of the proximal term."""
-    for parameter, start in pulled:
-        if parameter.grad is not None:
-            parameter.grad.add_(parameter.detach() - start, alpha=mu)

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from mdmt.algorithms import AnyAlgorithm, FedAvg
-from mdmt.config.privacy import PrivacyConfig
+from mdmt.config.privacy import PrivacyConfig, dp_conflicts
 from mdmt.config.renamed import SAVED
 from mdmt.config.site import BesideSpace, SiteConfig
 from mdmt.config.training import AggregationConfig, TrainingConfig, WireConfig
@@ -217,6 +217,8 @@ class FederationConfig(Strict):
                         f"augmentation.flip: task {name} has several outputs and no mirror: add"
                         f" tasks.{name}.mirror, such as {{A: D}}, or {{}} if a flip changes none"
                     )
+        for conflict in dp_conflicts(self):
+            raise ValueError(f"with privacy.dp {conflict}")
         return self
 
     def space(self, task: str) -> Task:

@@ -1,10 +1,17 @@
 """Protections beyond the policies of the sites: secure aggregation and differential privacy."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from mdmt.strict import Positive, Strict
+from mdmt.tasks import Task
+
+if TYPE_CHECKING:
+    from mdmt.config.federation import FederationConfig
 
 
 class DifferentialPrivacy(Strict):
@@ -24,3 +31,26 @@ class PrivacyConfig(Strict):
     secure_aggregation: bool = False
     """The server gets only the sum of the updates of all sites."""
     dp: DifferentialPrivacy | None = None
+    """Differential privacy of each site's training patients."""
+
+
+def dp_conflicts(config: FederationConfig) -> Iterator[str]:
+    """Yield each key that a federation cannot have with `privacy.dp`, and the reason."""
+    if config.privacy.dp is None:
+        return
+    training = config.training
+    if config.aggregation.weighting != "uniform":
+        yield "aggregation.weighting must be uniform, because sites withhold their counts"
+    if config.references:
+        yield "references must be [], because they are computed from the training labels"
+    if training.scheduler.name == "plateau":
+        yield "training.scheduler must not be plateau, because sites withhold validation metrics"
+    if training.amp != "none":
+        yield "training.amp must be none, because gradients of single patients are computed"
+    if training.compile:
+        yield "training.compile must be false, because gradients of single patients are computed"
+    for name, task in config.tasks.items():
+        if task.class_weights != "none":
+            yield f"tasks.{name}.class_weights must be none, because they are counts of labels"
+        if type(task.space).loss is not Task.loss:
+            yield f"tasks.{name}: the loss of {task.space.kind} is not a sum over patients"

@@ -1,0 +1,1 @@
+"""Protections that need arithmetic: differential privacy and secure aggregation."""
