@@ -9,7 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
+from types import ModuleType
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mdmt.config import FederationConfig
 from mdmt.config.site import Policy
@@ -70,21 +75,32 @@ def epsilon(mechanisms: Iterable[Mechanism], delta: float) -> float:
     ConfigError
         Opacus is not installed.
     """
-    try:
-        from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
-    except ImportError as error:
-        raise ConfigError('privacy.dp: ε needs Opacus: pip install "mdmt[dp]"') from error
     steps: Counter[tuple[float, float]] = Counter()
     for mechanism in mechanisms:
         steps[mechanism[:2]] += mechanism.steps
     if not steps:
         return 0.0
-    spent = sum(
-        compute_rdp(q=q, noise_multiplier=sigma, steps=n, orders=_ORDERS)
-        for (q, sigma), n in sorted(steps.items())
-    )
-    found, _ = get_privacy_spent(orders=_ORDERS, rdp=spent, delta=delta)
+    spent = sum(n * _rdp_of_a_step(q, sigma) for (q, sigma), n in sorted(steps.items()))
+    found, _ = _opacus().get_privacy_spent(orders=_ORDERS, rdp=spent, delta=delta)
     return max(0.0, float(found))
+
+
+@lru_cache(maxsize=64)
+def _rdp_of_a_step(sample_rate: float, noise_multiplier: float) -> NDArray[np.float64]:
+    """Return the Rényi divergence of one step at each of `_ORDERS`. Steps add up."""
+    found = _opacus().compute_rdp(
+        q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=_ORDERS
+    )
+    return np.asarray(found)
+
+
+def _opacus() -> ModuleType:
+    """Import the accountant. It takes seconds, and most sites do not need it."""
+    try:
+        from opacus.accountants.analysis import rdp
+    except ImportError as error:
+        raise ConfigError('privacy.dp: ε needs Opacus: pip install "mdmt[dp]"') from error
+    return rdp  # type: ignore[no-any-return]
 
 
 def describe_cost(config: FederationConfig, delta: float = DELTA) -> str | None:
