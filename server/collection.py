@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
+from mdmt.audit_head import head_of
 from mdmt.blob import BLOB, Arrays
 from mdmt.errors import Refused
 from mdmt.messages import SiteCard, TrainOrder, TrainReport, content_bytes
@@ -104,7 +105,7 @@ def collect(
     found = Collected()
     for node, reply in sent.replies:
         card = sent.cards[node]
-        run.event("reply", round=sent.number, site=card.name)
+        run.event("reply", round=sent.number, site=card.name, head=head_of(reply))
         try:
             report, blob = _read_update(federation, codec, card, sent, reply)
         except Refused as refused:

@@ -10,6 +10,7 @@ from flwr.app import MessageType
 from flwr.serverapp import Grid
 from pydantic import BaseModel
 
+from mdmt.audit_head import head_of
 from mdmt.blob import Arrays
 from mdmt.config import WireConfig
 from mdmt.errors import Refused, RunError
@@ -163,7 +164,7 @@ def _ask(
     broken = set()
     for node, reply in replies(grid, messages, timeout):
         card = cards[node]
-        run.event("answered", site=card.name)
+        run.event("answered", site=card.name, head=head_of(reply))
         if is_unavailable(reply):
             broken.add(node)
         try:

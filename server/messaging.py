@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from pydantic import BaseModel, ValidationError
 
+from mdmt.audit_head import without_head
 from mdmt.blob import BLOB
 from mdmt.config import FederationConfig
 from mdmt.errors import Refused
@@ -135,5 +136,5 @@ def is_unavailable(reply: Message | None) -> bool:
 
 def reason(reply: Message) -> str:
     """Return the text of an error reply as one short line: a site can write any text."""
-    words = " ".join(str(reply.error.reason).split())
+    words = " ".join(without_head(str(reply.error.reason)).split())
     return "".join(letter for letter in words if letter.isprintable())[:200]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from mdmt.audit_head import head_of
 from mdmt.config import FederationConfig
 from mdmt.errors import Refused, RegistrationError
 from mdmt.messages import SiteCard
@@ -64,10 +65,11 @@ def register_sites(
         problems = [f"{name}: {why}" for name, why in without.items()] + problems
     if problems:
         raise RegistrationError(f"registration failed: {'; '.join(problems)}")
+    heads = {node_name(n): head_of(answers[n.node_id]) for n in nodes if n.node_id in answers}
     for name, why in without.items():
-        on_event("refused", site=name, reason=why)
+        on_event("refused", site=name, reason=why, head=heads.get(name))
     for node, card in sorted(cards, key=lambda pair: pair[1].name):
-        registry.register(node, card)
+        registry.register(node, card, head_of(answers[node.node_id]))
     return registry
 
 

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 from pydantic import ValidationError
 
 from mdmt import __version__
+from mdmt.audit_head import head_of
 from mdmt.config import FederationConfig
 from mdmt.errors import Refused
 from mdmt.messages import PROTOCOL, Query, SiteCard, protocol_of
@@ -31,7 +32,7 @@ class SiteRegistry:
     grid : Grid
     config : FederationConfig
     on_event : callable
-        Called with ``"joined"`` or ``"refused"``, ``site`` and, if refused, ``reason``.
+        Called with ``"joined"`` or ``"refused"``, ``site``, ``head`` and, if refused, ``reason``.
     """
 
     def __init__(self, grid: Grid, config: FederationConfig, on_event: Callable[..., None]) -> None:
@@ -101,12 +102,12 @@ class SiteRegistry:
             messages.append(Message(content, node.node_id, MessageType.QUERY, ttl=timeout))
         return messages
 
-    def register(self, node: NodeInfo, card: SiteCard) -> None:
-        """Register a site with its current node."""
+    def register(self, node: NodeInfo, card: SiteCard, head: str | None) -> None:
+        """Register a site with its current node. `head` came with its card."""
         for former in [n for n, known in self.cards.items() if known.name == card.name]:
             del self.cards[former]
         self.cards[node.node_id] = card
-        self._on_event("joined", site=card.name)
+        self._on_event("joined", site=card.name, head=head)
 
     def register_joiners(self) -> None:
         """Query new nodes, and register nodes that have answered an earlier query.
@@ -141,9 +142,11 @@ class SiteRegistry:
             if problems := site_problems(self._config, card, others):
                 raise Refused("; ".join(problems))
         except Refused as refused:
-            self._on_event("refused", site=node_name(node), reason=str(refused))
+            self._on_event(
+                "refused", site=node_name(node), reason=str(refused), head=head_of(reply)
+            )
         else:
-            self.register(node, card)
+            self.register(node, card, head_of(reply))
 
 
 def node_name(node: NodeInfo) -> str:

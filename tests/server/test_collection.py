@@ -123,6 +123,22 @@ def test_a_round_is_the_weighted_mean(federation, tmp_path):
     assert {s: facts["weight"] for s, facts in line["sites"].items()} == {"a": 0.25, "b": 0.75}
 
 
+def test_the_run_directory_keeps_the_head_that_a_reply_carries(federation, tmp_path, monkeypatch):
+    events = []
+    monkeypatch.setattr(Run, "event", lambda self, kind, **facts: events.append((kind, facts)))
+
+    def answer(site, message):
+        if site == "b":  # Flower answers in its stead
+            return Message(Error(2, "the process is gone"), reply_to=message)
+        good = reply(message, site, {W: [2.0], RUNNING: [0]})
+        good.content["audit"] = ConfigRecord({"head": "ab" * 32})
+        return good
+
+    play(federation(), answer, tmp_path)
+    heads = {facts["site"]: facts["head"] for kind, facts in events if kind == "reply"}
+    assert heads == {"a": "ab" * 32, "b": None}
+
+
 def test_a_shared_head_is_averaged_over_the_sites_of_its_task_only(
     make_config, make_card, tmp_path
 ):
