@@ -32,6 +32,7 @@ from mdmt import __version__
 from mdmt.blob import BLOB
 from mdmt.config import FederationConfig, SiteConfig, find_config, load_federation, load_site
 from mdmt.errors import MDMTError, PolicyError
+from mdmt.files import limit_log
 from mdmt.messages import (
     PROTOCOL,
     EvaluateOrder,
@@ -159,6 +160,7 @@ def _log_at_site(site: Site | None, story: str) -> None:
         return
     try:
         site.log_file.parent.mkdir(parents=True, exist_ok=True)
+        limit_log(site.log_file)
         with site.log_file.open("a", encoding="utf-8") as stream:
             stream.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z {story}\n")
     except OSError as error:  # a full or read-only disk

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,35 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, value: Any) -> None:
     """Write `value` to `target` atomically, as indented JSON without ``NaN``."""
     write_text(target, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def limit_log(log: Path, largest: int = 10**7) -> bool:
+    """Move the lines of a log that is too large to ``LOG.1``, and continue with an empty log.
+
+    The file is copied and emptied, because a running process may have opened it. On a full disk
+    the old lines are lost, which frees their space.
+
+    Parameters
+    ----------
+    log : Path
+        It is written in append mode. It may be missing.
+    largest : int
+        Bytes.
+
+    Returns
+    -------
+    bool
+        True if the log was emptied.
+    """
+    try:
+        if log.stat().st_size <= largest:
+            return False
+    except FileNotFoundError:
+        return False
+    with suppress(OSError):
+        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+    os.truncate(log, 0)
+    return True
 
 
 def read_json(source: Path) -> Any:

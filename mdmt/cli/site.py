@@ -11,6 +11,7 @@ import typer
 
 from mdmt.cli.approve import approve
 from mdmt.cli.audit import audit
+from mdmt.cli.clean import clean
 from mdmt.cli.console import log_to_stderr, new_table, progress_console, show_results
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ site = typer.Typer(name="site", no_args_is_help=True, help="A site of a deployed
 Kit = Annotated[Path, typer.Argument(help="The site's folder.")]
 site.command()(approve)
 site.command()(audit)
+site.command()(clean)
 
 
 @site.command()

@@ -92,7 +92,7 @@ def open_pixels(
     DataError
         No image is usable, or a file changed during the build.
     """
-    key = _key(manifest, config, size)
+    key = cache_key(manifest, config, size)
     path = cache_dir / f"{key}.pixels"
     load = partial(_load, manifest, config, size)
     if path.is_file():
@@ -108,7 +108,7 @@ def open_pixels(
     _sweep(cache_dir)
     with atomic_path(path) as temporary:
         _build(temporary, load, len(manifest), workers, on_bad_image, progress)
-        if _key(manifest, config, size) != key:
+        if cache_key(manifest, config, size) != key:
             raise DataError("image files changed during the build; run the command again")
     return _mapped(path, size)
 
@@ -118,7 +118,8 @@ def default_cache_dir() -> Path:
     return Path("~/.cache/mdmt").expanduser()
 
 
-def _key(manifest: Manifest, config: PreprocessingConfig, size: int) -> str:
+def cache_key(manifest: Manifest, config: PreprocessingConfig, size: int) -> str:
+    """Return the name of a cache file without its suffix; see `open_pixels`."""
     masks = manifest.masks if config.lung_box else (None,) * len(manifest)
     files = [[_state(path) for path in paths] for paths in (manifest.images, masks)]
     changing = config.model_dump(mode="json", exclude={"mean", "std"})

@@ -18,6 +18,7 @@ from pathlib import Path
 import typer
 
 from mdmt.errors import StateError
+from mdmt.files import limit_log
 from mdmt.workers import TIED_TO_PARENT
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Service:
         Returns the command line of the next start.
     environment : mapping of str to str
     log_file : Path
-        Its output is appended here.
+        Its output is appended here. Old lines are moved away when there are too many.
     pauses : sequence of float
         Seconds before the first, second, ... restart in a row; the last one repeats.
     advice : str
@@ -118,6 +119,8 @@ class Service:
 
     def tend(self) -> None:
         """Start the process if it is not running and its pause is over. Never waits."""
+        if limit_log(self._log_file):
+            self._log_begin = 0
         if self._process is not None and self._process.poll() is None:
             if time.monotonic() - self._started > _STEADY:
                 self._failures = 0

@@ -302,7 +302,7 @@ def test_opening_5000_images_decodes_none_of_them(
     manifest = manifest_of(tmp_path, 5000)
     image, _ = open_pixels(one, CONFIG, 4, cache_dir=cache_dir)
     # The file of such a cache, written by hand to save 5,000 decodes.
-    name = f"{cache._key(manifest, CONFIG, 4)}.pixels"
+    name = f"{cache.cache_key(manifest, CONFIG, 4)}.pixels"
     tail = np.arange(5000, dtype="<i8").tobytes()
     (cache_dir / name).write_bytes(np.repeat(image, 5000, axis=0).tobytes() + tail)
     monkeypatch.setattr(cache, "_load", lambda *_: pytest.fail("an image was decoded"))
