@@ -11,6 +11,7 @@ from typing import Protocol
 from mdmt.config import FederationConfig
 from mdmt.errors import RegistrationError
 from mdmt.models import head_task
+from mdmt.shares import limit_shares
 
 
 class Labelled(Protocol):
@@ -59,7 +60,8 @@ def site_weights(config: FederationConfig, cards: Iterable[Labelled]) -> dict[st
     """Return w_s of the sites whose updates are averaged. The weights sum to 1.
 
     ``tasks``: w_s = Σ_t a_{s,t}, so that the federation minimises the pooled objective (P2).
-    ``examples``: w_s ∝ Σ_t n_{s,t}. ``uniform``: equal weights.
+    ``examples``: w_s ∝ Σ_t n_{s,t}. ``uniform``: equal weights. No weight is above
+    `aggregation.max_weight` (`limit_shares`).
     """
     cards = list(cards)
     weighting = config.aggregation.weighting
@@ -70,7 +72,8 @@ def site_weights(config: FederationConfig, cards: Iterable[Labelled]) -> dict[st
     else:
         raw = {card.name: 1.0 for card in cards}
     total = sum(raw[site] for site in sorted(raw))
-    return {site: value / total for site, value in raw.items()}
+    shares = {site: value / total for site, value in raw.items()}
+    return limit_shares(shares, config.aggregation.max_weight)
 
 
 def array_weights(
@@ -79,8 +82,9 @@ def array_weights(
     """Return the weight of each site in the mean of each array: site → array → weight.
 
     Backbone arrays have the `site_weights`. Arrays of a shared head have the shares of its task,
-    over the sites with this task. The weights of an array sum to 1. If no site has a training label
-    of a task, the arrays of its head have no weights.
+    over the sites with labels of this task. Both are limited by `aggregation.max_weight`; a head of
+    too few sites gets equal weights. The weights of an array sum to 1. If no site has a training
+    label of a task, the arrays of its head have no weights.
     """
     whole = site_weights(config, cards)
     uniform = config.aggregation.weighting == "uniform"
@@ -96,7 +100,8 @@ def array_weights(
             if task is None or task in card.tasks
         }
         total = sum(raw.values())
-        by_task[task] = {site: weight / total for site, weight in raw.items() if total}
+        own = {site: weight / total for site, weight in raw.items() if weight}
+        by_task[task] = limit_shares(own, config.aggregation.max_weight)
     weights: dict[str, dict[str, float]] = {card.name: {} for card in cards}
     for name in names:
         for site, weight in by_task[head_task(name)].items():

@@ -1,47 +1,93 @@
-"""Check updates, and compute their weighted mean."""
+"""Check updates, measure how long they are, and compute their weighted mean."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdmt.blob import Arrays
+from mdmt.errors import Refused
+from mdmt.models import head_task
 
-_IMPLAUSIBLE = 1e6
-"""Largest allowed ratio of a value to the largest sent value (or to 1)."""
 _PIECE = 2**15
-"""Numbers that are added in one step."""
+"""Numbers that are read in one step, so that they stay in the processor's cache."""
+_VARIANCE = ".running_var"
+"""End of the names of torch's running variances."""
+STATISTICS = "statistics"
+"""The group of arrays of the backbone that gradients do not change."""
+Norms = dict[str, float]
+"""Group of arrays → Euclidean norm: see `group`."""
 
 
-def refusal(received: Arrays, expected: Arrays) -> str | None:
-    """Return the reason why an update cannot be combined, or None.
+def group(name: str, optimised: Collection[str]) -> str:
+    """Return the group of an array. Updates are compared in each group.
 
-    Names, shapes and dtypes must be those of `expected`. All values must be finite and not too
-    large.
+    The groups are the ``backbone`` (what gradients change), its running ``statistics``, which
+    change by other amounts, and each shared head, which not all sites have.
+    """
+    task = head_task(name)
+    if task is not None:
+        return f"heads.{task}"
+    return "backbone" if name in optimised else STATISTICS
+
+
+def check_update(received: Arrays, expected: Arrays, optimised: Collection[str]) -> Norms:
+    """Check an update, and measure how far it is from the sent arrays.
+
+    Parameters
+    ----------
+    received : mapping of str to ndarray
+    expected : mapping of str to ndarray
+        The sent arrays that the site must send back.
+    optimised : collection of str
+        See `State.optimised`.
+
+    Returns
+    -------
+    dict of str to float
+        Norm of the difference in each group of arrays.
+
+    Raises
+    ------
+    Refused
+        Names, shapes and dtypes are not those of `expected`, a value is not finite, or a variance
+        is negative.
     """
     if missing := sorted(set(expected) - set(received)):
-        return f"array {missing[0]} is missing"
+        raise Refused(f"array {missing[0]} is missing")
     if extra := sorted(set(received) - set(expected)):
-        return f"array {extra[0][:80]} was not asked for"
+        raise Refused(f"array {extra[0][:80]} was not asked for")
+    squares: dict[str, float] = {}
     for name, sent in expected.items():
         array = received[name]
         if array.shape != sent.shape or array.dtype != sent.dtype:
-            return (
+            raise Refused(
                 f"array {name} is {array.dtype} {list(array.shape)},"
                 f" not {sent.dtype} {list(sent.shape)}"
             )
-        # The minimum and maximum also show NaN and infinity, without an array of flags.
-        peak = max(abs(float(array.max(initial=0))), abs(float(array.min(initial=0))))
-        if not np.isfinite(peak):
-            return f"array {name} is not finite"
-        limit = _IMPLAUSIBLE
-        if peak > limit:  # rare: read the sent values only in this case
-            limit *= max(1.0, float(np.abs(sent).max(initial=0)))
-        if peak > limit:
-            return f"array {name} holds {peak:.1e}, above the limit of {limit:.0e} for a weight"
-    return None
+        square = _square_distance(array, sent)
+        if not np.isfinite(square):
+            raise Refused(f"array {name} is not finite")
+        if name.endswith(_VARIANCE) and array.min(initial=0) < 0:
+            raise Refused(f"array {name} holds a negative variance")
+        key = group(name, optimised)
+        squares[key] = squares.get(key, 0.0) + square
+    return {key: float(np.sqrt(square)) for key, square in squares.items()}
+
+
+def _square_distance(array: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """Return ‖array - other‖², added in float64; not finite if a value is not."""
+    flat, sent = array.reshape(-1), other.reshape(-1)
+    room, total = np.empty(min(flat.size, _PIECE)), 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, flat.size, _PIECE):
+            piece = flat[start : start + _PIECE]
+            difference = room[: piece.size]
+            np.subtract(piece, sent[start : start + _PIECE], out=difference)
+            total += float(np.square(difference, out=difference).sum())
+    return total
 
 
 def weighted_mean(

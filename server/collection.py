@@ -14,7 +14,7 @@ from mdmt.errors import Refused
 from mdmt.messages import SiteCard, TrainOrder, TrainReport, content_bytes
 from mdmt.models import head_task
 from mdmt.wire import Codec, largest_message
-from server.aggregation import refusal
+from server.aggregation import Norms, check_update
 from server.federation import Federation
 from server.messaging import (
     LONGEST_REPORT,
@@ -61,6 +61,10 @@ class Collected:
     reports: dict[str, TrainReport] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
+    norms: dict[str, Norms] = field(default_factory=dict)
+    """Norms of the difference between an update and the sent arrays."""
+    factors: dict[str, Norms] = field(default_factory=dict)
+    """Factors of the updates that are clipped (`server.norm_bound`)."""
 
 
 def own_arrays(arrays: Arrays, card: SiteCard) -> Arrays:
@@ -107,13 +111,13 @@ def collect(
         card = sent.cards[node]
         run.event("reply", round=sent.number, site=card.name, head=head_of(reply))
         try:
-            report, blob = _read_update(federation, codec, card, sent, reply)
+            report, blob, norms = _read_update(federation, codec, card, sent, reply)
         except Refused as refused:
             found.refusals[card.name] = str(refused)
         else:
             buffer.put(card.name, blob)
             del blob  # if the buffer has written it to the disk, it is freed now
-            found.reports[card.name] = report
+            found.reports[card.name], found.norms[card.name] = report, norms
             found.bytes[card.name] = content_bytes(reply.content)
         if reply.has_content():
             for record in reply.content.array_records.values():
@@ -129,7 +133,7 @@ def collect(
 
 def _read_update(
     federation: Federation, codec: Codec, card: SiteCard, sent: Sent, reply: Message
-) -> tuple[TrainReport, bytes]:
+) -> tuple[TrainReport, bytes, Norms]:
     """Check a reply to a training order.
 
     Raises
@@ -153,6 +157,4 @@ def _read_update(
         raise Refused("the reply has no arrays") from error
     except ValueError as error:
         raise Refused(f"the arrays cannot be decoded: {error}") from error
-    if unfit := refusal(update, expected):
-        raise Refused(unfit)
-    return report, blob
+    return report, blob, check_update(update, expected, frozenset(federation.state.optimised))

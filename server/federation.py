@@ -26,6 +26,7 @@ from mdmt.models import (
 )
 from mdmt.selection import Selection
 from mdmt.weighting import loss_coefficients
+from server.norm_bound import History
 from server.run import RunDirectory
 from server.site_registry import SiteRegistry
 
@@ -63,6 +64,8 @@ class Federation:
         History line of `round`. The replies of the next round complete it.
     rounds_of : dict of str to int
         Site → number of rounds in which its update was used.
+    norms : list of dict
+        Norms of the updates that were accepted in the last rounds (`server.norm_bound`).
     last_reports : dict of str to EvaluateReport
         Evaluation of the final model.
     """
@@ -78,6 +81,7 @@ class Federation:
     round: int = 0
     line: dict[str, Any] = field(default_factory=_no_round)
     rounds_of: dict[str, int] = field(default_factory=dict)
+    norms: History = field(default_factory=list)
     last_reports: dict[str, EvaluateReport] = field(default_factory=dict)
 
     def save(self, run: RunDirectory) -> None:
@@ -94,6 +98,7 @@ class Federation:
             "selection": self.selection.save(),
             "coefficients": self.coefficients,
             "rounds_of": self.rounds_of,
+            "norms": self.norms,
         }
         tensors = {name: torch.from_numpy(np.asarray(v)) for name, v in arrays.items()}
         keep = (*self.selection.kept_rounds, self.round - 1, self.round)
@@ -158,6 +163,7 @@ def restore(federation: Federation, run: RunDirectory) -> None:
         federation.selection.load(saved.facts["selection"])
         federation.coefficients |= saved.facts["coefficients"]
         federation.rounds_of = saved.facts["rounds_of"]
+        federation.norms = saved.facts["norms"]
         run.rewind(number)
         run.event("resumed", round=number)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 
@@ -101,6 +102,12 @@ def check_cards(config: FederationConfig, cards: Iterable[SiteCard]) -> list[str
     problems = [f"site {name} is missing" for name in sorted(set(config.sites) - set(names))]
     if len(cards) < config.aggregation.min_sites:
         problems.append(f"{len(cards)} sites answered, {config.aggregation.min_sites} are needed")
+    largest = config.aggregation.max_weight
+    if largest is not None and cards and len(cards) * largest < 1:
+        problems.append(
+            f"aggregation.max_weight {largest:g} needs at least {math.ceil(1 / largest)} sites,"
+            f" {len(cards)} answered"
+        )
     for position, card in enumerate(cards):
         problems += site_problems(config, card, cards[:position])
     for task in config.tasks:

@@ -20,6 +20,7 @@ from server.aggregation import weighted_mean
 from server.collection import Collected, Sent, collect, send
 from server.evaluation import evaluate_round
 from server.federation import Federation
+from server.norm_bound import History, find_large, per_root_step, remember, shorten
 from server.run import RunDirectory
 from server.update_buffer import UpdateBuffer
 
@@ -39,13 +40,14 @@ def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: in
         with UpdateBuffer(run.folder) as buffer:
             sent = send(grid, federation, codec, number, sites)
             collected = collect(federation, run, codec, sent, buffer)
+            norms = bound_updates(federation, run, number, collected)
             check_quorum(federation, number, collected)
             state = combine(federation, codec, sent, collected, buffer)
         book(federation, run, {s: r.validation for s, r in collected.reports.items()})
         note_rounds(federation, run, collected)
         seconds = time.monotonic() - started
         federation.line = history_line(federation, number, sent, collected, seconds)
-        federation.state, federation.round = state, number
+        federation.state, federation.round, federation.norms = state, number, norms
         federation.save(run)
     federation.last_reports = evaluate_round(grid, federation, run, rounds, federation.state.arrays)
     book(federation, run, {s: r.metrics["val"] for s, r in federation.last_reports.items()})
@@ -73,6 +75,24 @@ def select(federation: Federation, number: int) -> dict[int, SiteCard]:
     rng = np.random.default_rng(derive_seed(federation.config.seed, "sites", number))
     drawn = rng.choice(len(nodes), size=min(wanted, len(nodes)), replace=False)
     return {nodes[i]: cards[nodes[i]] for i in sorted(drawn)}
+
+
+def bound_updates(
+    federation: Federation, run: RunDirectory, number: int, collected: Collected
+) -> History:
+    """Refuse or clip updates that are too large. Return the history of norms for the next round."""
+    config, sites = federation.config, federation.registry.sites
+    scaled = per_root_step(config, sites, collected.norms)
+    large = find_large(config, scaled, federation.state, federation.norms)
+    clip = config.aggregation.on_large == "clip"
+    for site, why in sorted(large.reasons.items()):
+        if clip:
+            collected.factors[site] = large.factors[site]
+            run.event("notice", round=number, message=f"{site}, round {number}: {why}; clipped")
+        else:
+            collected.refusals[site] = why
+            del collected.reports[site]
+    return remember(federation.norms, scaled, large, clip=clip)
 
 
 def check_quorum(federation: Federation, number: int, collected: Collected) -> None:
@@ -111,7 +131,9 @@ def combine(
     algorithm = federation.config.algorithm
 
     def update(site: str) -> Arrays:
-        return codec.decode_upload(buffer.take(site), sent.arrays[site])
+        arrays, factors = sent.arrays[site], collected.factors.get(site)
+        found = codec.decode_upload(buffer.take(site), arrays)
+        return shorten(found, arrays, factors, federation.state.optimised) if factors else found
 
     if algorithm.needs == "updates":
         return algorithm.combine_each(federation.state, {s: update(s) for s in weights}, weights)
@@ -157,7 +179,10 @@ def history_line(
             "seconds": round(report.seconds, 3),
             "losses": report.losses,
             "bytes_up": collected.bytes[site],
+            "norms": {key: float(f"{n:.6g}") for key, n in collected.norms[site].items()},
         }
+        if site in collected.factors:
+            sites[site]["clipped"] = collected.factors[site]
     return {
         "round": number,
         "sites": sites,

@@ -92,6 +92,12 @@ class AggregationConfig(Strict):
     weighting: Literal["tasks", "examples", "uniform"] = "tasks"
     norm_layers: Literal["average", "local", "frozen"] = "average"
     heads: Literal["local", "shared"] = "local"
+    max_weight: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Largest weight of a site. A larger one is cut, and the others share the rest."""
+    norm_bound: Annotated[float, Field(gt=1)] | None = 15.0
+    """Largest update, as a multiple of the median of recent updates; None allows any."""
+    on_large: Literal["refuse", "clip"] = "refuse"
+    """What to do with a larger update: do not use it, or shorten it to the largest norm."""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Fraction of the sites that are drawn for a round."""
     min_sites: Annotated[int, Field(gt=0)] = 1

@@ -20,7 +20,7 @@ from mdmt.weighting import loss_coefficients
 from mdmt.wire import Codec
 from server.collection import collect, send
 from server.federation import Federation
-from server.rounds import check_quorum, combine, history_line, select
+from server.rounds import bound_updates, check_quorum, combine, history_line, select
 from server.site_registry import SiteRegistry
 from server.update_buffer import UpdateBuffer
 from simulation.engine import task_identity
@@ -96,6 +96,7 @@ def play(federation, answer, tmp_path, number=1):
     with UpdateBuffer(tmp_path) as buffer:
         sent = send(grid, federation, codec, number, select(federation, number))
         found = collect(federation, run, codec, sent, buffer)
+        federation.norms = bound_updates(federation, run, number, found)
         check_quorum(federation, number, found)
         state = combine(federation, codec, sent, found, buffer)
     return state, history_line(federation, number, sent, found, 0.0)
@@ -285,7 +286,7 @@ HOSTILE = {
     "no scale": ({SCALE: np.zeros(0, float32)}, "no scale for each channel"),
     "NaN scale": ({SCALE: np.full(16, np.nan, float32)}, "an invalid scale"),
     "negative scale": ({SCALE: np.full(16, -1, float32)}, "an invalid scale"),
-    "absurd scale": ({SCALE: np.full(16, 1e30, float32)}, "the limit of"),
+    "absurd scale": ({SCALE: np.full(16, 1e30, float32)}, "times as long as"),
     "another shape": ({BIG: np.zeros((16, 65), np.int8)}, "that was not sent"),
     "one array more": ({"backbone.more": np.zeros(4, float32)}, "was not asked for"),
     "float16": ({BIG: np.zeros((16, 64), np.float16)}, "float16 [16, 64], not float32"),
