@@ -15,6 +15,8 @@ from mdmt.data.cache import POSITION, default_cache_dir
 from mdmt.data.manifest import Split
 from mdmt.errors import PolicyError
 from mdmt.models import MDMTModel, build_model, get_arrays, uploaded_names
+from mdmt.privacy.account import open_ledger
+from mdmt.privacy.accounting import epsilon, private_steps, recipe_mechanism
 from mdmt.seeds import derive_seed
 from mdmt.training import steps_per_round
 from mdmt.wire import Codec
@@ -55,6 +57,11 @@ class Facts:
         return len(Codec(federation.wire).upload(arrays, arrays, {})[0])
 
     @property
+    def private(self) -> bool:
+        """True if the recipe has differential privacy."""
+        return self.plan.federation.privacy.dp is not None
+
+    @property
     def cache_bytes(self) -> int:
         """Size of the image cache."""
         size = self.plan.federation.model.image_size
@@ -68,6 +75,8 @@ class Facts:
     @property
     def steps(self) -> int:
         """Optimiser steps of a round."""
+        if self.private:
+            return private_steps(self.plan.federation)
         images = len(self.plan.cohort.training_indices(self.plan.tasks))
         return steps_per_round(self.plan.federation.training, images)
 
@@ -75,13 +84,15 @@ class Facts:
     def training_patients(self) -> tuple[int, int]:
         """Fewest distinct patients in the batches of a round, and patients of the training split.
 
-        The batches are those of the training: their order follows from the recipe.
+        The batches are those of the training: their order follows from the recipe. With
+        differential privacy any patient may be drawn, by a secret of the site.
         """
         plan, training = self.plan, self.plan.federation.training
         indices = plan.cohort.training_indices(plan.tasks)
         patients = plan.manifest.patients
         everybody = len(np.unique(patients[indices]))
-        if not everybody or self.steps >= batches_per_epoch(len(indices), training.batch_size):
+        whole = self.steps >= batches_per_epoch(len(indices), training.batch_size)
+        if not everybody or whole or self.private:
             return everybody, everybody
         fewest = everybody
         for number in range(1, training.rounds + 1):
@@ -113,6 +124,8 @@ class Facts:
     def outgoing(self) -> list[Outgoing]:
         """List the messages of one run."""
         federation, policy = self.plan.federation, self.plan.site.policy
+        if self.private:
+            return self._private_outgoing()
         fewest, everybody = self.training_patients
         val, test = self.patients("val"), self.patients("test")
         held = f"{val} (val), {test} (test)"
@@ -142,6 +155,17 @@ class Facts:
             kinds.append(Outgoing("references", content, 1, REPORT, held))
         return kinds
 
+    def _private_outgoing(self) -> list[Outgoing]:
+        """List the messages under differential privacy: what has no noise is withheld."""
+        everybody, test = self.training_patients[1], f"{self.patients('test')} (test)"
+        rounds, size = self.plan.federation.training.rounds, self.update_bytes / 1e6 + REPORT
+        drawn = f"drawn from {everybody} (train)"
+        return [
+            Outgoing("site card", "name, tasks, device, versions", 1, REPORT, "nobody"),
+            Outgoing("round", "trained backbone, with noise", rounds, size, drawn),
+            Outgoing("final test", "metrics on test", self.rounds_sent, REPORT, test),
+        ]
+
     def limits(self) -> tuple[Limit, ...]:
         """Checks that need these numbers."""
         return self._size, self._messages, self._patients, self._machine, self._privacy
@@ -169,10 +193,16 @@ class Facts:
         privacy = self.plan.federation.privacy
         if policy.secure_aggregation and not privacy.secure_aggregation:
             raise PolicyError("policy: secure_aggregation is needed, the recipe has none")
-        if policy.max_epsilon is not None and privacy.dp is None:
+        mechanism = recipe_mechanism(self.plan.federation)
+        if policy.max_epsilon is None or mechanism is None:
+            return
+        spent = [entry.mechanism for entry in open_ledger(self.plan.site).entries()]
+        total = epsilon([*spent, mechanism], self.plan.site.policy.delta)
+        if not total <= policy.max_epsilon:
+            earlier = f"with {epsilon(spent, policy.delta):.2f} that is spent, " if spent else ""
             raise PolicyError(
-                f"policy: max_epsilon allows {policy.max_epsilon:g}, without privacy.dp there is no"
-                " ε"
+                f"policy: max_epsilon allows {policy.max_epsilon:g}, {earlier}this recipe needs"
+                f" {total:.2f}"
             )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from client.deployment.plan_facts import Facts
+from mdmt.privacy.accounting import describe_cost
 
 COORDINATOR = (
     "The coordinator is the attacker here: whoever runs the server, or broke into it. Everybody"
@@ -63,8 +64,7 @@ def _of_policy(facts: Facts) -> list[Protection]:
 def _of_recipe(facts: Facts) -> list[Protection]:
     privacy = facts.plan.federation.privacy
     fewest = facts.training_patients[0]
-    dp = privacy.dp
-    noise = "" if dp is None else f"noise multiplier {dp.noise_multiplier:g}, clip {dp.clip:g}"
+    cost = describe_cost(facts.plan.federation, facts.plan.site.policy.delta)
     return [
         Protection(
             "secure aggregation",
@@ -78,10 +78,10 @@ def _of_recipe(facts: Facts) -> list[Protection]:
         ),
         Protection(
             "differential privacy",
-            dp is not None,
-            f"What one patient can change in all messages has a bound ε ({noise}). A large ε"
-            " protects little."
-            if dp is not None
+            cost is not None,
+            f"What one training patient can change in all messages of a run is bounded: {cost}. An"
+            " ε above 10 promises little. Metrics of test patients have no noise."
+            if cost is not None
             else "No bound exists. Whoever has an image of a patient may find out, from an update"
             " or from the published model, whether it was used in the training.",
         ),

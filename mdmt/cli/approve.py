@@ -88,7 +88,9 @@ def _runs(plan: Plan, facts: Facts) -> Table:
         space = recipe.space(task)
         table.add_row(f"task {task}", f"{space.kind}: {', '.join(space.labels)}")
     length = f"{training.rounds} rounds of {facts.steps} steps ({schedule(training)})"
-    table.add_row("training", f"{length}, batches of {training.batch_size} images")
+    dp = recipe.privacy.dp
+    batch = f"{training.batch_size} images" if dp is None else f"{dp.sample_rate:g} of the patients"
+    table.add_row("training", f"{length}, batches of {batch}")
     table.add_row("algorithm", f"{_words(recipe.algorithm)}; {_words(training.optimizer)}")
     for plugin in used_plugins(recipe):
         code = f"sha256 {plugin.sha256}" if plugin.sha256 else "its files are not listed"

@@ -158,6 +158,23 @@ def test_every_limit_that_refuses_is_named(kit: Path) -> None:
     assert len(policy(kit)["recipes"]) == 1, "the engineer may raise the limit afterwards"
 
 
+def test_differential_privacy_is_told_with_its_epsilon(kit: Path) -> None:
+    pytest.importorskip("opacus")
+    dp = {"noise_multiplier": 1.0, "sample_rate": 0.25}
+    changes = {"privacy": {"dp": dp}, "aggregation": {"weighting": "uniform"}}
+    write_recipe(kit, **changes)
+    text = words(run_cli("site", "approve", kit, "--yes"))
+    assert "differential privacy on What one training patient can change" in text
+    told = float(text.partition("ε = ")[2].split()[0])
+    assert 1 < told < 20
+    assert "drawn from" in text
+    assert "numbers of" not in text, "the card has no counts"
+    limited = (kit / "site.yaml").read_text().replace("max_rounds: 10", f"max_epsilon: {told / 2}")
+    (kit / "site.yaml").write_text(limited)
+    result = run_cli("site", "approve", kit, "--yes")
+    assert f"this recipe needs {told:.2f}" in result.stderr
+
+
 def test_a_changed_recipe_shows_old_and_new(kit: Path) -> None:
     assert "No earlier recipe" in run_cli("site", "approve", kit, "--yes").stdout
     sha256 = write_recipe(kit, training={"rounds": 3, "local_steps": 2, "batch_size": 1})
