@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from mdmt.data.csv_text import csv_records
+from mdmt.data.records import Record
+from mdmt.data.spreadsheet import xlsx_records
 from mdmt.errors import DataError
+
+_ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+"""First bytes of an XLSX file, and of an Excel file before 2007."""
 
 
 @dataclass(frozen=True)
@@ -54,41 +58,71 @@ class TabularFile:
 
 
 def read_tabular_file(path: Path) -> TabularFile:
-    """Read a CSV file (UTF-8; comma, semicolon or tab) or the first sheet of an XLSX file.
+    """Read a CSV file (comma, semicolon, tab or bar) or the first sheet of an XLSX file.
 
-    Numbers in XLSX cells become the text that a spreadsheet shows: 1.0 is ``1``. Blank rows are
-    dropped.
+    The content decides the format, not the name. Blank rows are dropped. Spaces around a cell and
+    invisible characters in it are removed.
 
     Raises
     ------
     DataError
         The file is not a readable table, or two columns have the same name.
     """
-    kind = "XLSX" if path.suffix.lower() == ".xlsx" else "CSV"
-    try:
-        records = _xlsx_records(path) if kind == "XLSX" else _csv_records(path)
-        lines = [(number, cells) for number, cells in records if any(cells)]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text; save the table as CSV UTF-8") from error
-    except (csv.Error, zipfile.BadZipFile, KeyError, ValueError, IndexError) as error:
-        raise DataError(f"{path}: not a valid {kind} file: {error}") from error
+    lines = [
+        record._replace(cells=[_visible(cell) for cell in record.cells])
+        for record in _records(path)
+    ]
+    lines = [record for record in lines if any(record.cells)]
     if not lines:
         raise DataError(f"{path}: the table is empty")
-    columns = tuple(lines[0][1])
+    columns = tuple(lines[0].cells)
     duplicates = sorted({name for name in columns if name and columns.count(name) > 1})
     if duplicates:
         raise DataError(f"{path}: two columns are called {', '.join(duplicates)}; rename one")
     rows, issues = [], []
-    for number, cells in lines[1:]:
-        where = f"{path.name}:{number}"
+    for record in lines[1:]:
+        where, cells, error = f"{path.name}:{record.number}", record.cells, record.error
         if len(cells) != len(columns):
-            message = f"the row has {len(cells)} cells, the header has {len(columns)}"
-            issues.append(Issue("error", where, f"{message}; is a delimiter missing or extra?"))
+            error = (
+                f"the row has {len(cells)} cells, the header has {len(columns)}; is a delimiter"
+                " missing or extra?"
+            )
+        if record.warning:
+            issues.append(Issue("warning", where, record.warning))
+        if error:
+            issues.append(Issue("error", where, error))
         else:
             rows.append(Row(where, dict(zip(columns, cells, strict=True))))
     return TabularFile(path, columns, tuple(rows), tuple(issues))
+
+
+def _records(path: Path) -> list[Record]:
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+        if head.startswith(_OLE):
+            raise DataError(f"{path}: an old Excel file (.xls); save it as XLSX or CSV")
+        if path.suffix.lower() in {".xlsx", ".xlsm"} and not head.startswith(_ZIP):
+            raise DataError(f"{path}: not a valid XLSX file; save it again as XLSX or CSV")
+        return list(xlsx_records(path) if head.startswith(_ZIP) else csv_records(path))
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text; save the table as CSV UTF-8") from error
+    except Exception as error:  # openpyxl raises errors of any class for a damaged file
+        kind = "XLSX" if path.suffix.lower() == ".xlsx" else "CSV"
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{path}: not a valid {kind} file: {reason}; save it again") from error
+
+
+def _visible(cell: str) -> str:
+    """Remove what a reader of the table cannot see: format characters, and spaces at the ends."""
+    if cell.isascii():
+        return cell.strip()
+    shown = (" " if c == "\xa0" else c for c in cell if unicodedata.category(c) != "Cf")
+    return "".join(shown).strip()
 
 
 def need_columns(tabular: TabularFile, wanted: Mapping[str, str]) -> None:
@@ -114,41 +148,3 @@ def need_columns(tabular: TabularFile, wanted: Mapping[str, str]) -> None:
     if missing:
         present = ", ".join(column for column in tabular.columns if column)
         raise DataError(f"{tabular.path}: {'; '.join(missing)}; its columns are {present}")
-
-
-def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the first line number and the cells of each record."""
-    text = path.read_text(encoding="utf-8-sig")
-    # The delimiter is the character that splits the header into the most columns.
-    delimiter = max(",;\t", key=lambda d: len(next(csv.reader(io.StringIO(text), delimiter=d), ())))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    first_line = 1  # a quoted cell can contain line breaks
-    for cells in reader:
-        yield first_line, [cell.strip() for cell in cells]
-        first_line = reader.line_num + 1
-
-
-def _xlsx_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the cells of each row, cut or filled to the width of the header.
-
-    In an XLSX file a row ends at its last filled cell, and formatting can add empty columns.
-    """
-    import openpyxl
-
-    # openpyxl does not close a file that it opened itself if an error occurs.
-    with path.open("rb") as file:
-        workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
-        values = list(workbook.worksheets[0].iter_rows(values_only=True))
-    rows = [[_cell_text(value) for value in row] for row in values]
-    header = next(filter(any, rows), [])
-    width = max((i + 1 for i, cell in enumerate(header) if cell), default=0)
-    for number, cells in enumerate(rows, start=1):
-        yield number, (cells + [""] * width)[:width]
-
-
-def _cell_text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
