@@ -65,6 +65,8 @@ def _check_dataset(site: SiteConfig, seed: int) -> bool:
         report = validate_dataset(
             site, seed, progress=lambda done, n: status.update(f"{site.name}: image {done} of {n}")
         )
+    if report.account:
+        typer.echo(f"{site.name}: {report.account}")
     show_results(*_tables(report))
     return bool(report.errors)
 

@@ -35,6 +35,8 @@ class Manifest:
     columns : mapping of str to ndarray of str, (N,)
         Other columns of the dataset that a study can use: `CENTRE`, age, view. Empty text if
         unknown.
+    account : str
+        How many rows the table has, how many are used, and why the others are not.
     """
 
     images: tuple[Path, ...]
@@ -44,6 +46,7 @@ class Manifest:
     targets: Mapping[str, NDArray[np.float32]]
     masks: tuple[Path | None, ...]
     columns: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    account: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,6 +61,7 @@ class Manifest:
             targets={task: values[indices] for task, values in self.targets.items()},
             masks=tuple(self.masks[i] for i in indices),
             columns={name: values[indices] for name, values in self.columns.items()},
+            account=self.account,
         )
 
     def indices(self, split: Split) -> NDArray[np.intp]:

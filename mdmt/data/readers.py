@@ -7,6 +7,7 @@ from pkgutil import resolve_name
 from mdmt.config.site import SiteConfig
 from mdmt.data.manifest import SPLITS, Manifest
 from mdmt.data.splits import divide
+from mdmt.data.table_checks import ALL_USED
 from mdmt.data.tabular import Issue
 from mdmt.errors import DataError
 
@@ -42,6 +43,11 @@ def read_manifest(site: SiteConfig, seed: int) -> Manifest:
         raise DataError(f"site {site.name}: {errors[0]}{more}")
     if issues:
         _log.warning("%s: %d warnings, the first: %s", site.name, len(issues), issues[0])
+    if manifest.account:
+        complete = manifest.account.endswith(ALL_USED)
+        _log.log(
+            logging.INFO if complete else logging.WARNING, "%s: %s", site.name, manifest.account
+        )
     for split in SPLITS:
         if split not in manifest.splits:
             _log.warning("%s: no image in the %s split", site.name, split)

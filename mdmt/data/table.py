@@ -1,68 +1,40 @@
 """The reader of label tables: one row per image, with the site's own column names."""
 
-import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from mdmt.config.datasets import Table
 from mdmt.config.site import SiteConfig, SiteTask
+from mdmt.data.find_files import FileFinder
 from mdmt.data.manifest import CENTRE, SPLITS, Manifest
 from mdmt.data.splits import carve_validation, split_patients
+from mdmt.data.table_checks import (
+    NO_PATIENTS,
+    Sample,
+    account,
+    patients_in_two_splits,
+    repeated_images,
+    similar_patients,
+)
 from mdmt.data.tabular import Issue, Row, TabularFile, need_columns, read_tabular_file
 from mdmt.errors import DataError
 
-
-@dataclass(frozen=True)
-class _Sample:
-    """A usable row."""
-
-    where: str
-    """File:row."""
-    image: Path
-    mask: Path | None
-    patient: str
-    split: str
-    """Empty if the table has no split column."""
-    targets: dict[str, list[float]]
-    """One number per target column, by task; NaN is a missing label."""
-    columns: dict[str, str]
-    """See `Manifest.columns`."""
-
-
-def _repeated_images(samples: Sequence[_Sample]) -> Iterator[Issue]:
-    """Find images that are in two rows."""
-    first: dict[Path, str] = {}
-    for sample in samples:
-        other = first.setdefault(sample.image, sample.where)
-        if other != sample.where:
-            message = f"image {sample.image} is already in {other}; keep one row per image"
-            yield Issue("error", sample.where, message)
-
-
-def _patients_in_two_splits(samples: Sequence[_Sample]) -> Iterator[Issue]:
-    """Find patients with rows in two splits."""
-    rows: dict[str, dict[str, str]] = {}
-    for sample in samples:
-        seen = rows.setdefault(sample.patient, {})
-        if seen and sample.split not in seen:
-            split, row = next(iter(seen.items()))
-            message = f"patient {sample.patient} is in {sample.split} here and in {split} in {row}"
-            yield Issue("error", sample.where, f"{message}; keep a patient in one split")
-        seen.setdefault(sample.split, sample.where)
-
-
-_MISSING = {"", "na", "nan"}
-_log = logging.getLogger(__name__)
+MISSING = {"", "na", "nan", "n/a", "#n/a", "null", "none", "-", "--", "?", "."}
+"""Texts of a missing label, in lower case, unless the task has such a label."""
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+_FLOAT_ID = re.compile(r"\d+\.0+")
+"""A number that a program has converted to a float: 123.0 is the id 123."""
 
 
 def read_table(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]:
     """Read the table of `site.dataset`. An unusable row gives an issue and is dropped.
 
     Rows that do not match `where`, and rows without a label of the site's tasks, are dropped.
-    The task's `values` translate a label cell first. Blank, ``na`` and ``nan`` are missing labels.
+    The task's `values` translate a label cell first. Blank and `MISSING` are missing labels.
     The splits come from the split column. If it has no validation split, a part of the training
     patients becomes the validation split. Without a split column `split_patients` makes all three.
 
@@ -122,16 +94,20 @@ def read_rows(
     reader = _RowReader(dataset, site.tasks, columns, list(tabular.issues))
     wanted = [row for row in tabular.rows if _is_wanted(row, dataset)]
     samples = [sample for row in wanted if (sample := reader.read(row))]
-    issues = [*reader.issues, *_repeated_images(samples)]
+    issues = [*reader.issues, *repeated_images(samples)]
     if dataset.split is not None:
-        issues += _patients_in_two_splits(samples)
+        issues += patients_in_two_splits(samples)
     if not samples and not any(issue.severity == "error" for issue in issues):
         counts = f"{len(tabular.rows)} rows, {len(wanted)} of them match dataset.where"
         message = f"no row is left: {counts}, none is usable"
         issues.append(Issue("error", str(tabular.path), message))
-    if reader.unlabelled:
-        _log.info("%s: dropped %d rows without a label", site.name, reader.unlabelled)
-    return _manifest(samples, site.tasks, _splits(samples, dataset, seed)), issues
+    issues += similar_patients(samples)
+    if dataset.patient is None and samples:
+        issues.append(Issue("warning", str(tabular.path), NO_PATIENTS))
+    told = account(tabular, len(wanted), reader.unlabelled, len(samples))
+    return replace(
+        _manifest(samples, site.tasks, _splits(samples, dataset, seed)), account=told
+    ), issues
 
 
 def label_columns(task: str, entry: SiteTask) -> tuple[str, ...]:
@@ -175,14 +151,17 @@ class _RowReader:
     tasks: dict[str, SiteTask]
     columns: dict[str, tuple[str, ...]]
     issues: list[Issue]
-    unlabelled: int = 0
+    unlabelled: list[str] = field(default_factory=list)
 
-    def read(self, row: Row) -> _Sample | None:
+    def __post_init__(self) -> None:
+        self._files = FileFinder(self.dataset.root)
+
+    def read(self, row: Row) -> Sample | None:
         """Read a row. Return None if it has no label or an issue."""
         before = len(self.issues)
         targets = {task: self._labels(row, task) for task in self.tasks}
         if len(self.issues) == before and all(np.isnan(v).all() for v in targets.values()):
-            self.unlabelled += 1
+            self.unlabelled.append(row.where)
             return None
         image, mask = self._file(row, self.dataset.image), None
         if self.dataset.mask and row.cells[self.dataset.mask]:
@@ -190,40 +169,46 @@ class _RowReader:
         patient, split = self._patient(row), self._split(row)
         if len(self.issues) > before:
             return None
-        return _Sample(row.where, image, mask, patient, split, targets, self._metadata(row))
+        return Sample(row.where, image, mask, patient, split, targets, self._metadata(row))
 
     def _labels(self, row: Row, task: str) -> list[float]:
         entry, targets = self.tasks[task], []
         for column, own in zip(self.columns[task], entry.space.columns, strict=True):
             text = row.cells[column]
             label = entry.values.get(text, text)
+            if text not in entry.values and _DECIMAL_COMMA.fullmatch(text):
+                label = text.replace(",", ".")
             target = np.nan
-            if label.lower() not in _MISSING:
-                try:
-                    target = entry.space.encode(own, label)
-                except ValueError as error:
+            try:
+                target = entry.space.encode(own, label)
+            except ValueError as error:
+                if label.lower() not in MISSING:
                     self._error(row, column, f"{text!r} is no label of {task}: {error}")
             targets.append(target)
         return targets
 
     def _file(self, row: Row, column: str) -> Path:
-        path = self.dataset.root / row.cells[column]
-        if not row.cells[column]:
+        text = row.cells[column]
+        path = self.dataset.root / text
+        if not text:
             self._error(row, column, "no image is named")
-        elif not path.is_file() and self.dataset.on_bad_image == "skip":
+        elif (found := self._files.find(text)) is not None:
+            return found
+        elif self.dataset.on_bad_image == "skip":
             message = f"column {column}: {path} is not a file; the row is skipped"
             self.issues.append(Issue("warning", row.where, message))
-        elif not path.is_file():
-            self._error(row, column, f"{path} is not a file")
+        else:
+            self._error(row, column, f"{path} is not a file{self._files.near(text)}")
         return path
 
     def _patient(self, row: Row) -> str:
         column = self.dataset.patient
         if column is None:
             return row.cells[self.dataset.image]
-        if not row.cells[column]:
+        patient = row.cells[column]
+        if not patient:
             self._error(row, column, "no patient id; a patient must not be in two splits")
-        return row.cells[column]
+        return patient.partition(".")[0] if _FLOAT_ID.fullmatch(patient) else patient
 
     def _split(self, row: Row) -> str:
         column = self.dataset.split
@@ -246,7 +231,7 @@ class _RowReader:
         self.issues.append(Issue("error", row.where, f"column {column}: {message}"))
 
 
-def _splits(samples: Sequence[_Sample], dataset: Table, seed: int) -> list[str]:
+def _splits(samples: Sequence[Sample], dataset: Table, seed: int) -> list[str]:
     patients, splits = [s.patient for s in samples], [s.split for s in samples]
     if dataset.split is None:
         return split_patients(patients, seed, dataset.val_fraction, dataset.test_fraction)
@@ -256,7 +241,7 @@ def _splits(samples: Sequence[_Sample], dataset: Table, seed: int) -> list[str]:
 
 
 def _manifest(
-    samples: Sequence[_Sample], tasks: dict[str, SiteTask], splits: Sequence[str]
+    samples: Sequence[Sample], tasks: dict[str, SiteTask], splits: Sequence[str]
 ) -> Manifest:
     targets = {
         # reshape: without a sample there is no second axis

@@ -35,6 +35,8 @@ class ValidationReport:
     """Usable images."""
     patients: dict[Split, int] = field(default_factory=dict)
     """Patients of the usable images."""
+    account: str = ""
+    """See `Manifest.account`."""
     labels: LabelCounts = field(default_factory=dict)
     """Labelled samples by task, split, table column and label."""
 
@@ -81,6 +83,7 @@ def validate_dataset(
         issues=tuple(issues),
         images={split: len(indices) for split, indices in rows.items()},
         patients={split: len(set(usable.patients[i].tolist())) for split, i in rows.items()},
+        account=manifest.account,
         labels=labels,
     )
 
