@@ -8,6 +8,7 @@ import shlex
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -24,21 +25,24 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.clientapp import ClientApp
-from pydantic import BaseModel
 
+from client.admission import Order, admit
 from client.policy import check_upload
 from client.site import Site
+from client.stored_replies import Reply, open_replies
 from mdmt import __version__
 from mdmt.blob import BLOB
 from mdmt.config import FederationConfig, SiteConfig, find_config, load_federation, load_site
 from mdmt.errors import MDMTError, PolicyError
 from mdmt.files import limit_log
 from mdmt.messages import (
+    LONGEST_ORDER,
     PROTOCOL,
     EvaluateOrder,
     Query,
     ReferenceOrder,
     TrainOrder,
+    order_hash,
     protocol_of,
 )
 
@@ -74,7 +78,7 @@ def reference(message: Message, context: Context) -> Message:
 
 
 def _answer(
-    message: Message, context: Context, order: type[BaseModel], run: Callable[..., Any]
+    message: Message, context: Context, order: type[Order], run: Callable[..., Any]
 ) -> Message:
     """Let the site run an order. For an error, send only its type, not its text.
 
@@ -86,14 +90,13 @@ def _answer(
         if site is None:
             return Message(RecordDict({"report": ConfigRecord({"json": "null"})}), reply_to=message)
         started = time.monotonic()
-        reply = _reply(site, message.content, order, run)
-        check_upload(site.config.policy, reply)
+        reply = _reply(site, message, order, run)
         seconds = time.monotonic() - started
         kind = message.metadata.message_type
         _log_at_site(site, f"{kind} answered in {seconds:.1f} s by process {os.getpid()}")
         return Message(reply, reply_to=message)
     except Exception as error:
-        story = str(error) if isinstance(error, MDMTError) else traceback.format_exc()
+        story = _story(error) if isinstance(error, MDMTError) else traceback.format_exc()
         _log_at_site(site, f"error: {story.rstrip()}")
         reason = f"{type(error).__name__} at the site; its own log says more"
         if site is not None and isinstance(error, PolicyError):
@@ -103,23 +106,62 @@ def _answer(
         return Message(Error(_SITE_FAILED, reason), reply_to=message)
 
 
-def _reply(
-    site: Site, content: RecordDict, kind: type[BaseModel], run: Callable[..., Any]
-) -> RecordDict:
-    """Read the order and its arrays, run it, and write the report and the arrays of an update."""
+def _reply(site: Site, message: Message, kind: type[Order], run: Callable[..., Any]) -> RecordDict:
+    """Read an order, run it unless its reply is stored, and return the reply.
+
+    Only a deployed site stores replies: a simulation does not lose one.
+    """
+    order, text, blobs = _read_order(message.content, kind)
+    if site.kit is None:
+        return _content(_run(site, order, blobs, run))
+    what = message.metadata.message_type
+    site = replace(site, asked=order_hash(what, text, b"".join(blobs)))
+    admit(site.config, order)
+    replies = open_replies(site.config)
+    if (stored := replies.find(what, site.asked)) is not None:
+        _log_at_site(site, f"{what} was answered before: the stored reply is sent again")
+        return _content(stored)
+    reply = _run(site, order, blobs, run)
+    replies.keep(what, site.asked, reply)
+    return _content(reply)
+
+
+def _read_order(content: RecordDict, kind: type[Order]) -> tuple[Order, str, list[bytes]]:
+    """Return the order, its text and its arrays."""
     text = str(content.config_records["config"]["order"])
+    if len(text) > LONGEST_ORDER:
+        raise PolicyError(f"the order has {len(text)} characters, at most {LONGEST_ORDER} are read")
     if kind is Query and (protocol := protocol_of(text)) != PROTOCOL:
         raise PolicyError(
             f"speaks protocol {PROTOCOL} (mdmt {__version__}) and the server protocol {protocol}:"
             " install the version of the server"
         )
     blobs = [content.array_records["arrays"][BLOB].data] if kind is not Query else []
-    result = run(site, kind.model_validate_json(text), *blobs)
+    return kind.model_validate_json(text), text, blobs
+
+
+def _run(site: Site, order: Order, blobs: list[bytes], run: Callable[..., Any]) -> Reply:
+    """Run an order, and check the size of the reply."""
+    result = run(site, order, *blobs)
     report, *updates = result if isinstance(result, tuple) else (result,)
-    reply = RecordDict({"report": ConfigRecord({"json": report.model_dump_json()})})
-    for blob in updates:
-        reply["arrays"] = ArrayRecord({BLOB: Array("uint8", (len(blob),), BLOB, blob)})
+    reply = Reply(report.model_dump_json(), *updates)
+    check_upload(site.config.policy, reply.report, reply.blob or b"")
     return reply
+
+
+def _content(reply: Reply) -> RecordDict:
+    """Write a reply as the content of a message."""
+    content = RecordDict({"report": ConfigRecord({"json": reply.report})})
+    if reply.blob is not None:
+        array = Array("uint8", (len(reply.blob),), BLOB, reply.blob)
+        content["arrays"] = ArrayRecord({BLOB: array})
+    return content
+
+
+def _story(error: MDMTError) -> str:
+    """Return the text of an error for the site's own log, with that of its cause."""
+    cause = error.__cause__
+    return f"{error}: {cause}" if isinstance(cause, MDMTError) else str(error)
 
 
 def open_site(context: Context) -> Site | None:
@@ -131,7 +173,7 @@ def open_site(context: Context) -> Site | None:
     file = context.node_config.get("site")
     if file is not None:
         path = Path(str(file))
-        return Site(_site(path, path.stat().st_mtime_ns))
+        return Site(_site(path, path.stat().st_mtime_ns), path.parent)
     path = find_config(str(context.run_config["federation"]))
     overrides = str(context.run_config.get("overrides", ""))
     sites = _federation(path, path.stat().st_mtime_ns, overrides).sites
@@ -141,10 +183,14 @@ def open_site(context: Context) -> Site | None:
 
 @lru_cache(maxsize=1)
 def _site(path: Path, changed: int) -> SiteConfig:
-    """Return the configuration of a deployed site. Its plug-ins must be listed in the policy."""
+    """Return the configuration of a deployed site: what its policy does not list is refused."""
     site = load_site(path)
-    policy = site.policy.model_copy(update={"plugins": site.policy.plugins or ()})
-    return site.model_copy(update={"policy": policy})
+    strict = {
+        "recipes": site.policy.recipes or (),
+        "plugins": site.policy.plugins or (),
+        "max_threads": site.policy.max_threads or os.cpu_count(),
+    }
+    return site.model_copy(update={"policy": site.policy.model_copy(update=strict)})
 
 
 @lru_cache(maxsize=1)

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 from mdmt.config import FederationConfig
 from mdmt.config.site import Policy
 from mdmt.errors import PolicyError
-from mdmt.messages import content_bytes
+from mdmt.messages import LONGEST_REPORT
 from mdmt.privacy.accounting import private_steps
 from mdmt.registry import permit_plugins
 
 if TYPE_CHECKING:
-    from flwr.app import RecordDict
-
     from mdmt.data.cohort import Cohort
 
 
@@ -45,7 +43,7 @@ def check_order(
     federation : FederationConfig
         The recipe.
     round_number : int
-        Round of the order; 0 at registration.
+        Round of the order; 0 at registration. The recipe must have this round.
     tasks : iterable of str
         Tasks that the order trains.
 
@@ -60,7 +58,12 @@ def check_order(
     for task in tasks:
         _check_listed("tasks", policy.tasks, task)
     check_plugins(policy, federation)
-    _check_at_most("max_rounds", policy.max_rounds, max(federation.training.rounds, round_number))
+    _check_at_most("max_rounds", policy.max_rounds, federation.training.rounds)
+    if round_number > federation.training.rounds:
+        raise PolicyError(
+            f"the recipe has {federation.training.rounds} rounds, the order is for round"
+            f" {round_number}"
+        )
     dp = federation.privacy.dp
     if dp is not None:
         passes = private_steps(federation) * dp.sample_rate
@@ -68,6 +71,16 @@ def check_order(
     elif federation.training.local_steps is None:
         epochs = federation.training.local_epochs or 1
         _check_at_most("max_local_epochs", policy.max_local_epochs, epochs)
+
+
+def check_threads(policy: Policy, federation: FederationConfig) -> None:
+    """Refuse more CPU threads than the policy allows.
+
+    Raises
+    ------
+    PolicyError
+    """
+    _check_at_most("max_threads", policy.max_threads, federation.training.threads)
 
 
 def check_plugins(policy: Policy, federation: FederationConfig) -> None:
@@ -118,14 +131,24 @@ def check_data(
         )
 
 
-def check_upload(policy: Policy, content: RecordDict) -> None:
+def check_upload(policy: Policy, report: str, blob: bytes) -> None:
     """Refuse to send a message that is too large.
+
+    Parameters
+    ----------
+    policy : Policy
+    report : str
+        A report or a site card, as JSON.
+    blob : bytes
+        Encoded arrays; empty without an update.
 
     Raises
     ------
     PolicyError
     """
-    size = content_bytes(content)
+    if len(report) > LONGEST_REPORT:
+        raise PolicyError(f"the report has {len(report)} characters, more than {LONGEST_REPORT}")
+    size = len(report.encode()) + len(blob)
     if policy.max_upload is not None and size > policy.max_upload * 1e6:
         raise PolicyError(
             f"policy: max_upload allows {policy.max_upload:g} MB, the reply has {size} bytes"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import version
 
 import numpy as np
@@ -40,13 +40,28 @@ def train_report(
     cohort: Cohort,
     validation: Metrics,
     result: TrainingResult,
+    withheld: Collection[str] = (),
     *,
     seconds: float,
     new_memory: bool,
 ) -> TrainReport:
-    """Return the report of a round."""
+    """Return the report of a round.
+
+    Parameters
+    ----------
+    site : SiteConfig
+    order : TrainOrder
+    cohort : Cohort
+    validation : Metrics
+        Of the received model.
+    result : TrainingResult
+    withheld : collection of str
+        Tasks with too few patients in the batches of the round.
+    seconds : float
+    new_memory : bool
+    """
     policy, manifest = site.policy, cohort.manifest
-    few = {task for task in site.offered if _few(policy, manifest, task, "train")}
+    few = {*withheld, *(t for t in site.offered if _few(policy, manifest, t, "train"))}
     reported = policy.report_counts and not few
     return TrainReport(
         site=site.name,
@@ -87,14 +102,20 @@ def reported_splits(
 
 
 def _few(policy: Policy, manifest: Manifest, task: str, split: Split) -> bool:
-    """Return True if a metric of `task` on `split` uses too few images, but more than none.
+    """Return True if a metric of `task` on `split` uses too few images or patients, but not none.
 
     A metric of one output uses the images with this output. A metric of the sum over outputs uses
     the images with all outputs.
     """
-    present = np.isfinite(manifest.targets[task][manifest.indices(split)])
-    supports = [*present.sum(axis=0).tolist(), int(present.all(axis=1).sum())]
-    return any(0 < images < policy.min_examples_per_metric for images in supports)
+    indices = manifest.indices(split)
+    present = np.isfinite(manifest.targets[task][indices])
+    supports = [*present.T, present.all(axis=1)]
+    if any(0 < support.sum() < policy.min_examples_per_metric for support in supports):
+        return True
+    minimum, patients = policy.min_patients_per_update, manifest.patients[indices]
+    if not minimum:
+        return False
+    return any(0 < len(np.unique(patients[support])) < minimum for support in supports)
 
 
 def _counts(

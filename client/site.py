@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from client.admission import admit, check_tasks
+from client.budget import Purpose, open_budget
+from client.initial_arrays import check_initial
 from client.memory import SiteMemory, round_files
-from client.policy import check_data, check_order
+from client.patients import check_patients
+from client.policy import check_data
 from client.privacy_filter import reported_splits, site_card, train_report
 from client.private_reports import private_card, private_splits, private_train_report
 from client.references import constant_metrics, local_metrics
-from client.site_model import site_model
-from mdmt.config import FederationConfig, SiteConfig, parse_recipe
+from client.site_model import receive, site_model
+from mdmt.config import FederationConfig, SiteConfig, WireConfig
 from mdmt.data.cohort import Cohort, open_cohort
 from mdmt.errors import DataError
 from mdmt.evaluation import evaluate, evaluate_splits
@@ -34,7 +38,6 @@ from mdmt.messages import (
 )
 from mdmt.privacy.account import PrivacyAccount
 from mdmt.privacy.dp_training import train_privately
-from mdmt.registry import permit_plugins
 from mdmt.seeds import derive_seed
 from mdmt.site_round import SiteRound
 from mdmt.training import TrainingResult, resolve_device, train
@@ -49,6 +52,10 @@ class Site:
     """A site that runs orders."""
 
     config: SiteConfig
+    kit: Path | None = None
+    """Folder of the site's file. None in a simulation."""
+    asked: str = ""
+    """Hash of the order that is answered, as it was received. Empty in a simulation."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -60,21 +67,35 @@ class Site:
         """The log of the site. It is never sent."""
         return self.config.state_root / "site.log"
 
+    @property
+    def weights(self) -> Path:
+        """Folder with the weights that a recipe names by their SHA-256."""
+        return (self.kit or self.config.state_root) / "weights"
+
     def card(self, query: Query) -> SiteCard:
         """Return the site card: tasks and counts of labels."""
-        federation = self._admit(query.recipe)
+        federation = admit(self.config, query)
         cohort = self._cohort(federation, anew=True)  # the files may have changed
         check_data(self.config.policy, federation, cohort, self.tasks)
+        first = self._seed(federation, 1)
+        check_patients(self.config.policy, federation, cohort, self.tasks, first)
         card = site_card(self.config, federation, cohort)
-        return card if federation.privacy.dp is None else private_card(card)
+        if federation.privacy.dp is not None:
+            card = private_card(card)
+        self._pay(federation, "card", order_hash("card", card.model_dump_json()))
+        return card
 
     def train(self, order: TrainOrder, blob: bytes) -> tuple[TrainReport, bytes]:
         """Evaluate the received model, train it with the site's heads, and keep the heads."""
         started = time.monotonic()
-        federation, cohort, device = self._open(order, order.coefficients)
+        federation, cohort, device = self._open(order)
         check_data(self.config.policy, federation, cohort, self.tasks)
+        check_tasks(order, cohort, self.tasks)
+        seed = self._seed(federation, order.round)
+        few = check_patients(self.config.policy, federation, cohort, order.coefficients, seed)
         memory = SiteMemory(round_files(self.config, federation, order.run), order.round - 1)
         site = self._round(federation, memory, blob, cohort, order)
+        self._pay(federation, "order", self._order_hash(order, blob))
         federation.algorithm.load(site)
         private = federation.privacy.dp is not None
         validation: Metrics = {}
@@ -89,6 +110,7 @@ class Site:
             cohort,
             validation,
             update.result,
+            few,
             seconds=time.monotonic() - started,
             new_memory=memory.empty,
         )
@@ -98,7 +120,8 @@ class Site:
         """Evaluate the backbone of a round with the site's memory after this round."""
         federation, cohort, device = self._open(order)
         memory = SiteMemory(round_files(self.config, federation, order.run), order.round)
-        site = self._round(federation, memory, blob, cohort)
+        site = self._round(federation, memory, blob, cohort, order)
+        self._pay(federation, "order", self._order_hash(order, blob))
         federation.algorithm.load(site)
         found = evaluate_splits(site.model, cohort, federation, self.tasks, device)
         metrics = reported_splits(self.config.policy, cohort.manifest, found)
@@ -111,14 +134,15 @@ class Site:
         federation, cohort, device = self._open(order)
         check_data(self.config.policy, federation, cohort, self.tasks)
         policy, manifest = self.config.policy, cohort.manifest
+        files = round_files(self.config, federation, order.run, "local")
+        site = self._round(federation, SiteMemory(files, -1), blob, cohort, order)
+        self._pay(federation, "order", self._order_hash(order, blob))
         report = ReferenceReport(site=self.config.name, round=order.round, metrics={})
         if "constant" in federation.references:
             # The constant is computed from the training labels.
             found = constant_metrics(cohort, federation, self.tasks)
             report.metrics["constant"] = reported_splits(policy, manifest, found, "train")
         if "local" in federation.references:
-            files = round_files(self.config, federation, order.run, "local")
-            site = self._round(federation, SiteMemory(files, -1), blob, cohort)
             site.load()
             found = local_metrics(
                 site.model, files, cohort, federation, self.config.name, order.round, device
@@ -132,21 +156,24 @@ class Site:
         memory: SiteMemory,
         blob: bytes,
         cohort: Cohort,
-        order: TrainOrder | None = None,
+        order: TrainOrder | EvaluateOrder | ReferenceOrder,
     ) -> SiteRound:
-        """Build the `SiteRound` of the algorithm. Without an order it cannot train."""
-        device = self._device(federation)
+        """Check the arrays of an order, and build the `SiteRound` of the algorithm."""
+        device, trains = self._device(federation), isinstance(order, TrainOrder)
         own = site_model(federation.recipe, self.tasks, device)
+        # Only training orders are rounded: the tested model is the released model.
+        codec = Codec(federation.wire if trains else WireConfig())
+        incoming = receive(codec, blob, own)
+        first = order.round == (1 if trains else 0) or isinstance(order, ReferenceOrder)
+        if first and self.config.policy.recipes is not None:
+            check_initial(federation, self.tasks, incoming, codec, self.weights)
         loop: Callable[..., TrainingResult] = train
-        if order is not None:
+        if isinstance(order, TrainOrder):
             if federation.privacy.dp is None:
-                seed = derive_seed(federation.seed, "train", self.config.name, order.round)
-                loop = partial(train, seed=seed)
+                loop = partial(train, seed=self._seed(federation, order.round))
             else:
-                text = order.model_dump_json()
-                account = PrivacyAccount(
-                    self.config, order_hash("train", text, blob), federation.hash
-                )
+                asked = self._order_hash(order, blob)
+                account = PrivacyAccount(self.config, asked, federation.hash)
                 loop = partial(train_privately, account=account)
             loop = partial(
                 loop,
@@ -160,7 +187,7 @@ class Site:
         return SiteRound(
             model=own.model,
             aggregation=federation.aggregation,
-            incoming=Codec(federation.wire).receive(blob, own.limit),
+            incoming=incoming,
             memory=memory.tensors,
             initial=own.initial,
             uploaded=own.uploaded,
@@ -168,21 +195,25 @@ class Site:
         )
 
     def _open(
-        self, order: TrainOrder | EvaluateOrder | ReferenceOrder, tasks: Iterable[str] = ()
+        self, order: TrainOrder | EvaluateOrder | ReferenceOrder
     ) -> tuple[FederationConfig, Cohort, torch.device]:
         """Check an order against the policy, then open the data and the device."""
-        federation = self._admit(order.recipe, order.round, tasks)
+        federation = admit(self.config, order)
         return federation, self._cohort(federation), self._device(federation)
 
-    def _admit(
-        self, recipe: str, round_number: int = 0, tasks: Iterable[str] = ()
-    ) -> FederationConfig:
-        """Read a recipe and check the policy, before data and torch are used."""
-        policy = self.config.policy
-        with permit_plugins(policy.plugins):
-            federation = parse_recipe(recipe)
-        check_order(policy, federation, round_number, tasks)
-        return federation
+    def _seed(self, federation: FederationConfig, round_number: int) -> int:
+        """Return the seed of a round of training."""
+        return derive_seed(federation.seed, "train", self.config.name, round_number)
+
+    def _order_hash(self, order: TrainOrder | EvaluateOrder | ReferenceOrder, blob: bytes) -> str:
+        """Return what identifies an order (`mdmt.messages.order_hash`)."""
+        return self.asked or order_hash(type(order).__name__, order.model_dump_json(), blob)
+
+    def _pay(self, federation: FederationConfig, purpose: Purpose, identity: str) -> None:
+        """Pay a message from the budget, before its order runs."""
+        limit = self.config.policy.max_messages
+        if limit is not None:
+            open_budget(self.config).pay(federation.hash, limit, purpose, identity)
 
     def _cohort(self, federation: FederationConfig, *, anew: bool = False) -> Cohort:
         """Return the cohort of the site. Use the open one of this process unless `anew` is set."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mdmt.config import parse_recipe
+from mdmt.errors import PolicyError
 from mdmt.models import MDMTModel, broadcast_names, build_model, uploaded_names
-from mdmt.wire import largest_message
+from mdmt.wire import Codec, largest_message
 
 
 class SiteModel(NamedTuple):
@@ -19,6 +21,8 @@ class SiteModel(NamedTuple):
     model: MDMTModel
     initial: dict[str, Tensor]
     """Initial values of the heads."""
+    broadcast: frozenset[str]
+    """Names of the arrays that the server sends."""
     uploaded: tuple[str, ...]
     """Names of the arrays that are sent back to the server."""
     limit: int
@@ -41,6 +45,24 @@ def site_model(recipe: str, tasks: tuple[str, ...], device: torch.device) -> Sit
     return SiteModel(
         model,
         {f"heads.{name}": value.clone() for name, value in model.heads.state_dict().items()},
+        frozenset(names),
         uploaded_names(model, federation.aggregation),
         largest_message({name: 4 * tensors[name].numel() for name in names}),
     )
+
+
+def receive(codec: Codec, blob: bytes, own: SiteModel) -> dict[str, NDArray[Any]]:
+    """Decode the arrays of an order, which must be those that the server broadcasts.
+
+    Raises
+    ------
+    PolicyError
+        The message is too large, or an array is missing or is not one of them.
+    """
+    if len(blob) > own.limit:
+        raise PolicyError(f"the arrays have {len(blob)} bytes, at most {own.limit} are expected")
+    incoming = codec.receive(blob, own.limit)
+    if wrong := sorted(own.broadcast ^ incoming.keys()):
+        what = "is missing" if wrong[0] in own.broadcast else "is not one of them"
+        raise PolicyError(f"expected the arrays of the backbone: {wrong[0][:64]!r} {what}")
+    return incoming

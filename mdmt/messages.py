@@ -17,11 +17,19 @@ from mdmt.tasks import AnyTask
 
 PROTOCOL: Final = 2
 """Version of these messages. Server and sites must use the same version."""
+LONGEST_ORDER: Final = 2**22
+"""Largest order in characters: a recipe with a thousand tasks is a tenth of it."""
+LONGEST_REPORT: Final = 2**20
+"""Largest report or site card in characters. Ten tasks with a hundred metrics each need a
+twentieth of it."""
 Short = Annotated[str, StringConstraints(max_length=128)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 _COUNT = TypeAdapter(Count)
 Number = Annotated[float | int, Field(ge=-1e30, le=1e30)]
 """Limited, so that sums and means over sites are finite."""
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Round = Annotated[int, Field(ge=0, le=10**6)]
+MOST_TASKS: Final = 1000
 RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
 """The name of a folder at every site. It must not contain a path."""
 MetricName = Annotated[
@@ -34,6 +42,12 @@ def _counted(metrics: dict[str, float | int | None]) -> dict[str, float | int | 
         if name.endswith("/examples") and value is not None:
             _COUNT.validate_python(value, strict=True)
     return metrics
+
+
+def _ascending(rounds: tuple[int, ...]) -> tuple[int, ...]:
+    if list(rounds) != sorted(set(rounds)):
+        raise ValueError("expected ascending rounds")
+    return rounds
 
 
 Metrics = Annotated[dict[MetricName, Number | None], AfterValidator(_counted)]
@@ -78,14 +92,14 @@ class TrainOrder(Strict):
     """Server → site in a round: evaluate the received model, then train it."""
 
     run: RunId
-    round: Annotated[int, Field(ge=1)]
+    round: Annotated[Round, Field(ge=1)]
     recipe: str
-    coefficients: dict[Short, float]
+    coefficients: Annotated[dict[Short, Fraction], Field(max_length=MOST_TASKS)]
     """c_{s,t} of the site's tasks."""
-    lr_factor: float
+    lr_factor: Annotated[float, Field(gt=0, le=1)]
     """Factor on the learning rate, from the plateau scheduler."""
-    keep: tuple[int, ...]
-    """Rounds whose memory the site must keep."""
+    keep: Annotated[tuple[Round, ...], Field(max_length=2 * MOST_TASKS), AfterValidator(_ascending)]
+    """Rounds whose memory the site must keep: the best of each task, now and one round ago."""
 
 
 class TrainReport(Strict):
@@ -115,7 +129,7 @@ class EvaluateOrder(Strict):
     """Server → site: evaluate the model of a round with the site's memory of this round."""
 
     run: RunId
-    round: Annotated[int, Field(ge=0)]
+    round: Round
     recipe: str
 
 
@@ -140,7 +154,7 @@ class ReferenceOrder(Strict):
     """Server → site after the last round: compute the references from the initial arrays."""
 
     run: RunId
-    round: Annotated[int, Field(ge=0)]
+    round: Round
     """Rounds that the site trains alone: the number of rounds it took part in."""
     recipe: str
 

@@ -75,6 +75,27 @@ def steps_per_round(training: TrainingConfig, images: int) -> int:
     return (training.local_epochs or 1) * batches_per_epoch(images, training.batch_size)
 
 
+def round_batches(
+    cohort: Cohort, config: FederationConfig, tasks: Sequence[str], seed: int
+) -> Iterator[NDArray[np.intp]]:
+    """Yield the images of each batch of a round, as positions in the manifest of `cohort`.
+
+    `train` uses these batches. They are known before it starts.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    config : FederationConfig
+    tasks : sequence of str
+        Tasks to train. At least one image must have a label of them.
+    seed : int
+        Decides the order.
+    """
+    strata, rng = cohort.strata(cohort.training_indices(tasks)), np.random.default_rng(seed)
+    steps = _steps(config, strata)
+    return joint_batches(strata, config.training.batch_size, steps, rng)
+
+
 def train(
     model: MDMTModel,
     cohort: Cohort,
@@ -118,8 +139,7 @@ def train(
     keep_memory()
     tasks = list(coefficients)
     indices = trainable(cohort, tasks)
-    strata = cohort.strata(indices)
-    steps = steps_per_round(config.training, max(-(-len(own) // n) for own, n in strata))
+    steps = _steps(config, cohort.strata(indices))
     torch.manual_seed(seed)
     # One image has no batch statistics: the normalisation layers then keep their statistics.
     set_training_mode(model, config.aggregation.norm_layers if len(indices) > 1 else "frozen")
@@ -130,7 +150,7 @@ def train(
     forward = _compiled(model) if config.training.compile else model
     images_seen = 0
 
-    order = joint_batches(strata, config.training.batch_size, steps, np.random.default_rng(seed))
+    order = round_batches(cohort, config, tasks, seed)
     place = next(model.parameters()).device  # with a number: each thread has its own current GPU
     batches = prefetch(_batches(cohort, config, order, tasks, seed, place))
     for step, (images, targets) in enumerate(batches):
@@ -155,6 +175,11 @@ def trainable(cohort: Cohort, tasks: Sequence[str]) -> NDArray[np.intp]:
     if len(indices) == 0:
         raise DataError(f"no training image has a label of {', '.join(tasks)}")
     return indices
+
+
+def _steps(config: FederationConfig, strata: Sequence[tuple[NDArray[np.intp], int]]) -> int:
+    """Return the optimiser steps of a round; see `Cohort.strata`."""
+    return steps_per_round(config.training, max(-(-len(own) // n) for own, n in strata))
 
 
 def _compiled(model: MDMTModel) -> MDMTModel:

@@ -74,7 +74,7 @@ class TrainingConfig(Strict):
     """Train with torch.compile. A new process compiles for minutes; the result has other bits."""
     clip_norm: Positive | None = None
     """Largest norm of the gradient of a step."""
-    threads: Annotated[int, Field(gt=0)] = 1
+    threads: Annotated[int, Field(gt=0, le=256)] = 1
     """CPU threads per site. The bits of the result depend on it."""
     round_timeout: Positive = 3600.0
     """Seconds that a round waits for its sites."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 
@@ -11,8 +12,8 @@ from builders import PROGNOSIS
 from flwr.app import Context, RecordDict
 from plugin_packages import install_package
 
+from client.admission import admit
 from client.app import app
-from client.site import Site
 from mdmt.algorithms import algorithms
 from mdmt.config import load_site
 from mdmt.errors import PolicyError
@@ -98,7 +99,8 @@ def recipes(make_config):
 @pytest.mark.parametrize("need", NEEDS)
 def test_a_deployed_site_refuses_a_plugin_it_does_not_list(site_file, recipes, need, ask):
     """It is installed, but the policy does not name it: the server is told, and nothing ran."""
-    context = Context(1, 2, {"site": str(site_file())}, RecordDict(), {})
+    approved = hashlib.sha256(recipes[need].encode()).hexdigest()
+    context = Context(1, 2, {"site": str(site_file(recipes=[approved]))}, RecordDict(), {})
     answer = app(ask("query", Query(recipe=recipes[need]).model_dump_json()), context)
     assert answer.error.reason == (
         f"site ward: policy: plugins does not list mdmt-score, whose {need} is needed"
@@ -108,19 +110,20 @@ def test_a_deployed_site_refuses_a_plugin_it_does_not_list(site_file, recipes, n
 
 @pytest.mark.parametrize("need", NEEDS)
 def test_a_site_that_lists_another_package_refuses_too(site_file, recipes, need):
-    site = Site(load_site(site_file(plugins=["mdmt-other"])))
+    site = load_site(site_file(plugins=["mdmt-other"]))
     with pytest.raises(PolicyError, match="does not list mdmt-score"):
-        site._admit(recipes[need])
+        admit(site, Query(recipe=recipes[need]))
     assert "score_pack" not in sys.modules
 
 
 @pytest.mark.parametrize("need", NEEDS)
 def test_a_site_that_lists_it_admits_it(site_file, recipes, need):
-    federation = Site(load_site(site_file(plugins=["mdmt-score"])))._admit(recipes[need])
+    site = load_site(site_file(plugins=["mdmt-score"]))
+    federation = admit(site, Query(recipe=recipes[need]))
     assert federation.name == "test"
     assert "score_pack" in sys.modules
 
 
 def test_a_simulation_on_ones_own_machine_refuses_nothing(site_file, recipes):
-    Site(load_site(site_file()))._admit(recipes["task kind score"])
+    admit(load_site(site_file()), Query(recipe=recipes["task kind score"]))
     assert "score_pack" in sys.modules

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from builders import federation_dict
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
+from flwr.app import Context, RecordDict
 
 from client.app import app
 from client.policy import cap_memory, check_app, check_data, check_order, check_upload
@@ -21,7 +21,7 @@ from mdmt.config import Policy, SiteConfig, load_site
 from mdmt.data.cohort import Cohort
 from mdmt.data.manifest import Manifest
 from mdmt.errors import ConfigError, PolicyError
-from mdmt.messages import EvaluateOrder, Query, TrainOrder
+from mdmt.messages import LONGEST_REPORT, EvaluateOrder, Query, TrainOrder
 from mdmt.training import TrainingResult
 
 NAN = float("nan")
@@ -102,9 +102,9 @@ def test_recipe(make_config, policy, admitted, refused, reason):
 
 
 def test_a_round_beyond_the_recipe_is_refused(make_config):
-    check_order(Policy(max_rounds=5), make_config(), round_number=5)
-    with pytest.raises(PolicyError, match="max_rounds allows 5, the federation asks for 6"):
-        check_order(Policy(max_rounds=5), make_config(), round_number=6)
+    check_order(Policy(), make_config(), round_number=2)
+    with pytest.raises(PolicyError, match="the recipe has 2 rounds, the order is for round 3"):
+        check_order(Policy(), make_config(), round_number=3)
 
 
 def test_a_task_that_is_not_offered_cannot_be_ordered(make_config):
@@ -142,16 +142,16 @@ def test_local_steps_are_bounded_like_epochs(make_config):
 
 
 def test_a_message_may_be_as_large_as_max_upload_and_no_larger():
-    content = RecordDict(
-        {
-            "arrays": ArrayRecord({"w": Array("float32", (1,), "numpy.ndarray", b"\0" * 999_000)}),
-            "report": ConfigRecord({"json": "x" * 1000}),
-        }
-    )
-    check_upload(Policy(max_upload=1.0), content)
-    content.config_records["report"]["json"] = "x" * 1001
+    blob = b"\0" * 999_000
+    check_upload(Policy(max_upload=1.0), "x" * 1000, blob)
     with pytest.raises(PolicyError, match="max_upload allows 1 MB, the reply has 1000001 bytes"):
-        check_upload(Policy(max_upload=1.0), content)
+        check_upload(Policy(max_upload=1.0), "x" * 1001, blob)
+
+
+def test_a_report_may_be_as_large_as_the_server_reads_and_no_larger():
+    check_upload(Policy(), "x" * LONGEST_REPORT, b"")
+    with pytest.raises(PolicyError, match="the report has 1048577 characters"):
+        check_upload(Policy(), "x" * (LONGEST_REPORT + 1), b"")
 
 
 def test_only_listed_apps_run_and_without_a_list_none():
@@ -195,7 +195,7 @@ def test_a_refused_order_opens_and_writes_nothing_and_is_reported_by_name(
         "tasks": {"prognosis": task},
         "state_dir": str(tmp_path / "state"),
         "cache_dir": str(tmp_path / "cache"),
-        "policy": {"max_rounds": 10},
+        "policy": {"max_rounds": 10, "recipes": [config.hash]},
     }
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
     orders = {
