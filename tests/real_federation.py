@@ -21,6 +21,7 @@ import yaml
 from builders import federation_dict
 from deployment import free_ports
 
+from mdmt.config import load_federation
 from mdmt.deployment.kits import KIT_FILE, ServerKit, open_server_kit
 from mdmt.deployment.processes import flower_environment
 from mdmt.files import read_json, write_json
@@ -30,6 +31,15 @@ MDMT = str(Path(sysconfig.get_path("scripts")) / "mdmt")
 FAULTS = Path(__file__).parent / "e2e" / "faults"
 SITES = {"clinic": "severity", "hospital": "prognosis", "ward": "severity"}
 TRAINING = {"rounds": 3, "local_steps": 2, "batch_size": 4, "optimizer": "adam"}
+
+POLICY = {
+    "min_patients_per_update": 1,
+    "min_examples": 0,
+    "min_examples_per_metric": 0,
+    "max_messages": 10_000,
+    "max_rounds": 50,
+}
+"""What the sites allow: they have few patients and answer many runs."""
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -59,6 +69,7 @@ class RealFederation:
         self.provision()
         for site, task in SITES.items():
             self.fill_in(site, dataset=dataset(site), tasks=[task], device="cpu", workers=0)
+        self.approve()
 
     def provision(self, *options: str) -> None:
         sites = [f"--site={site}" for site in SITES]
@@ -92,7 +103,15 @@ class RealFederation:
     def write_config(self, **changes: Any) -> Path:
         file = self.folder / "federation.yaml"
         file.write_text(yaml.safe_dump(settings(**changes)))
+        if (self.folder / "kits").exists():
+            self.approve()
         return file
+
+    def approve(self) -> None:
+        """Approve the federation's file at every site, and allow so few patients."""
+        recipe = load_federation(self.folder / "federation.yaml").hash
+        for site in SITES:
+            self.fill_in(site, policy=POLICY | {"recipes": [recipe]})
 
     def fill_in(self, site: str, **changes: Any) -> None:
         """Change keys of a site's file, as its engineer would."""

@@ -10,6 +10,7 @@ import yaml
 from mdmt.config import FederationConfig, SiteTask, TaskConfig, read_yaml
 from mdmt.config.federation import content_name
 from mdmt.deployment.kits import ServerKit, SiteFacts, split_address
+from mdmt.deployment.usual_messages import usual_messages
 from mdmt.files import render, write_text
 
 
@@ -42,6 +43,7 @@ def site_files(facts: SiteFacts, config: FederationConfig) -> dict[str, str]:
         "tasks": [_task(name, entry) for name, entry in own.items()],
         "backbone": config.model.backbone,
         "rounds": config.training.rounds,
+        "messages": usual_messages(config),
     }
     templates = ("site.yaml", "start.sh", "mdmt-site.service")
     texts = {template: _render(template, **known) for template in templates}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from blobs import pack_record
+from deployed_site import Ward
 from flwr.app import ConfigRecord, Message, RecordDict
 from numpy import float32
 
+from mdmt.config import FederationConfig
 from simulation.engine import task_identity
 
 
@@ -38,3 +41,9 @@ def reply(ask: Callable[..., Message]) -> Callable[..., Message]:
         return Message(content, reply_to=ask(kind, "{}"))
 
     return build
+
+
+@pytest.fixture
+def ward(tmp_path: Path, make_config: Callable[..., FederationConfig]) -> Callable[..., Ward]:
+    """Builder of a deployed site that approved a federation."""
+    return lambda policy=None, **changes: Ward(tmp_path, make_config(**changes), **(policy or {}))

@@ -296,7 +296,20 @@ def test_a_site_file_has_the_sites_tasks_and_what_it_allows(source, kits):
     assert site.state_dir == north.folder / "state"
     assert site.cache_dir == north.folder / "cache"
     policy = yaml.safe_load(north.site_file.read_text())["policy"]
-    assert policy == {"federations": ["test"], "apps": [app_hash()]}
+    assert policy == {
+        "recipes": [],
+        "federations": ["test"],
+        "apps": [app_hash()],
+        "plugins": [],
+        "min_patients_per_update": 10,
+        "min_examples": 10,
+        "min_examples_per_metric": 10,
+        "max_rounds": 2,
+        # Twice 2 rounds, the last and two best rounds tested, 4 site cards.
+        "max_messages": 11,
+        "max_cache": 50,
+        "max_upload": 2000,
+    }
 
 
 def test_a_site_that_the_federation_does_not_name_gets_every_task(source, kits):
