@@ -94,13 +94,13 @@ def test_an_order_has_bounds(change):
 
 
 def test_a_training_order_names_every_task_with_labels(ward):
-    reason = "a coefficient for each task that this site has training labels of: prognosis"
+    reason = "a coefficient for each task of this site that has training labels"
     assert reason in refusal(ward().train(coefficients={}))
 
 
 def test_a_task_that_the_site_does_not_offer_is_refused(ward):
     reason = refusal(ward().train(coefficients={"prognosis": 0.5, "severity": 0.5}))
-    assert "a coefficient for each task that this site has training labels of" in reason
+    assert "and for no other task; its tasks are prognosis" in reason
 
 
 def test_a_round_after_the_last_one_is_refused(ward):
