@@ -196,7 +196,9 @@ class Facts:
         mechanism = recipe_mechanism(self.plan.federation)
         if policy.max_epsilon is None or mechanism is None:
             return
-        spent = [entry.mechanism for entry in open_ledger(self.plan.site).entries()]
+        ledger = open_ledger(self.plan.site)
+        begun = ledger.path.with_name("dp.secret").exists()  # made with the ledger
+        spent = [entry.mechanism for entry in ledger.entries()] if begun else []
         total = epsilon([*spent, mechanism], self.plan.site.policy.delta)
         if not total <= policy.max_epsilon:
             earlier = f"with {epsilon(spent, policy.delta):.2f} that is spent, " if spent else ""
