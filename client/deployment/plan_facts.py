@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from client.deployment.plan import Limit, Plan
+from client.policy import check_threads
 from mdmt.config import TrainingConfig
 from mdmt.config.site import Policy
-from mdmt.data.batches import batches_per_epoch, joint_batches
+from mdmt.data.batches import batches_per_epoch
 from mdmt.data.cache import POSITION, default_cache_dir
 from mdmt.data.manifest import Split
 from mdmt.errors import PolicyError
@@ -18,7 +19,7 @@ from mdmt.models import MDMTModel, build_model, get_arrays, uploaded_names
 from mdmt.privacy.account import open_ledger
 from mdmt.privacy.accounting import epsilon, private_steps, recipe_mechanism
 from mdmt.seeds import derive_seed
-from mdmt.training import steps_per_round
+from mdmt.training import round_batches, steps_per_round
 from mdmt.wire import Codec
 
 REPORT = 0.01
@@ -97,8 +98,7 @@ class Facts:
         fewest = everybody
         for number in range(1, training.rounds + 1):
             seed = derive_seed(plan.federation.seed, "train", plan.site.name, number)
-            rng = np.random.default_rng(seed)
-            batches = joint_batches([(indices, 1)], training.batch_size, self.steps, rng)
+            batches = round_batches(plan.cohort, plan.federation, plan.tasks, seed)
             behind = np.unique(patients[np.concatenate(list(batches))])
             fewest = min(fewest, len(behind))
         return fewest, everybody
@@ -186,7 +186,7 @@ class Facts:
 
     def _machine(self, policy: Policy) -> None:
         if self.plan.site.threads is None:
-            _at_most("max_threads", policy.max_threads, self.threads, "threads")
+            check_threads(policy, self.plan.federation)
         _at_most("max_cache", policy.max_cache, self.cache_bytes / 1e9, "GB")
 
     def _privacy(self, policy: Policy) -> None:

@@ -29,10 +29,17 @@ def test_a_healthy_run_gives_the_bits_of_the_simulation(real, tmp_path):
 def test_what_left_a_site_is_in_its_audit_log(real):
     done = real.mdmt("site", "audit", real.site_kit("hospital"))
     assert "intact: 6 messages" in done.stdout  # card, three rounds, last and best tested
+    events = [event for event in real.lines("healthy", "events") if event.get("site") == "hospital"]
+    heads = [event["head"] for event in events]
+    assert len(set(heads)) == 6, "every reply carried the head of its line"
+    expected_heads = [word for head in heads for word in ("--expect", head)]
+    done = real.mdmt("site", "audit", real.site_kit("hospital"), *expected_heads)
+    assert "line 6 has the hash" in done.stdout
     log = real.state("hospital") / "audit.jsonl"
     log.write_text("".join(log.read_text().splitlines(True)[:-1]))
-    done = real.mdmt("site", "audit", real.site_kit("hospital"), check=False)
+    done = real.mdmt("site", "audit", real.site_kit("hospital"), "--expect", heads[-1], check=False)
     assert done.returncode == 1
+    assert f"no line has the hash {heads[-1]}" in done.stdout
     (real.site_kit("hospital") / "audit-head.json").unlink()
     log.unlink()
 
