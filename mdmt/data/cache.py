@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdmt.data.manifest import Manifest
-from mdmt.errors import DataError, ImageError
+from mdmt.errors import DataError, ImageError, PolicyError
 from mdmt.files import atomic_path
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def open_pixels(
     workers: int = 0,
     on_bad_image: Literal["error", "skip"] = "error",
     progress: Callable[[int, int], None] | None = None,
+    max_gigabytes: float | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
     """Memory-map the preprocessed images of a manifest. Build the cache if there is none.
 
@@ -78,6 +79,8 @@ def open_pixels(
         Raise an error for the first unusable image, or skip unusable images with a warning.
     progress : callable, optional
         Called with (done, total) images after each image of a build.
+    max_gigabytes : float, optional
+        Build no cache with which the folder would have more, in 10^9 bytes.
 
     Returns
     -------
@@ -91,6 +94,8 @@ def open_pixels(
         An image is unusable and `on_bad_image` is ``error``. The message names its row.
     DataError
         No image is usable, or a file changed during the build.
+    PolicyError
+        The cache would be too large. Nothing was built.
     """
     key = cache_key(manifest, config, size)
     path = cache_dir / f"{key}.pixels"
@@ -106,6 +111,10 @@ def open_pixels(
             _warn_of(len(errors), len(manifest))
             return pixels, positions
     _sweep(cache_dir)
+    if max_gigabytes is not None:
+        _check_space(
+            cache_dir, path, len(manifest) * (size * size + POSITION.itemsize), max_gigabytes
+        )
     with atomic_path(path) as temporary:
         _build(temporary, load, len(manifest), workers, on_bad_image, progress)
         if cache_key(manifest, config, size) != key:
@@ -124,6 +133,19 @@ def cache_key(manifest: Manifest, config: PreprocessingConfig, size: int) -> str
     files = [[_state(path) for path in paths] for paths in (manifest.images, masks)]
     changing = config.model_dump(mode="json", exclude={"mean", "std"})
     return hashlib.sha256(json.dumps([FORMAT, changing, size, files]).encode()).hexdigest()
+
+
+def _check_space(cache_dir: Path, path: Path, needed: int, max_gigabytes: float) -> None:
+    """Refuse a cache of `needed` bytes at `path` that does not fit beside the others.
+
+    The message does not contain the number of images.
+    """
+    others = sum(other.stat().st_size for other in cache_dir.glob("*.pixels") if other != path)
+    if others + needed > max_gigabytes * 1e9:
+        raise PolicyError(
+            f"policy: max_cache allows {max_gigabytes:g} GB, the images of this federation need"
+            " more with what the cache folder has; the engineer of this site can clear it"
+        )
 
 
 def _state(path: Path | None) -> tuple[str, int, int] | None:

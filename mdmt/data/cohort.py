@@ -82,6 +82,8 @@ def open_cohort(
     ------
     DataError
         The table, a label or an image is unusable.
+    PolicyError
+        The cache would be larger than `policy.max_cache`.
     """
     manifest = read_manifest(site, federation.seed)
     pixels, kept = open_pixels(
@@ -92,6 +94,7 @@ def open_cohort(
         workers=site.workers,
         on_bad_image=site.dataset.on_bad_image,
         progress=progress,
+        max_gigabytes=site.policy.max_cache,
     )
     return Cohort(manifest if len(kept) == len(manifest) else manifest.select(kept), pixels)
 

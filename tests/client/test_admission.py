@@ -144,6 +144,16 @@ def test_threads_are_bounded(ward, make_config):
     assert "policy: max_threads allows " in refusal(site.query()), "the CPUs of this machine"
 
 
+def test_a_cache_beyond_the_limit_is_not_built(ward):
+    """20 images of 32² pixels."""
+    site = ward({"max_cache": 20 * 32 * 32 / 1e9})
+    reason = "policy: max_cache allows 2.048e-05 GB, the images of this federation need more"
+    assert refusal(site.query()).startswith(f"site ward: {reason}")
+    assert not list((site.folder / "cache").glob("*.pixels"))
+    site.allow(max_cache=20 * (32 * 32 + 8) / 1e9)
+    report(site.query())
+
+
 # The first arrays of a run.
 
 

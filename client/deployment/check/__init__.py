@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from client.deployment.check.base import Check
 from client.deployment.check.kit import (
+    check_approval,
     check_audit_log,
     check_ca,
     check_dataset,
@@ -62,13 +63,14 @@ def check_site(
 
         yield from (check_registered(kit, answer), check_versions(kit.facts.versions))
     if site is None:
-        skipped = ("device", "state_dir", "audit log", "cache_dir", "dataset")
+        skipped = ("device", "state_dir", "approval", "audit log", "cache_dir", "dataset")
         for name in () if starting else skipped:
             yield Check(name, "fail", "not checked", "correct site.yaml first")
         return
     if not starting or site.device.startswith("cuda"):  # torch is slow to load
         yield check_device(site)
     yield check_folder("state_dir", site.state_root)
+    yield check_approval(site)
     yield check_audit_log(kit, site)
     yield check_folder("cache_dir", site.cache_dir or default_cache_dir())
     yield check_table(site) if starting else check_dataset(site, progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable
 
+from client.budget import open_budget
 from client.deployment.check.base import Check, Failed, Warned, check
 from mdmt.config import SiteConfig, load_site
 from mdmt.deployment.keys import read_certificate, read_key
@@ -57,6 +58,26 @@ def check_audit_log(kit: SiteKit, site: SiteConfig) -> str:
         )
         raise Failed(f"{log.path}: {problems[0]}", remedy)
     return "intact"
+
+
+@check("approval", "mdmt site approve explains a recipe and approves it")
+def check_approval(site: SiteConfig) -> str:
+    """Check that a recipe is approved, and count the messages that are left for each one."""
+    policy = site.policy
+    if not policy.recipes:
+        raise Warned("no recipe is approved: this site refuses every order")
+    if policy.max_messages is None:
+        return f"{len(policy.recipes)} recipes, without a limit of messages"
+    budget, left = open_budget(site), {}
+    for recipe in policy.recipes:
+        left[recipe] = max(0, policy.max_messages - budget.spent(recipe))
+    found = ", ".join(
+        f"{number} of {policy.max_messages} messages left for recipe {recipe[:16]}"
+        for recipe, number in left.items()
+    )
+    if not left[policy.recipes[-1]]:
+        raise Warned(found, "raise policy.max_messages if more may be sent")
+    return found
 
 
 @check("dataset", _CORRECT)

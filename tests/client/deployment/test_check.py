@@ -21,8 +21,9 @@ from cli_builders import patients, table_site, write_rows
 from deployment import free_ports, make_kits, serve
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
+from client.budget import Budget
 from client.deployment.check import check_site
-from client.deployment.check.kit import check_key, check_site_file
+from client.deployment.check.kit import check_approval, check_key, check_site_file
 from client.deployment.check.machine import check_device, check_folder, check_versions
 from client.deployment.check.registered import check_registered
 from client.deployment.check.server import (
@@ -33,7 +34,7 @@ from client.deployment.check.server import (
     check_clock,
     check_server,
 )
-from mdmt.config import load_site
+from mdmt.config import Policy, load_site
 from mdmt.deployment.keys import read_certificate, read_key
 from mdmt.deployment.kits import open_site_kit, split_address
 from server.deployment.certificates import (
@@ -119,6 +120,7 @@ def test_a_site_that_is_fit_passes_every_check(kit, server):
         "versions",
         "device",
         "state_dir",
+        "approval",
         "audit log",
         "cache_dir",
         "dataset",
@@ -133,12 +135,29 @@ def test_all_checks_run_whatever_fails_each_in_one_line(kit):
     kit.site_file.write_text("name: clinic\n")
     kit.private_key.chmod(0o644)
     checks = list(check_site(kit))
-    assert len(checks) == 14
+    assert len(checks) == 15
     failed = {check.name for check in checks if check.outcome == "fail"}
     assert failed == {check.name for check in checks} - {"versions", "CA certificate"}
     for check in checks:
         assert "\n" not in check.found + check.remedy
         assert bool(check.remedy) == (check.outcome != "pass")
+
+
+def test_the_budget_of_an_approved_recipe_is_shown(kit, tmp_path):
+    recipe = "a" * 64
+
+    def approved(**policy):
+        site = load_site(kit.site_file).model_copy(update={"policy": Policy(**policy)})
+        return check_approval(site.model_copy(update={"state_dir": tmp_path}))
+
+    assert approved().found == "no recipe is approved: this site refuses every order"
+    assert approved().outcome == "warn"
+    left = approved(recipes=[recipe], max_messages=2)
+    assert left.found == f"2 of 2 messages left for recipe {recipe[:16]}"
+    for order in "xy":
+        Budget(tmp_path / "budget.json").pay(recipe, 2, "order", order)
+    left = approved(recipes=[recipe], max_messages=2)
+    assert (left.outcome, left.found[:23]) == ("warn", "0 of 2 messages left fo")
 
 
 @pytest.mark.parametrize(

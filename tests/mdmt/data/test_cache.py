@@ -20,7 +20,7 @@ from mdmt.data.cache import open_pixels
 from mdmt.data.images import read_radiograph
 from mdmt.data.manifest import Manifest
 from mdmt.data.preprocessing import preprocess
-from mdmt.errors import DataError, ImageError
+from mdmt.errors import DataError, ImageError, PolicyError
 
 CONFIG = PreprocessingConfig()
 SIZE = 24
@@ -72,6 +72,23 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def expected(manifest: Manifest, config: PreprocessingConfig = CONFIG) -> np.ndarray:
     return np.stack([preprocess(read_radiograph(p), None, config, SIZE) for p in manifest.images])
+
+
+# Space
+
+
+def test_a_cache_that_is_too_large_is_not_built(manifest: Manifest, cache_dir: Path) -> None:
+    """Six images, each with its position, beside what the folder has already."""
+    size = 6 * (SIZE * SIZE + 8)
+    fits = (size + 100) / 1e9
+    cache_dir.mkdir(exist_ok=True)
+    (cache_dir / "other.pixels").write_bytes(bytes(101))
+    with pytest.raises(PolicyError, match=r"^policy: max_cache allows .* GB, the images of this"):
+        open_pixels(manifest, CONFIG, SIZE, cache_dir=cache_dir, max_gigabytes=fits)
+    assert [file.name for file in cache_dir.iterdir()] == ["other.pixels"]
+    (cache_dir / "other.pixels").write_bytes(bytes(100))
+    open_pixels(manifest, CONFIG, SIZE, cache_dir=cache_dir, max_gigabytes=fits)
+    open_pixels(manifest, CONFIG, SIZE, cache_dir=cache_dir, max_gigabytes=1e-9)  # built already
 
 
 # Bad images
