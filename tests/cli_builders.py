@@ -17,8 +17,9 @@ from mdmt.cli import app
 Row = dict[str, str]
 
 
-def run_cli(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def run_cli(*arguments: object, answer: str | None = None) -> Result:
+    """Run a command; `answer` is what the user types."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=answer)
 
 
 def errors(result: Result) -> list[str]:

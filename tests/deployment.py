@@ -16,8 +16,10 @@ from typing import ClassVar
 
 import pytest
 
+from client.deployment.join import join_site
 from mdmt.config import find_config, load_federation
-from mdmt.deployment.kits import ServerKit, open_server_kit, split_address
+from mdmt.deployment.kits import ServerKit, open_server_kit, open_site_kit, split_address
+from server.deployment.admission import admit_site, open_request
 from server.deployment.provision import provision
 
 
@@ -33,11 +35,21 @@ def free_ports(count: int = 3) -> int:
 
 
 def make_kits(folder: Path, *sites: str, host: str = "localhost", port: int = 0) -> ServerKit:
-    """Kits of the demo federation for a server on this machine."""
+    """Kits of the demo federation for a server on this machine; every site is admitted."""
     source = find_config("demo")
     address = f"{host}:{port or free_ports()}"
     provision(load_federation(source), source, address, folder, sites or ("clinic",))
-    return open_server_kit(folder / "server")
+    kit = open_server_kit(folder / "server")
+    for site in kit.facts.sites:
+        admit(kit, site)
+    return kit
+
+
+def admit(kit: ServerKit, site: str) -> None:
+    """Let a site make its key and its request, and the server admit it."""
+    joining = join_site(open_site_kit(kit.folder.parent / "sites" / site))
+    request, _ = open_request(kit, joining.request)
+    admit_site(kit, request)
 
 
 def flower_settings(home: Path, address: str, kit: ServerKit) -> Path:

@@ -19,7 +19,7 @@ from uuid import uuid4
 import pytest
 import yaml
 from builders import federation_dict
-from deployment import free_ports
+from deployment import admit, free_ports
 
 from mdmt.config import load_federation
 from mdmt.deployment.kits import KIT_FILE, ServerKit, open_server_kit
@@ -67,16 +67,23 @@ class RealFederation:
         self.config_file = self.write_config(**changes)
         self.address = f"localhost:{free_ports()}"
         self.provision()
+        for site in SITES:
+            admit(self.server_kit, site)
         for site, task in SITES.items():
             self.fill_in(site, dataset=dataset(site), tasks=[task], device="cpu", workers=0)
         self.approve()
 
-    def provision(self, *options: str) -> None:
+    def provision(self) -> None:
         sites = [f"--site={site}" for site in SITES]
-        self.mdmt(
-            *("provision", self.config_file, "--server", self.address, "--out", "kits"),
-            *(*sites, *options),
-        )
+        address = ("--server", self.address)
+        self.mdmt("provision", self.config_file, *address, "--out", "kits", *sites)
+
+    def join(self, site: str) -> None:
+        """Let a site make its key, and the coordinator admit it, by the commands."""
+        told = self.mdmt("site", "join", self.site_kit(site)).stdout
+        (said,) = re.findall(r"SHA256:\S{43}", told)
+        request = self.site_kit(site) / f"{site}.request"
+        self.mdmt("server", "admit", request, "--kit", "kits/server", "--fingerprint", said)
 
     @property
     def server_kit(self) -> ServerKit:

@@ -33,28 +33,26 @@ def provision(
             metavar="NAME", help="A site; may be repeated.  [default: all of the federation]"
         ),
     ] = None,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Make new keys. Kits that were handed out become invalid."),
-    ] = False,
 ) -> None:
-    """Write the keys, certificates and files that the server and each site need.
+    """Write the CA, the server's kit, and a kit for each site, which holds no private key.
 
-    A second run keeps every key and every site.yaml, adds missing files, and renews the
+    A second run keeps every key and every site.yaml, adds missing sites and files, and renews the
     certificate of the server.
     """
     from mdmt.config import find_config, load_federation
     from server.deployment.provision import provision as write_kits
 
     path = find_config(federation)
-    done = write_kits(load_federation(path), path, server, out, site or (), force=force)
-    table = new_table("kits", "", "key", "folder", "saved")
+    done = write_kits(load_federation(path), path, server, out, site or ())
+    table = new_table("kits", "", "", "folder", "saved")
     for item in done:
         saved = ", ".join(file.name for file in item.saved)
-        table.add_row(item.what, item.key, str(item.folder), saved)
+        table.add_row(item.what, item.done, str(item.folder), saved)
     show_results(table)
-    typer.echo(f"Keep {out / 'ca'} offline. Give each site its folder over a safe channel. Then:")
+    typer.echo(f"Keep {out / 'ca'} offline. Give each site its folder. Then:")
     typer.echo(f"  mdmt server start {out / 'server'}")
+    typer.echo("  mdmt site join            at each site; it sends you NAME.request")
+    typer.echo(f"  mdmt server admit NAME.request --kit {out / 'server'}")
 
 
 @server.command()
@@ -152,6 +150,8 @@ def status(
     sites = new_table(f"{opened.facts.federation}: sites", "site", "status", "since")
     for node in list_nodes(opened):
         sites.add_row(node.name, node.status, connected_since(node))
+    for name in sorted(set(opened.facts.sites) - set(opened.admitted)):
+        sites.add_row(name, "not admitted", "")
     runs = new_table("runs", "run", "status", "round", "folder")
     for found in list_runs(opened):
         runs.add_row(found.id, found.status, *describe_run(opened, found.id))
@@ -176,13 +176,53 @@ def stop(kit: Kit = DEFAULT_KIT) -> None:
 
 
 @server.command()
+def admit(
+    request: Annotated[Path, typer.Argument(help="NAME.request, which mdmt site join wrote.")],
+    kit: KitOption = DEFAULT_KIT,
+    expected: Annotated[
+        str | None,
+        typer.Option(
+            "--fingerprint", metavar="SHA256:...", help="What the site told you; nothing is asked."
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Admit the key without a comparison.")] = False,
+) -> None:
+    """Admit the key of a site, after you compared its fingerprint with the site by phone.
+
+    A running server lets the site in within half a minute.
+    """
+    from mdmt.deployment.keys import fingerprint
+    from mdmt.deployment.kits import open_server_kit
+    from mdmt.errors import BadInput
+    from server.deployment.admission import admit_site, open_request
+
+    opened = open_server_kit(kit)
+    asked, known = open_request(opened, request)
+    print_of_key = fingerprint(asked.public_key)
+    typer.echo(f"{asked.name}: {print_of_key}")
+    if expected is not None and expected.strip() != print_of_key:
+        raise BadInput(
+            f"{request}: the key is {print_of_key}, not {expected.strip()}: admit nothing, and ask"
+            " the site to send its request again"
+        )
+    if known:
+        typer.echo(f"{asked.name} is admitted with this key already")
+        return
+    if expected is None and not yes:
+        question = f"Call {asked.name} on a number that you know. Is this the fingerprint there?"
+        typer.confirm(question, abort=True)
+    admit_site(opened, asked)
+    typer.echo(f"{asked.name} is admitted; a running server lets it in within half a minute")
+
+
+@server.command()
 def revoke(
     site: Annotated[str, typer.Argument(help="Its name.")], kit: KitOption = DEFAULT_KIT
 ) -> None:
     """Revoke the key of a site: from now on the server refuses it.
 
-    To let it in again, delete its old folder and run `mdmt provision ... --site NAME`, which makes
-    a new key.
+    To let it in again, the site deletes site.key, runs `mdmt site join` and sends the new request
+    for `mdmt server admit`.
     """
     from mdmt.deployment.kits import open_server_kit
     from server.deployment.nodes import revoke_site

@@ -25,6 +25,25 @@ site.command()(clean)
 
 
 @site.command()
+def join(kit: Kit = Path()) -> None:
+    """Make this site's key, and the request with which the coordinator admits it.
+
+    A second run changes nothing and prints the same.
+    """
+    from client.deployment.join import join_site
+    from mdmt.deployment.kits import open_site_kit
+
+    os.umask(0o077)
+    opened = open_site_kit(kit)
+    joining = join_site(opened)
+    typer.echo(f"the key of {opened.facts.name}: {joining.fingerprint}")
+    typer.echo(f"1. Send {joining.request} to the coordinator; it holds no secret.")
+    typer.echo("2. When the coordinator calls, read the fingerprint above to them.")
+    typer.echo(f"3. mdmt site check {kit} says when this site is admitted.")
+    typer.echo(f"{opened.private_key} never leaves this machine, except in your backup.")
+
+
+@site.command()
 def check(kit: Kit = Path()) -> None:
     """Check the connection to the server, the key, the clock, the machine and every image.
 

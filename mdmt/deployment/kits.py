@@ -30,7 +30,7 @@ _DNS_NAME = re.compile(rf"({_LABEL}\.)*[A-Za-z]([A-Za-z0-9-]{{0,61}}[A-Za-z0-9])
 class _Facts(Strict):
     """What ``kit.json`` says of either kit."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     mdmt: str = __version__
     """The version that wrote the kit."""
     federation: Name
@@ -59,6 +59,7 @@ class ServerFacts(_Facts):
     health_port: Port
     """Of its gRPC health service, on 127.0.0.1 only."""
     sites: tuple[Name, ...]
+    """Every site that has a kit, whether its key is admitted or not."""
 
 
 class _File:
@@ -87,9 +88,14 @@ class SiteKit:
     ca_certificate = _File("ca.crt")
     """PEM; the CA that signed the server's certificate."""
     private_key = _File("site.key")
-    """The site's own key, ECDSA P-384, in OpenSSH format."""
+    """The site's own key, ECDSA P-384, in OpenSSH format. `mdmt site join` makes it here."""
     audit_head = _File("audit-head.json")
     """The head of the audit log: its length and last hash. It is not in the folder of the log."""
+
+    @property
+    def request_file(self) -> Path:
+        """The request to be admitted, which `mdmt site join` writes."""
+        return self.folder / f"{self.facts.name}.request"
 
 
 @dataclass(frozen=True)
@@ -120,9 +126,17 @@ class ServerKit:
     run_folder = _File("run")
     """What the running proxy and SuperLink write: logs, pid, temporary files."""
 
+    revoked_keys = _File("sites/revoked.keys")
+    """The public keys that are never admitted again, one per line."""
+
     def public_key(self, site: str) -> Path:
-        """The public key of `site`, in OpenSSH format."""
+        """The public key of `site`, in OpenSSH format; there is none until it is admitted."""
         return self.folder / "sites" / f"{site}.pub"
+
+    @property
+    def admitted(self) -> tuple[str, ...]:
+        """The sites whose key is admitted."""
+        return tuple(site for site in self.facts.sites if self.public_key(site).exists())
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""Keys and certificates of a deployment: a CA, the server's certificate, a key pair per site."""
+"""The certificates of a deployment: a CA and the server's certificate."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import (
-    SECP384R1,
     EllipticCurvePrivateKey,
     EllipticCurvePublicKey,
-    generate_private_key,
 )
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mdmt.deployment.keys import read_certificate
 from mdmt.errors import BadInput
-from mdmt.files import atomic_path
 
 CA_LIFETIME = timedelta(days=3652)
 SERVER_LIFETIME = timedelta(days=397)
@@ -35,32 +27,6 @@ _USAGES = (
     *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
     *("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
 )
-
-
-def new_key() -> EllipticCurvePrivateKey:
-    """Draw an ECDSA P-384 key."""
-    return generate_private_key(SECP384R1())
-
-
-def write_key(key: EllipticCurvePrivateKey, path: Path, *, openssh: bool = False) -> None:
-    """Write a private key atomically; no other user can read it at any moment.
-
-    Parameters
-    ----------
-    key : EllipticCurvePrivateKey
-    path : Path
-    openssh : bool
-        Use OpenSSH's format, which Flower's SuperNode reads, instead of PKCS #8.
-    """
-    private_format = PrivateFormat.OpenSSH if openssh else PrivateFormat.PKCS8
-    with atomic_path(path) as temporary:  # created with mode 0600, which it keeps
-        temporary.write_bytes(key.private_bytes(Encoding.PEM, private_format, NoEncryption()))
-
-
-def public_key_line(key: EllipticCurvePrivateKey, comment: str) -> str:
-    """Public half of a key as one line in OpenSSH's format, which Flower registers."""
-    line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-    return f"{line.decode()} {comment}\n"
 
 
 def issue_ca(

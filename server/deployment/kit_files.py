@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import platform
+from collections.abc import Iterable
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,12 @@ import yaml
 
 from mdmt.config import FederationConfig, SiteTask, TaskConfig, read_yaml
 from mdmt.config.federation import content_name
-from mdmt.deployment.kits import ServerKit, SiteFacts, split_address
+from mdmt.deployment.kits import ServerKit, SiteFacts, SiteKit, split_address
 from mdmt.deployment.usual_messages import usual_messages
 from mdmt.files import render, write_text
+
+SUMS = "SHA256SUMS"
+"""The file of the checksums."""
 
 
 def write_proxy_config(kit: ServerKit) -> None:
@@ -46,8 +53,38 @@ def site_files(facts: SiteFacts, config: FederationConfig) -> dict[str, str]:
         "messages": usual_messages(config),
     }
     templates = ("site.yaml", "start.sh", "mdmt-site.service")
-    texts = {template: _render(template, **known) for template in templates}
-    return texts | {"README.md": _render("README-site.md", **known)}
+    return {template: _render(template, **known) for template in templates}
+
+
+def site_texts(kit: SiteKit, federation: str) -> dict[str, str]:
+    """Files of a site's kit that follow from the federation and the versions: name → text."""
+    facts = kit.facts.model_dump() | {"site": kit.facts.name, "python": _python()}
+    return {
+        kit.federation_file.name: federation,
+        "constraints.txt": constraints(),
+        "README.md": _render("README-site.md", **facts),
+    }
+
+
+def constraints() -> str:
+    """Every package that is installed here with its version, for ``pip install -c``.
+
+    mdmt itself is installed from its wheel. A local part, such as ``+cu126``, says how a package
+    was built: the site may need another build.
+    """
+    found = {d.name: d.version.partition("+")[0] for d in distributions() if d.name != "mdmt"}
+    lines = [f"{name}=={found[name]}" for name in sorted(found, key=str.lower)]
+    return "\n".join((f"# Installed at the coordinator, with Python {_python()}.", *lines, ""))
+
+
+def checksums(folder: Path, names: Iterable[str]) -> str:
+    """The SHA-256 of files, as ``sha256sum --check`` reads them."""
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
+
+
+def _python() -> str:
+    return ".".join(platform.python_version_tuple()[:2])
 
 
 def _task(name: str, entry: SiteTask | TaskConfig) -> dict[str, Any]:

@@ -1,15 +1,12 @@
-"""Who may connect: the kit's sites by name and key, as the SuperLink has registered them."""
+"""Who may connect: the admitted sites by name and key, as the SuperLink has registered them."""
 
 from __future__ import annotations
 
 import httpx
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
-from mdmt.deployment.kits import KIT_FILE, ServerKit, check_user
+from mdmt.deployment.kits import ServerKit, check_user
 from mdmt.errors import BadInput, RunError
-from mdmt.files import write_json
+from server.deployment.admission import admitted_key, note_revoked
 from server.deployment.control import control
 from server.flower import Ask, NodeInfo, public_key_to_bytes, refused_with
 
@@ -30,22 +27,22 @@ def connected_since(node: NodeInfo) -> str:
 
 
 def register_sites(kit: ServerKit) -> tuple[list[str], list[str]]:
-    """Register the kit's sites with their present keys, and remove all other keys.
+    """Register the admitted sites with their present keys, and remove all other keys.
 
     Returns
     -------
     new, former : list of str
-        Sites that were registered; sites whose key was removed, because ``provision --force`` made
-        another one or because the kit does not name the site.
+        Sites that were registered; sites whose key was removed, because another one was admitted or
+        because the site is not admitted any more.
 
     Raises
     ------
     BadInput
-        A site's public key is not in the kit.
+        A file in the kit is not a site's public key.
     RunError
         There is no SuperLink, or a key was revoked before.
     """
-    keys = {site: _public_key(kit, site) for site in kit.facts.sites}
+    keys = {site: _flower_key(kit, site) for site in kit.admitted}
     nodes = list_nodes(kit)
     former = [node for node in nodes if keys.get(node.name) != node.public_key]
     new = sorted(set(keys) - {node.name for node in nodes if node not in former})
@@ -53,37 +50,34 @@ def register_sites(kit: ServerKit) -> tuple[list[str], list[str]]:
         for node in former:
             ask("UnregisterNode", node_id=node.node_id)
         for site in new:
-            _register(ask, kit, site, keys[site])
+            _register(ask, site, keys[site])
     return new, [node.name for node in former]
 
 
-def _public_key(kit: ServerKit, site: str) -> bytes:
+def _flower_key(kit: ServerKit, site: str) -> bytes:
     """Read a site's public key as Flower encodes it."""
-    file = kit.public_key(site)
-    try:
-        key = load_ssh_public_key(file.read_bytes())
-        assert isinstance(key, EllipticCurvePublicKey), "mdmt provision wrote it"
-    except (OSError, ValueError, AssertionError, UnsupportedAlgorithm) as error:
-        raise BadInput(f"{file}: not a site's public key; run mdmt provision again") from error
+    key = admitted_key(kit, site)
+    if key is None:
+        raise BadInput(f"{kit.public_key(site)}: is gone; run the command again")
     return public_key_to_bytes(key)
 
 
-def _register(ask: Ask, kit: ServerKit, site: str, key: bytes) -> None:
+def _register(ask: Ask, site: str, key: bytes) -> None:
     try:
         ask("RegisterNode", public_key=key, name=site)
     except httpx.HTTPStatusError as error:
         if not refused_with(error.response, "PUBLIC_KEY_ALREADY_IN_USE"):
             raise
         raise RunError(
-            f"{site}: this key was revoked; delete {kit.public_key(site)} and the site's"
-            " folder, and run mdmt provision again"
+            f"{site}: this key was revoked: run mdmt server revoke {site}; the site must delete"
+            " site.key and run mdmt site join again"
         ) from error
 
 
 def revoke_site(kit: ServerKit, site: str) -> None:
     """Refuse a site's key from now on, also in the current run.
 
-    The site can be provisioned again, with another key.
+    The site can be admitted again, with another key.
 
     Raises
     ------
@@ -94,12 +88,10 @@ def revoke_site(kit: ServerKit, site: str) -> None:
     """
     check_user(kit)
     nodes = [node for node in list_nodes(kit) if node.name == site]
-    if not nodes and site not in kit.facts.sites:
-        raise BadInput(f"{site}: no such site; there are: {', '.join(kit.facts.sites) or 'none'}")
+    if not nodes and site not in kit.admitted:
+        admitted = ", ".join(kit.admitted) or "none"
+        raise BadInput(f"{site}: no such site is admitted; there are: {admitted}")
+    note_revoked(kit, site)  # first: a running server must not register the key again
     with control(kit) as ask:
         for node in nodes:
             ask("UnregisterNode", node_id=node.node_id)
-    remaining = tuple(name for name in kit.facts.sites if name != site)
-    facts = kit.facts.model_copy(update={"sites": remaining})
-    write_json(kit.folder / KIT_FILE, facts.model_dump(mode="json"))
-    kit.public_key(site).unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """Provisioning: a CA, a kit for the server and one for every site.
 
-A second run keeps every private key and every file that somebody may have filled in, and adds what
-is missing.
+No site's kit holds a private key: `mdmt site join` makes it at the hospital. A second run keeps the
+keys of the CA and of the server and every file that somebody may have filled in, and adds what is
+missing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from pydantic import ValidationError
 
 from mdmt.config import FederationConfig
-from mdmt.deployment.keys import read_certificate, read_key
+from mdmt.deployment.keys import new_key, read_certificate, read_key, write_key
 from mdmt.deployment.kits import (
     KIT_FILE,
     ServerFacts,
@@ -30,27 +31,20 @@ from mdmt.deployment.kits import (
 from mdmt.errors import BadInput
 from mdmt.files import atomic_path, write_json, write_text
 from server.deployment.bundle import app_hash
-from server.deployment.certificates import (
-    certificate_pem,
-    issue_ca,
-    issue_server_certificate,
-    new_key,
-    public_key_line,
-    write_key,
-)
+from server.deployment.certificates import certificate_pem, issue_ca, issue_server_certificate
 from server.deployment.kit_files import (
+    SUMS,
+    checksums,
     federation_text,
     server_files,
     site_files,
+    site_texts,
     weights_in_kit,
     write_proxy_config,
 )
 
 PACKAGES = ("mdmt", "flwr", "torch", "timm")
 """Packages whose versions decide a result."""
-
-Key = Literal["made", "kept", "handed over"]
-"""What was done with a private key; one that was handed over is only at the site."""
 
 
 class Provisioned(NamedTuple):
@@ -59,7 +53,8 @@ class Provisioned(NamedTuple):
     what: str
     """``ca``, ``server``, or a site's name."""
     folder: Path
-    key: Key
+    done: Literal["made", "kept"]
+    """Whether its key was made or kept; of a site, which has no key here, its ``site.yaml``."""
     saved: list[Path]
     """Copies of files that were overwritten."""
 
@@ -70,8 +65,6 @@ def provision(
     server: str,
     out: Path,
     sites: Sequence[str] = (),
-    *,
-    force: bool = False,
 ) -> list[Provisioned]:
     """Write the kits of a federation, or add to existing ones.
 
@@ -79,7 +72,7 @@ def provision(
     ----------
     config : FederationConfig
     source : Path
-        Its file; the server's kit gets it without `sites`.
+        Its file; the kits get it without `sites`.
     server : str
         ``HOST:PORT`` that sites connect to. The SuperLink and its health service use the next two
         ports on the loopback.
@@ -87,31 +80,27 @@ def provision(
         Gets the folders ``ca``, ``server`` and ``sites``.
     sites : sequence of str
         Names; those of `config` if none, and always those provisioned before.
-    force : bool
-        Make all keys anew and write every file anew; a file that differs is kept beside it.
 
     Raises
     ------
     BadInput
         Nothing was written.
     """
-    kit = ServerKit(out / "server", _server_facts(config, server, out, sites, force))
+    kit = ServerKit(out / "server", _server_facts(config, server, out, sites))
     text = federation_text(source)
-    ca_key, ca, authority = _ca(out / "ca", config.name, force)
+    ca_key, ca, authority = _ca(out / "ca", config.name)
     versions = {package: version(package) for package in PACKAGES}
     done = []
     for name in kit.facts.sites:
         facts = SiteFacts(
             name=name, federation=config.name, server=server, app=kit.facts.app, versions=versions
         )
-        site = SiteKit(out / "sites" / name, facts)
-        made = _site(site, kit.public_key(name), config, ca, force)
-        done.append(made._replace(saved=[*made.saved, *_recipe(site, config, source)]))
-    return [authority, _server(kit, text, ca_key, ca, force), *done]
+        done.append(_site(SiteKit(out / "sites" / name, facts), config, source, ca))
+    return [authority, _server(kit, text, ca_key, ca), *done]
 
 
 def _server_facts(
-    config: FederationConfig, server: str, out: Path, sites: Sequence[str], force: bool
+    config: FederationConfig, server: str, out: Path, sites: Sequence[str]
 ) -> ServerFacts:
     """Compare the request with existing kits."""
     port = split_address(server)[1]
@@ -122,12 +111,12 @@ def _server_facts(
         found = open_server_kit(out / "server").facts
         wanted = {"federation": config.name, "server": server}
         for what, now in wanted.items():
-            if (before := getattr(found, what)) != now and not force:
+            if (before := getattr(found, what)) != now:
                 raise BadInput(
                     f"{out}: these kits are for the {what} {before}, not {now}: choose another"
-                    " --out, or --force to make all of them, and their keys, anew"
+                    " --out for new kits"
                 )
-        earlier = found.sites if found.federation == config.name else ()
+        earlier = found.sites
     names = sorted({*earlier, *(sites or config.sites)})
     if not names:
         raise BadInput(f"{config.name} names no site: add --site NAME for each")
@@ -142,99 +131,85 @@ def _server_facts(
 
 
 def _ca(
-    folder: Path, federation: str, force: bool
+    folder: Path, federation: str
 ) -> tuple[EllipticCurvePrivateKey, x509.Certificate, Provisioned]:
     file, private = folder / "ca.crt", folder / "ca.key"
-    if file.exists() and not private.exists() and not force:
+    if file.exists() and not private.exists():
         raise BadInput(f"{private}: not there, and no site trusts another CA: put it back")
-    key, made = _private_key(private, force)
+    key, made = _private_key(private)
     if made == "made" or not file.exists():
         write_text(file, certificate_pem(issue_ca(key, federation)))
     return key, read_certificate(file), Provisioned("ca", folder, made, [])
 
 
 def _server(
-    kit: ServerKit,
-    federation: str,
-    ca_key: EllipticCurvePrivateKey,
-    ca: x509.Certificate,
-    force: bool,
+    kit: ServerKit, federation: str, ca_key: EllipticCurvePrivateKey, ca: x509.Certificate
 ) -> Provisioned:
     """Write the server's kit; its certificate is renewed each time."""
-    key, made = _private_key(kit.private_key, force)
+    key, made = _private_key(kit.private_key)
     host = split_address(kit.facts.server)[0]
     write_text(kit.ca_certificate, certificate_pem(ca))
     write_text(kit.certificate, certificate_pem(issue_server_certificate(key, host, ca, ca_key)))
     write_proxy_config(kit)
-    saved = _place(kit.folder, {kit.federation_file.name: federation}, anew=True)
-    saved += _place(kit.folder, server_files(kit), anew=force)
+    saved = _replace(kit.federation_file, federation)
+    _add_missing(kit.folder, server_files(kit))
     # Last: the folder is a kit when it is complete.
     write_json(kit.folder / KIT_FILE, kit.facts.model_dump(mode="json"))
     return Provisioned("server", kit.folder, made, saved)
 
 
 def _site(
-    kit: SiteKit, public: Path, config: FederationConfig, ca: x509.Certificate, force: bool
+    kit: SiteKit, config: FederationConfig, source: Path, ca: x509.Certificate
 ) -> Provisioned:
-    """Write a site's kit, and its public key into the server's kit.
-
-    If the kit was handed over with its key, only ``kit.json`` is written here: an upgrade changes
-    it.
-    """
-    write_json(kit.folder / KIT_FILE, kit.facts.model_dump(mode="json"))
-    if public.exists() and not kit.private_key.exists() and not force:
-        return Provisioned(kit.facts.name, kit.folder, "handed over", [])
-    key, made = _private_key(kit.private_key, force, openssh=True)
+    """Write a site's kit. It holds no secret; the checksums are of what the site receives."""
+    made: Literal["made", "kept"] = "kept" if kit.site_file.exists() else "made"
+    _private_folder(kit.folder)
     write_text(kit.ca_certificate, certificate_pem(ca))
-    saved = _place(kit.folder, site_files(kit.facts, config), anew=force)
-    write_text(public, public_key_line(key, kit.facts.name))
-    return Provisioned(kit.facts.name, kit.folder, made, saved)
-
-
-def _recipe(kit: SiteKit, config: FederationConfig, source: Path) -> list[Path]:
-    """Write what the site approves: the federation's file, and the weights if they are in a file.
-
-    A kit that was handed over gets it too, because the federation may have changed.
-    """
-    weights = weights_in_kit(config)
-    if weights and not (kit.folder / weights).exists():
+    if (weights := weights_in_kit(config)) and not (kit.folder / weights).exists():
         with atomic_path(kit.folder / weights) as temporary:
             shutil.copyfile(config.model.weights, temporary)
-    files = {kit.federation_file.name: federation_text(source, weights)}
-    return _place(kit.folder, files, anew=True)
+    fixed = site_texts(kit, federation_text(source, weights))
+    filled_in = site_files(kit.facts, config)
+    for name, text in fixed.items():
+        write_text(kit.folder / name, text)
+    _add_missing(kit.folder, filled_in)
+    write_json(kit.folder / KIT_FILE, kit.facts.model_dump(mode="json"))
+    names = [KIT_FILE, kit.ca_certificate.name, *fixed, *filled_in, *filter(None, [weights])]
+    write_text(kit.folder / SUMS, checksums(kit.folder, names))
+    return Provisioned(kit.facts.name, kit.folder, made, [])
 
 
-def _private_key(
-    file: Path, force: bool, *, openssh: bool = False
-) -> tuple[EllipticCurvePrivateKey, Key]:
+def _private_key(file: Path) -> tuple[EllipticCurvePrivateKey, Literal["made", "kept"]]:
     """The key in `file`, drawn if there is none; only the owner can read its folder."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.parent.chmod(0o700)
-    if file.exists() and not force:
-        return read_key(file, openssh=openssh), "kept"
+    _private_folder(file.parent)
+    if file.exists():
+        return read_key(file), "kept"
     key = new_key()
-    write_key(key, file, openssh=openssh)
+    write_key(key, file)
     return key, "made"
 
 
-def _place(folder: Path, files: Mapping[str, str], *, anew: bool) -> list[Path]:
-    """Write the files that a user may have changed, if they are missing or `anew`.
+def _private_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
 
-    Returns
-    -------
-    list of Path
-        Copies of former contents that differ.
-    """
-    saved = []
+
+def _add_missing(folder: Path, files: Mapping[str, str]) -> None:
+    """Write those files that are missing: a user may have changed the others."""
     for file, text in ((folder / name, text) for name, text in files.items()):
-        if file.exists():
-            if not anew or file.read_text(encoding="utf-8") == text:
-                continue
-            number = 1
-            while (backup := file.with_name(f"{file.name}.bak-{number}")).exists():
-                number += 1
-            saved.append(file.rename(backup))
-        write_text(file, text)
-        if file.suffix == ".sh":
-            file.chmod(0o700)
+        if not file.exists():
+            write_text(file, text)
+            if file.suffix == ".sh":
+                file.chmod(0o700)
+
+
+def _replace(file: Path, text: str) -> list[Path]:
+    """Write a file. Keep a former content that differs, and return the copies."""
+    saved = []
+    if file.exists() and file.read_text(encoding="utf-8") != text:
+        number = 1
+        while (backup := file.with_name(f"{file.name}.bak-{number}")).exists():
+            number += 1
+        saved.append(file.rename(backup))
+    write_text(file, text)
     return saved

@@ -60,7 +60,7 @@ def make_ready(kit: ServerKit, config: FederationConfig, resumed: Path | None) -
     BadInput
         The configuration is not this kit's federation.
     RunError
-        There is no SuperLink, or another run is active.
+        There is no SuperLink, no site is admitted, or another run is active.
     """
     if config.name != kit.facts.federation:
         raise BadInput(
@@ -69,6 +69,10 @@ def make_ready(kit: ServerKit, config: FederationConfig, resumed: Path | None) -
         )
     if not healthy(kit):
         raise RunError(f"no SuperLink is running: start it with mdmt server start {kit.folder}")
+    if not kit.admitted:
+        raise RunError(
+            f"no site is admitted: run mdmt server admit NAME.request --kit {kit.folder} for each"
+        )
     for run in (run.id for run in list_runs(kit) if not run.finished):
         folder, earlier = _submitted(kit).get(run, ("", 0))
         if folder != str(resumed):
@@ -107,7 +111,7 @@ def submit(kit: ServerKit, config: FederationConfig, folder: Path, *, resume: bo
     earlier = len(read_lines(folder / "events.jsonl"))
     values = {"federation": folder / "federation.yaml", "out": folder, "resume": resume}
     with control(kit) as ask:
-        run = start_run(ask, APP, values | {"expected": " ".join(kit.facts.sites)})
+        run = start_run(ask, APP, values | {"expected": " ".join(kit.admitted)})
     write_json(kit.submissions, _submitted(kit) | {run: (str(folder), earlier)})
     return run
 

@@ -55,7 +55,8 @@ def serve_federation(kit: ServerKit) -> None:
                 continue
             next_check = time.monotonic() + _CHECK
             if healthy(kit):
-                failed, kit = 0, _register_new_sites(kit)
+                failed = 0
+                _register_new_sites(kit)
                 continue
             failed += 1
             if failed >= _FAILED_CHECKS and superlink.pid is not None:
@@ -81,16 +82,12 @@ def _register(kit: ServerKit) -> None:
         log.info("%s is registered", site)
 
 
-def _register_new_sites(kit: ServerKit) -> ServerKit:
-    """Register the sites that were provisioned since the kit was read; return the kit as it is."""
+def _register_new_sites(kit: ServerKit) -> None:
+    """Register the sites that were admitted since the last time."""
     try:
-        now = open_server_kit(kit.folder)
-        if now.facts.sites != kit.facts.sites:
-            _register(now)
+        _register(open_server_kit(kit.folder))
     except (BadInput, RunError) as error:  # the server continues and tries again
-        log.error("the new sites cannot be registered: %s", error)
-        return kit
-    return now
+        log.error("the sites cannot be registered: %s", error)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from disks import full_disk
 from real_federation import SITES, RealFederation
 
 import client
-from mdmt.deployment.keys import read_certificate, read_key
+from mdmt.deployment.keys import new_key, read_certificate, read_key, write_key
 from mdmt.deployment.kits import KIT_FILE, open_server_kit, open_site_kit
 from mdmt.deployment.processes import free_port
 from mdmt.files import read_json, write_json
@@ -24,8 +24,6 @@ from server.deployment.certificates import (
     certificate_pem,
     issue_ca,
     issue_server_certificate,
-    new_key,
-    write_key,
 )
 from server.deployment.control import control
 from server.deployment.kit_files import write_proxy_config
@@ -77,7 +75,7 @@ def test_a_key_that_is_not_registered_is_not_let_in(real):
     write_key(new_key(), kit / "site.key", openssh=True)
     assert "Failed to activate SuperNode" in supernode(real, kit)
     (line,) = check(real, kit)
-    assert line.startswith("error: registered: the server does not know this site's key")
+    assert line.startswith("error: registered: not admitted yet")
 
 
 def test_a_site_with_anothers_key_is_refused_by_name(real):
@@ -233,23 +231,22 @@ def test_a_site_that_runs_already_is_not_started_beside_itself(real):
     assert line == f"error: the site ward runs already, as process {running}"
 
 
-def test_keys_made_anew_shut_the_former_ones_out(tmp_path):
-    """`provision --force` after a theft: the thief is out, the site that was given a new key in."""
-    real = RealFederation(tmp_path)
-    try:
-        real.start_server()
-        real.stop("server")
-        former = real.copy_kit("ward", "former")
-        real.provision("--force")
-        shutil.copy(real.site_kit("ward") / "ca.crt", former / "ca.crt")
-        real.start_server()
-        assert "ward: its former key is refused from now on" in real.log("server")
-        told = real.mdmt("site", "check", real.site_kit("ward"), check=False).stdout
-        assert "the server knows this site's key" in " ".join(told.replace("│", " ").split())
-        (line,) = [said for said in check(real, former) if "registered" in said]
-        assert line.startswith("error: registered: the server does not know this site's key")
-    finally:
-        real.close()
+def test_a_revoked_site_comes_back_with_a_new_key_only(real):
+    """After a theft: the thief is out at once, the site is in again with another key."""
+    real.stop("ward")
+    thief, kit = real.copy_kit("ward", "thief"), real.site_kit("ward")
+    real.mdmt("server", "revoke", "ward", "--kit", "kits/server")
+    for folder in (thief, kit):
+        (line,) = [said for said in check(real, folder) if "registered" in said]
+        assert line.startswith("error: registered: not admitted yet")
+    again = ("server", "admit", kit / "ward.request", "--kit", "kits/server", "--yes")
+    assert "was revoked" in real.mdmt(*again, check=False).stderr
+    (kit / "site.key").unlink()
+    real.join("ward")
+    real.wait(lambda: "ward is registered" in real.log("server").rpartition("revoked")[2], "ward")
+    real.at_rest()
+    (line,) = [said for said in check(real, thief) if "registered" in said]
+    assert line.startswith("error: registered: not admitted yet")
 
 
 def open_package(module):

@@ -9,13 +9,12 @@ import ssl
 import pytest
 from deployment import make_kits, proxy, serve
 
+from mdmt.deployment.keys import new_key, write_key
 from mdmt.deployment.kits import open_server_kit, split_address
 from server.deployment.certificates import (
     certificate_pem,
     issue_ca,
     issue_server_certificate,
-    new_key,
-    write_key,
 )
 from server.deployment.kit_files import write_proxy_config
 

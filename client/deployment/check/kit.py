@@ -29,10 +29,12 @@ def check_site_file(kit: SiteKit) -> tuple[Check, SiteConfig | None]:
     return Check(name, "pass", f"site {site.name}, tasks {', '.join(site.tasks)}"), site
 
 
-@check("private key", "unpack the kit again, or ask the coordinator for a new one")
+@check("private key", "restore it from your backup, or delete it and run mdmt site join")
 def check_key(kit: SiteKit) -> str:
     """Check that the private key is one, and that only its owner can read it."""
     file = kit.private_key
+    if not file.exists():
+        raise Failed("no key yet", f"run mdmt site join {kit.folder}")
     read_key(file, openssh=True)
     if stat.S_IMODE(file.stat().st_mode) & 0o077:
         raise Failed(f"{file}: others can read it", f"chmod 600 {file}")

@@ -15,12 +15,13 @@ _IMPOSSIBLE = 0.0
 """Seconds between heartbeats."""
 _CAUSES: dict[str | int, tuple[str, str]] = {
     "FLEET_NODE_ACTIVATION_FAILED": (
-        "the server does not know this site's key",
-        "ask the coordinator to register it, or for a new kit",
+        "not admitted yet: the server does not know this site's key",
+        "send {request} to the coordinator (mdmt site join writes it); if the key was revoked,"
+        " delete site.key and run mdmt site join",
     ),
     401: (
         "the server refuses what this site's key signs",
-        "set the clock if its line says so; else ask for a new kit",
+        "set the clock if its line says so; else tell the coordinator",
     ),
     **dict.fromkeys((502, 503, 504), ("not asked: no SuperLink", "see the server's line")),
 }
@@ -47,7 +48,8 @@ def check_registered(kit: SiteKit, answer: Answer | Exception) -> str:
         if name == "FLEET_INVALID_HEARTBEAT_INTERVAL":
             return "the server knows this site's key"
         unknown = f"the server answers {status}", "tell the coordinator"
-        raise Failed(*_CAUSES.get(name, _CAUSES.get(status, unknown))) from error
+        found, remedy = _CAUSES.get(name, _CAUSES.get(status, unknown))
+        raise Failed(found, remedy.format(request=kit.request_file.name)) from error
     except httpx.HTTPError as error:
         raise Failed(f"not asked: {error}", "try again") from error
     raise Failed("the server takes any heartbeat", "see the versions' line")

@@ -35,14 +35,12 @@ from client.deployment.check.server import (
     check_server,
 )
 from mdmt.config import Policy, load_site
-from mdmt.deployment.keys import read_certificate, read_key
+from mdmt.deployment.keys import new_key, read_certificate, read_key, write_key
 from mdmt.deployment.kits import open_site_kit, split_address
 from server.deployment.certificates import (
     certificate_pem,
     issue_ca,
     issue_server_certificate,
-    new_key,
-    write_key,
 )
 
 ACTIVATE = "/v1/fleet/activate-node"
@@ -364,7 +362,7 @@ def test_the_clock_fails_where_flower_refuses():
     ("answer", "outcome", "says"),
     [
         (KNOWN, "pass", "knows this site's key"),
-        (UNKNOWN, "fail", "does not know this site's key"),
+        (UNKNOWN, "fail", "not admitted yet"),
         ((401, b'{"detail": "Invalid SuperNode authentication"}'), "fail", "refuses what"),
         ((403, b""), "fail", "answers 403"),
         ((200, b""), "fail", "takes any heartbeat"),

@@ -20,7 +20,8 @@ def test_kits_of_a_shipped_federation(tmp_path: Path, monkeypatch: pytest.Monkey
     assert result.exit_code == 0, result.output
     names = ["ca", "server", "city-hospital", "lung-clinic"]
     assert rows(result.stdout) == dict.fromkeys(names, "made")
-    assert "mdmt server start kits/server" in result.stdout
+    for command in ("mdmt server start kits/server", "mdmt site join", "mdmt server admit"):
+        assert command in result.stdout
     again = run_cli("provision", "demo", "--server", "localhost:9092", "--site", "third")
     assert rows(again.stdout) == dict.fromkeys(names, "kept") | {"third": "made"}
 
@@ -52,12 +53,3 @@ def test_a_federation_without_sites_needs_names(
     assert result.exit_code == 2
     assert "add --site NAME" in errors(result)[0]
     assert run_cli(*arguments, "--site", "a", "--site", "b").exit_code == 0
-
-
-def test_force_says_which_files_it_kept_aside(tmp_path: Path) -> None:
-    arguments = ["provision", "demo", "--server", "localhost:9092", "--out", tmp_path / "kits"]
-    run_cli(*arguments)
-    (tmp_path / "kits" / "sites" / "lung-clinic" / "site.yaml").write_text("mine")
-    result = run_cli(*arguments, "--force")
-    assert result.exit_code == 0
-    assert "site.yaml.bak-1" in result.stdout

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from builders import federation_dict
 from cli_builders import errors, run_cli
-from deployment import free_ports
+from deployment import admit, free_ports
 
 from mdmt.config import load_federation, save_config
 from mdmt.deployment.keys import read_certificate, read_key
@@ -32,6 +32,7 @@ def config(tmp_path, monkeypatch):
     provision(
         load_federation(file), file, f"localhost:{free_ports()}", tmp_path / "kits", ["clinic"]
     )
+    admit(open_server_kit(tmp_path / "kits" / "server"), "clinic")
     return file
 
 
@@ -56,6 +57,13 @@ def test_a_run_that_cannot_start_leaves_nothing_behind(config, tmp_path):
     other.write_text(yaml.safe_dump(federation_dict(name="other")))
     assert run_cli("server", "run", other).exit_code == 2
     assert not (tmp_path / "kits" / "server" / "runs").exists()
+
+
+def test_a_run_without_an_admitted_site_is_refused(config, superlink, tmp_path):
+    open_server_kit(tmp_path / "kits" / "server").public_key("clinic").unlink()
+    done = run_cli("server", "run", config)
+    assert done.exit_code == 1
+    assert errors(done)[0].startswith("error: no site is admitted: run mdmt server admit")
 
 
 def test_a_second_run_is_refused_and_the_first_left_alone(config, superlink, tmp_path):
@@ -166,7 +174,7 @@ def test_another_user_than_the_servers_is_refused(config, superlink, tmp_path, m
         assert done.exit_code == 2
         (line,) = errors(done)
         assert "run this command as" in line
-    assert "clinic" in open_server_kit(tmp_path / "kits" / "server").facts.sites
+    assert open_server_kit(tmp_path / "kits" / "server").admitted == ("clinic",)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])

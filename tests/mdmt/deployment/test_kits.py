@@ -10,7 +10,7 @@ from mdmt.deployment.kits import open_server_kit, open_site_kit, split_address
 from mdmt.errors import BadInput
 
 SITE = {
-    "format": 2,
+    "format": 3,
     "role": "site",
     "name": "a",
     "federation": "test",

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
-import stat
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_ssh_public_key,
-)
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from mdmt.deployment.keys import read_certificate, read_key
-from mdmt.errors import BadInput
+from mdmt.deployment.keys import new_key
 from server.deployment.certificates import (
     issue_ca,
     issue_server_certificate,
-    new_key,
-    public_key_line,
-    write_key,
 )
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -109,53 +96,3 @@ def test_the_longest_names_fit(ca_key):
     ca = issue_ca(ca_key, "f" * 64, NOW)
     host = ".".join(["h" * 63] * 3) + ".org"
     verify(issue_server_certificate(new_key(), host, ca, ca_key, NOW), ca, host)
-
-
-@pytest.mark.parametrize("openssh", [True, False])
-def test_a_key_comes_back_and_is_for_its_owner_only(tmp_path, openssh):
-    key, file = new_key(), tmp_path / "k"
-    write_key(key, file, openssh=openssh)
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert read_key(file, openssh=openssh).private_numbers() == key.private_numbers()
-    assert (b"OPENSSH" in file.read_bytes()) == openssh
-    with pytest.raises(BadInput, match="not a private key"):
-        read_key(file, openssh=not openssh)
-
-
-def test_a_key_is_never_readable_by_others_while_it_is_written(tmp_path, monkeypatch):
-    from pathlib import Path
-
-    seen, write = [], Path.write_bytes
-
-    def watch(path, data):
-        seen.append(stat.S_IMODE(path.stat().st_mode))
-        return write(path, data)
-
-    monkeypatch.setattr(Path, "write_bytes", watch)
-    write_key(new_key(), tmp_path / "k")
-    assert seen == [0o600]
-
-
-def test_the_public_line_is_the_same_key(tmp_path):
-    key = new_key()
-    line = public_key_line(key, "city-hospital")
-    assert line.startswith("ecdsa-sha2-nistp384 ")
-    assert line.endswith(" city-hospital\n")
-    public = load_ssh_public_key(line.encode())
-    assert isinstance(public, ec.EllipticCurvePublicKey)
-    assert public.public_numbers() == key.public_key().public_numbers()
-
-
-def test_keys_that_are_not_ours_are_refused(tmp_path):
-    file = tmp_path / "k"
-    big = rsa.generate_private_key(65537, 2048)
-    file.write_bytes(big.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    with pytest.raises(BadInput, match="not an ECDSA key"):
-        read_key(file)
-    locked = BestAvailableEncryption(b"secret")
-    file.write_bytes(new_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
-    with pytest.raises(BadInput, match="not a private key"):
-        read_key(file)
-    file.write_text("no certificate")
-    with pytest.raises(BadInput, match="not a certificate"):
-        read_certificate(file)

@@ -8,19 +8,23 @@ import shutil
 import ssl
 import stat
 import subprocess
+from importlib.metadata import version
 
 import pytest
 import yaml
 from builders import PROGNOSIS, SEVERITY, federation_dict
 
 from mdmt.config import SiteConfig, find_config, load_federation, load_site
-from mdmt.deployment.keys import read_certificate, read_key
+from mdmt.deployment.keys import read_certificate
 from mdmt.deployment.kits import open_server_kit, open_site_kit
 from mdmt.errors import BadInput
 from server.deployment.bundle import app_hash
-from server.deployment.certificates import public_key_line
 from server.deployment.provision import provision
 
+SITE_FILES = {
+    *("kit.json", "ca.crt", "site.yaml", "federation.yaml", "constraints.txt", "SHA256SUMS"),
+    *("README.md", "start.sh", "mdmt-site.service"),
+}
 SERVER = "fl.example.org:9092"
 FEDERATION = """\
 # What my colleagues have to know.
@@ -55,13 +59,13 @@ def kits(tmp_path):
     return tmp_path / "kits"
 
 
-def run(source, kits, *sites, server=SERVER, force=False):
-    done = provision(load_federation(source), source, server, kits, sites, force=force)
+def run(source, kits, *sites, server=SERVER):
+    done = provision(load_federation(source), source, server, kits, sites)
     return {item.what: item for item in done}
 
 
 def outcomes(done):
-    return {name: item.key for name, item in done.items()}
+    return {name: item.done for name, item in done.items()}
 
 
 def contents(folder):
@@ -93,25 +97,43 @@ def test_every_party_gets_its_kit(source, kits):
         assert site.facts.app == server.facts.app == app_hash()
         assert set(site.facts.versions) == {"mdmt", "flwr", "torch", "timm"}
         assert site.ca_certificate.read_bytes() == server.ca_certificate.read_bytes()
-        public = server.public_key(name).read_text()
-        key = read_key(site.private_key, openssh=True)
-        assert public == public_key_line(key, name)
-        for file in ("site.yaml", "start.sh", "mdmt-site.service", "README.md"):
-            assert (site.folder / file).is_file()
+        assert {file.name for file in site.folder.iterdir()} == SITE_FILES
+    assert server.admitted == ()
     for file in ("start.sh", "mdmt-server.service", "README.md", "nginx.conf"):
         assert (server.folder / file).is_file()
 
 
-def test_no_private_key_is_in_anothers_kit(source, kits):
+def test_no_kit_of_a_site_holds_a_private_key(source, kits):
     run(source, kits)
     keys = private_keys(kits)
-    assert len(keys) == 4
-    for key in keys:
-        secret = b"".join(key.read_bytes().splitlines()[1:-1])
-        for file, content in contents(kits).items():
+    assert {key.relative_to(kits).as_posix() for key in keys} == {"ca/ca.key", "server/server.key"}
+    for file, content in contents(kits).items():
+        assert (b"PRIVATE KEY" in content) == (file in keys)
+        for key in keys:
+            secret = b"".join(key.read_bytes().splitlines()[1:-1])
             assert (secret in content.replace(b"\n", b"")) == (file == key), (key, file)
-    folders = {key.parent.relative_to(kits).as_posix() for key in keys}
-    assert folders == {"ca", "server", "sites/north", "sites/south"}
+
+
+def test_what_a_site_received_can_be_checked(source, kits):
+    run(source, kits)
+    site = kits / "sites" / "north"
+    check = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
+    assert subprocess.run(check, cwd=site, check=False).returncode == 0
+    named = {line.split()[1] for line in (site / "SHA256SUMS").read_text().splitlines()}
+    assert named == SITE_FILES - {"SHA256SUMS"}
+    (site / "federation.yaml").write_text("name: other\n")
+    assert subprocess.run(check, cwd=site, capture_output=True, check=False).returncode == 1
+
+
+def test_a_site_installs_the_versions_of_the_coordinator(source, kits):
+    run(source, kits)
+    comment, *lines = (kits / "sites" / "north" / "constraints.txt").read_text().splitlines()
+    assert comment.startswith("# ")
+    pins = dict(line.split("==") for line in lines)
+    assert "mdmt" not in pins, "a package index may have another package of this name"
+    assert pins["flwr"] == version("flwr")
+    assert pins["torch"] == version("torch").partition("+")[0]
+    assert not [line for line in lines if "+" in line or " " in line]
 
 
 def test_only_the_owner_can_read_keys_whatever_the_umask(source, kits):
@@ -134,7 +156,7 @@ def test_run_again_keeps_every_key_and_what_was_filled_in(source, kits):
     assert set(outcomes(run(source, kits)).values()) == {"kept"}
     after = contents(kits)
     changed = {str(f.relative_to(kits)) for f in after if before.get(f) != after[f]}
-    assert changed == {"server/server.crt"}
+    assert changed == {"server/server.crt", "sites/north/SHA256SUMS"}
     assert before.keys() == after.keys()
 
 
@@ -156,22 +178,17 @@ def test_a_site_may_join_later(source, kits):
         "east": "kept",
         "west": "made",
     }
-    server = open_server_kit(kits / "server")
-    assert server.facts.sites == ("east", "west")
-    assert server.public_key("west").is_file()
+    assert open_server_kit(kits / "server").facts.sites == ("east", "west")
 
 
-def test_a_key_that_is_at_the_site_only_is_not_made_again(source, kits):
+def test_admitted_keys_and_kits_that_were_handed_over_stay(source, kits):
     run(source, kits)
+    server = open_server_kit(kits / "server")
+    server.public_key("north").parent.mkdir()
+    server.public_key("north").write_text("a key")
     shutil.rmtree(kits / "sites" / "north")
-    public = (kits / "server" / "sites" / "north.pub").read_text()
-    assert outcomes(run(source, kits))["north"] == "handed over"
-    assert (kits / "server" / "sites" / "north.pub").read_text() == public
-    left = {file.name for file in (kits / "sites" / "north").iterdir()}
-    assert left == {"kit.json", "federation.yaml"}, "they may change: to be sent to the site"
-    (kits / "server" / "sites" / "north.pub").unlink()
     assert outcomes(run(source, kits))["north"] == "made"
-    assert (kits / "server" / "sites" / "north.pub").read_text() != public
+    assert server.public_key("north").read_text() == "a key"
 
 
 def test_a_ca_key_that_was_put_away_is_asked_for(source, kits):
@@ -198,23 +215,6 @@ def test_kits_of_something_else_are_left_alone(source, kits, change, says):
     with pytest.raises(BadInput, match=says):
         run(source, kits, server=server)
     assert contents(kits) == before
-    run(source, kits, server=server, force=True)
-    assert open_server_kit(kits / "server").facts.server == server
-
-
-def test_force_makes_every_key_anew_and_loses_no_site_file(source, kits):
-    run(source, kits)
-    keys = {file: file.read_bytes() for file in private_keys(kits)}
-    filled = kits / "sites" / "north" / "site.yaml"
-    for number in (1, 2):
-        filled.write_text(f"name: north  # filled in {number}\n")
-        done = run(source, kits, force=True)
-        assert set(outcomes(done).values()) == {"made"}
-        backup = filled.with_name(f"site.yaml.bak-{number}")
-        assert backup.read_text() == f"name: north  # filled in {number}\n"
-        assert done["north"].saved == [backup]
-        assert done["south"].saved == []
-    assert not [file for file, old in keys.items() if file.read_bytes() == old]
 
 
 def test_a_federation_that_changed_replaces_the_old_one_which_is_kept(source, kits):
@@ -417,6 +417,7 @@ def test_a_site_gets_the_recipe_with_its_weights_by_content(source, kits, tmp_pa
     kit = open_site_kit(kits / "sites" / "north")
     sha256 = hashlib.sha256(b"tensors").hexdigest()
     assert (kit.weights / f"{sha256}.pth").read_bytes() == b"tensors"
+    assert f"{sha256}  weights/{sha256}.pth\n" in (kit.folder / "SHA256SUMS").read_text()
     moved = kit.folder.rename(tmp_path / "at the hospital")
     received = load_federation(moved / "federation.yaml")
     assert received.recipe == load_federation(source).recipe
@@ -431,6 +432,5 @@ def test_a_changed_federation_reaches_a_kit_that_was_handed_over(source, kits):
     kit = open_site_kit(kits / "sites" / "north")
     shutil.rmtree(kit.folder)  # the coordinator has sent it
     source.write_text(source.read_text().replace("rounds: 2", "rounds: 7"))
-    assert outcomes(run(source, kits))["north"] == "handed over"
+    run(source, kits)
     assert load_federation(kit.federation_file).training.rounds == 7
-    assert not kit.site_file.exists()
