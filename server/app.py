@@ -10,7 +10,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from mdmt.config import FederationConfig, find_config, load_federation
-from mdmt.errors import MDMTError
+from mdmt.errors import BadInput, MDMTError
 from mdmt.memory import return_memory
 from server.evaluation import final_test, references
 from server.federation import begin, restore
@@ -39,6 +39,8 @@ def main(grid: Grid, context: Context) -> None:
     resume = bool(context.run_config.get("resume"))
     log.info("run directory: %s", folder)
     with RunDirectory(folder, config) as run:
+        if run.begun and not resume:
+            raise BadInput(f"{folder}: has a run already; choose another out, or set resume=true")
         try:
             federate(grid, config, run, expected, resume=resume)
         except MDMTError as error:

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
@@ -23,10 +24,11 @@ from mdmt.errors import BadInput, RunError
 from mdmt.files import read_json, write_json, write_text
 from mdmt.messages import SiteCard
 from mdmt.results.runs import read_lines
+from server.run_lock import claim, only_writer
 
 
 def new_run_folder(out: Path | None, name: str, root: Path = Path("runs")) -> Path:
-    """Choose and create the folder of a new run. A folder with files is never used again.
+    """Choose and create the folder of a new run. No other run gets the same folder.
 
     Parameters
     ----------
@@ -41,9 +43,9 @@ def new_run_folder(out: Path | None, name: str, root: Path = Path("runs")) -> Pa
         `out` exists and is not an empty folder.
     """
     if out is not None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise BadInput(f"{out}: is not empty; choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
+        if not out.exists():
+            out.mkdir(parents=True, exist_ok=True)
+        claim(out)
         return out.resolve()
     number = 1
     while True:
@@ -53,6 +55,7 @@ def new_run_folder(out: Path | None, name: str, root: Path = Path("runs")) -> Pa
         except FileExistsError:
             number += 1
         else:
+            claim(folder)
             return folder.resolve()
 
 
@@ -143,7 +146,8 @@ class RunDirectory:
         Checkpoints of another configuration are refused.
 
     A checkpoint is written in a thread while the sites train the next round. A ``with`` block of
-    this directory ends when the last one is written.
+    this directory begins when no other process writes to it, and ends when the last checkpoint is
+    written.
     """
 
     def __init__(self, folder: Path, config: FederationConfig) -> None:
@@ -151,12 +155,15 @@ class RunDirectory:
         self._files = RoundFiles(folder / "checkpoints", {"federation": config.hash})
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
+        self._open = ExitStack()
 
     def __enter__(self) -> Self:
+        self._open.enter_context(only_writer(self.folder))
+        self._open.callback(self._thread.shutdown)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()
+        self._open.close()
 
     def save_round(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import threading
 
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 from mdmt.checkpoints import RoundFiles
-from mdmt.errors import RunError
+from mdmt.errors import BadInput, RunError, StateError
 from mdmt.results.runs import read_lines
-from server.run import RunDirectory, last_event
+from server.run import RunDirectory, last_event, new_run_folder
+from server.run_lock import only_writer
 
 
 @pytest.fixture
@@ -93,3 +95,54 @@ def test_a_server_that_fails_still_finishes_its_checkpoint(run):
     with pytest.raises(RunError):
         fail()
     assert RoundFiles(run.folder / "checkpoints", {}).load(1).tensors["w"].tolist() == [1, 1]
+
+
+def compete(folder, barrier, results):
+    """Take the same new folder as another process, again and again."""
+    for number in range(100):
+        barrier.wait(20)
+        try:
+            new_run_folder(folder / str(number), "name")
+        except BadInput:
+            results.put((number, False))
+        else:
+            results.put((number, True))
+
+
+def test_of_two_processes_that_choose_the_same_folder_at_once_one_gets_it(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(2), context.Queue()
+    processes = [context.Process(target=compete, args=(tmp_path, barrier, results)) for _ in "ab"]
+    for process in processes:
+        process.start()
+    told = [results.get(timeout=20) for _ in range(200)]
+    for process in processes:
+        process.join(20)
+    winners = [number for number, won in told if won]
+    assert sorted(winners) == list(range(100))
+
+
+def test_one_process_at_a_time_writes_a_run(run, make_config):
+    writing = only_writer(run.folder, patience=0.2)
+    with run, pytest.raises(StateError, match="another process writes this run"), writing:
+        pass
+    with RunDirectory(run.folder, make_config()):
+        pass  # the first one has ended
+
+
+def test_a_run_waits_until_an_earlier_attempt_has_ended(run):
+    run.folder.mkdir()
+    entered = threading.Event()
+
+    def earlier():
+        with only_writer(run.folder):
+            entered.set()
+            threading.Event().wait(0.3)
+            (run.folder / "ended").touch()
+
+    thread = threading.Thread(target=earlier)
+    thread.start()
+    entered.wait(5)
+    with run:
+        assert (run.folder / "ended").exists()
+    thread.join()

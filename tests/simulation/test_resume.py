@@ -217,3 +217,12 @@ def test_a_run_keeps_the_checkpoints_it_may_need_and_no_others(config, tmp_path)
     }
     assert {2, 3} | best >= saved
     assert {2, 3} <= saved
+
+
+def test_a_second_run_never_writes_over_the_first(config, tmp_path):
+    """As two `flwr run` with the same `out` would."""
+    run(config, tmp_path / "out")
+    before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    with pytest.raises(BadInput, match="has a run already"):
+        run(config, tmp_path / "out")
+    assert {file: file.read_bytes() for file in before} == before
