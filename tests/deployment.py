@@ -34,11 +34,17 @@ def free_ports(count: int = 3) -> int:
     raise RuntimeError("no free ports")
 
 
-def make_kits(folder: Path, *sites: str, host: str = "localhost", port: int = 0) -> ServerKit:
+def make_kits(
+    folder: Path,
+    *sites: str,
+    host: str = "localhost",
+    port: int = 0,
+    bind: str | None = None,
+) -> ServerKit:
     """Kits of the demo federation for a server on this machine; every site is admitted."""
     source = find_config("demo")
     address = f"{host}:{port or free_ports()}"
-    provision(load_federation(source), source, address, folder, sites or ("clinic",))
+    provision(load_federation(source), source, address, folder, sites or ("clinic",), bind)
     kit = open_server_kit(folder / "server")
     for site in kit.facts.sites:
         admit(kit, site)

@@ -33,6 +33,13 @@ def provision(
             metavar="NAME", help="A site; may be repeated.  [default: all of the federation]"
         ),
     ] = None,
+    bind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="IP address of the server machine to listen on.  [default: all of them]",
+        ),
+    ] = None,
 ) -> None:
     """Write the CA, the server's kit, and a kit for each site, which holds no private key.
 
@@ -43,7 +50,7 @@ def provision(
     from server.deployment.provision import provision as write_kits
 
     path = find_config(federation)
-    done = write_kits(load_federation(path), path, server, out, site or ())
+    done = write_kits(load_federation(path), path, server, out, site or (), bind)
     table = new_table("kits", "", "", "folder", "saved")
     for item in done:
         saved = ", ".join(file.name for file in item.saved)

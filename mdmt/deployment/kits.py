@@ -54,6 +54,8 @@ class ServerFacts(_Facts):
     """``kit.json`` of the server."""
 
     role: Literal["server"] = "server"
+    bind: str | None = None
+    """IP address that the proxy listens on; all of the machine unless given."""
     superlink_port: Port
     """Of Flower's SuperLink, on 127.0.0.1 only: its Control and Runtime APIs have no login."""
     health_port: Port
@@ -149,7 +151,7 @@ def split_address(address: str) -> tuple[str, int]:
     """
     host, colon, port = address.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    known = _is_ip(bare) and (":" in bare) == (bare != host)
+    known = is_ip(bare) and (":" in bare) == (bare != host)
     named = bare == host and len(host) <= 253 and _DNS_NAME.fullmatch(host)
     if not (colon and (known or named) and port.isascii() and port.isdigit()):
         raise BadInput(
@@ -161,7 +163,8 @@ def split_address(address: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-def _is_ip(text: str) -> bool:
+def is_ip(text: str) -> bool:
+    """Return True for an IPv4 or IPv6 address without a zone."""
     try:
         return ipaddress.ip_address(text) is not None and "%" not in text
     except ValueError:

@@ -15,18 +15,10 @@ from mdmt.config import FederationConfig, SiteTask, TaskConfig, read_yaml
 from mdmt.config.federation import content_name
 from mdmt.deployment.kits import ServerKit, SiteFacts, SiteKit, split_address
 from mdmt.deployment.usual_messages import usual_messages
-from mdmt.files import render, write_text
+from mdmt.files import render
 
 SUMS = "SHA256SUMS"
 """The file of the checksums."""
-
-
-def write_proxy_config(kit: ServerKit) -> None:
-    """Write ``nginx.conf`` and make the folder that the proxy needs."""
-    host, port = split_address(kit.facts.server)
-    text = _render("nginx.conf", host=host, port=port, superlink_port=kit.facts.superlink_port)
-    kit.run_folder.mkdir(exist_ok=True)
-    write_text(kit.proxy_file, text)
 
 
 def server_files(kit: ServerKit) -> dict[str, str]:

@@ -25,6 +25,7 @@ from mdmt.deployment.kits import (
     ServerKit,
     SiteFacts,
     SiteKit,
+    is_ip,
     open_server_kit,
     split_address,
 )
@@ -40,8 +41,8 @@ from server.deployment.kit_files import (
     site_files,
     site_texts,
     weights_in_kit,
-    write_proxy_config,
 )
+from server.deployment.proxy import write_proxy_config
 
 PACKAGES = ("mdmt", "flwr", "torch", "timm")
 """Packages whose versions decide a result."""
@@ -65,6 +66,7 @@ def provision(
     server: str,
     out: Path,
     sites: Sequence[str] = (),
+    bind: str | None = None,
 ) -> list[Provisioned]:
     """Write the kits of a federation, or add to existing ones.
 
@@ -80,13 +82,16 @@ def provision(
         Gets the folders ``ca``, ``server`` and ``sites``.
     sites : sequence of str
         Names; those of `config` if none, and always those provisioned before.
+    bind : str or None
+        IP address of this machine that the proxy listens on; by default the one provisioned before,
+        or all.
 
     Raises
     ------
     BadInput
         Nothing was written.
     """
-    kit = ServerKit(out / "server", _server_facts(config, server, out, sites))
+    kit = ServerKit(out / "server", _server_facts(config, server, out, sites, bind))
     text = federation_text(source)
     ca_key, ca, authority = _ca(out / "ca", config.name)
     versions = {package: version(package) for package in PACKAGES}
@@ -100,9 +105,11 @@ def provision(
 
 
 def _server_facts(
-    config: FederationConfig, server: str, out: Path, sites: Sequence[str]
+    config: FederationConfig, server: str, out: Path, sites: Sequence[str], bind: str | None
 ) -> ServerFacts:
     """Compare the request with existing kits."""
+    if bind is not None and not is_ip(bind):
+        raise BadInput(f"--bind {bind}: give an IP address of this machine, such as 192.0.2.7")
     port = split_address(server)[1]
     if port > 65533:
         raise BadInput(f"{server}: choose a port up to 65533: the two next ones are needed too")
@@ -116,14 +123,19 @@ def _server_facts(
                     f"{out}: these kits are for the {what} {before}, not {now}: choose another"
                     " --out for new kits"
                 )
-        earlier = found.sites
+        earlier, bind = found.sites, bind or found.bind
     names = sorted({*earlier, *(sites or config.sites)})
     if not names:
         raise BadInput(f"{config.name} names no site: add --site NAME for each")
-    ports = {"superlink_port": port + 1, "health_port": port + 2}
     try:
         return ServerFacts(
-            federation=config.name, server=server, sites=tuple(names), app=app_hash(), **ports
+            federation=config.name,
+            server=server,
+            bind=bind,
+            superlink_port=port + 1,
+            health_port=port + 2,
+            sites=tuple(names),
+            app=app_hash(),
         )
     except ValidationError as error:
         name = error.errors()[0]["input"]

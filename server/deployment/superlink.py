@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -12,10 +11,16 @@ from contextlib import contextmanager
 from mdmt.deployment.kits import ServerKit, open_server_kit, split_address
 from mdmt.deployment.processes import Service, flower_environment
 from mdmt.errors import BadInput, RunError
+from mdmt.files import limit_log
 from server.deployment.certificates import check_validity
 from server.deployment.control import healthy
-from server.deployment.kit_files import write_proxy_config
 from server.deployment.nodes import register_sites
+from server.deployment.proxy import (
+    end_orphans,
+    listening_addresses,
+    proxy_service,
+    write_proxy_config,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +44,7 @@ def serve_federation(kit: ServerKit) -> None:
         A port is taken, or the SuperLink does not start.
     """
     check_validity(kit.certificate)
+    end_orphans(kit)
     _check_ports(kit)
     write_proxy_config(kit)
     with _services(kit) as (superlink, proxy):
@@ -54,6 +60,7 @@ def serve_federation(kit: ServerKit) -> None:
             if time.monotonic() < next_check:
                 continue
             next_check = time.monotonic() + _CHECK
+            limit_log(kit.run_folder / "refused.log")
             if healthy(kit):
                 failed = 0
                 _register_new_sites(kit)
@@ -67,8 +74,9 @@ def serve_federation(kit: ServerKit) -> None:
 
 def reachable(kit: ServerKit) -> bool:
     """Whether the proxy accepts connections; it is started after the sites are registered."""
+    address, port = listening_addresses(kit)[0], split_address(kit.facts.server)[1]
     try:
-        socket.create_connection(("127.0.0.1", split_address(kit.facts.server)[1]), 5.0).close()
+        socket.create_connection((address, port), 5.0).close()
     except OSError:
         return False
     return True
@@ -103,41 +111,34 @@ def _services(kit: ServerKit) -> Iterator[tuple[Service, Service]]:
         *("--health-server-address", f"127.0.0.1:{kit.facts.health_port}"),
         "--disable-runtime-dependency-installation",
     ]
-    proxy = [_nginx(), "-p", str(kit.folder), "-c", str(kit.proxy_file), "-e", "stderr"]
-    environment, logs = flower_environment(kit.flwr_home), kit.run_folder
-    services = (
-        Service("SuperLink", lambda: superlink, environment, logs / "superlink.log"),
-        Service("proxy", lambda: proxy, environment, logs / "nginx.log"),
-    )
+    environment, log_file = flower_environment(kit.flwr_home), kit.run_folder / "superlink.log"
+    services = Service("SuperLink", lambda: superlink, environment, log_file), proxy_service(kit)
     try:
         yield services
     finally:
         for service in reversed(services):
             service.stop()
+        end_orphans(kit)  # of a proxy that had to be killed
 
 
 def _check_ports(kit: ServerKit) -> None:
     """Report a port that is taken now: a service would fail at every restart."""
-    loopback = [kit.facts.superlink_port, kit.facts.health_port]
-    addresses = [("", split_address(kit.facts.server)[1]), *(("127.0.0.1", p) for p in loopback)]
+    port, loopback = split_address(kit.facts.server)[1], "127.0.0.1"
+    addresses = [(address, port) for address in listening_addresses(kit)]
+    addresses += [(loopback, kit.facts.superlink_port), (loopback, kit.facts.health_port)]
     for address in addresses:
-        with socket.socket() as probe:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            if family == socket.AF_INET6:  # as nginx does
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
                 probe.bind(address)
             except OSError as error:
                 raise RunError(
-                    f"port {address[1]} cannot be opened: {error.strerror}; ss -ltnp shows which"
-                    " process uses it"
+                    f"port {address[1]} cannot be opened: {error.strerror} ({address[0]}); ss -ltnp"
+                    " shows which process uses it"
                 ) from error
-
-
-def _nginx() -> str:
-    """Find nginx; Debian keeps it out of an ordinary user's PATH."""
-    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if found is None:
-        raise BadInput("nginx is not installed; install it, on Debian: apt install nginx-light")
-    return found
 
 
 def _wait_until_healthy(kit: ServerKit, superlink: Service) -> None:

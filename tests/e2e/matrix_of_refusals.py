@@ -26,7 +26,7 @@ from server.deployment.certificates import (
     issue_server_certificate,
 )
 from server.deployment.control import control
-from server.deployment.kit_files import write_proxy_config
+from server.deployment.proxy import write_proxy_config
 from server.flower import start_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import http.client
+import os
+import signal
 import socket
 import ssl
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
-from deployment import make_kits, proxy, serve
+from deployment import free_ports, make_kits, proxy, serve, wait_for
 
 from mdmt.deployment.keys import new_key, write_key
 from mdmt.deployment.kits import open_server_kit, split_address
+from mdmt.deployment.processes import is_running
 from server.deployment.certificates import (
     certificate_pem,
     issue_ca,
     issue_server_certificate,
 )
-from server.deployment.kit_files import write_proxy_config
+from server.deployment.proxy import end_orphans, proxy_service, write_proxy_config
+from server.deployment.superlink import reachable
 
 pytestmark = pytest.mark.e2e
 
@@ -167,3 +175,109 @@ def test_a_kit_that_was_moved_serves_and_says_502_until_the_superlink_is_up(tmp_
         assert ask(kit, "GET", "/health")[0].status == 502
         with serve(kit.facts.superlink_port, kit.certificate, kit.private_key):
             assert ask(kit, "GET", "/health")[0].status == 200
+
+
+def test_a_proxy_whose_master_was_killed_is_back_within_seconds(tmp_path):
+    """Its workers live on and keep the port, so that no other nginx could start."""
+    kit = make_kits(tmp_path)
+    service = proxy_service(kit)
+
+    def tend_until_it_serves(former=None):
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            service.tend()
+            if service.pid not in (None, former) and _pid_of_port(kit) == service.pid:
+                return ask(kit, "GET", "/health")[0].status
+            time.sleep(0.05)
+        raise AssertionError((kit.run_folder / "nginx.log").read_text())
+
+    try:
+        assert tend_until_it_serves() == 502
+        killed, workers = service.pid, _children(service.pid)
+        os.kill(killed, signal.SIGKILL)
+        assert all(is_running(worker) for worker in workers)
+        assert tend_until_it_serves(killed) == 502
+        assert not any(is_running(worker) for worker in workers)
+        workers = _children(service.pid)
+        os.kill(service.pid, signal.SIGKILL)
+    finally:
+        service.stop()
+    end_orphans(kit)  # as the next `mdmt server start` does
+    assert not any(is_running(worker) for worker in workers)
+
+
+def test_the_nginx_of_another_kit_is_left_alone(tmp_path):
+    first, second = make_kits(tmp_path / "a"), make_kits(tmp_path / "b", port=free_ports() + 70)
+    service = proxy_service(first)
+    try:
+        service.tend()
+        wait_for(split_address(first.facts.server)[1], service._process)
+        end_orphans(second)
+        assert ask(first, "GET", "/health")[0].status == 502
+    finally:
+        service.stop()
+
+
+@pytest.mark.parametrize(
+    ("ciphers", "works"),
+    [
+        ("ECDHE-ECDSA-AES256-GCM-SHA384", True),
+        ("ECDHE-ECDSA-AES128-GCM-SHA256", True),
+        ("ECDHE-ECDSA-CHACHA20-POLY1305", True),
+        ("ECDHE-ECDSA-AES256-SHA384", False),  # CBC
+        ("ECDHE-ECDSA-AES128-SHA256", False),
+        ("ECDHE-ECDSA-AES256-SHA", False),  # CBC and SHA-1
+        ("ECDHE-ECDSA-AES128-SHA", False),
+        ("ECDHE-ECDSA-AES128-CCM8", False),
+    ],
+)
+def test_only_authenticated_encryption_is_spoken(kit, upstream, ciphers, works):
+    context = ssl.create_default_context(cafile=kit.ca_certificate)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(f"{ciphers}:@SECLEVEL=0")
+    address = ("127.0.0.1", split_address(kit.facts.server)[1])
+    with socket.create_connection(address, 20) as line:
+        if works:
+            with context.wrap_socket(line, server_hostname="localhost") as tls:
+                assert tls.cipher()[0] == ciphers
+        else:
+            with pytest.raises(ssl.SSLError, match=r"(?i)handshake.failure"):
+                context.wrap_socket(line, server_hostname="localhost")
+
+
+def test_no_signature_uses_sha_1(kit, upstream):
+    command = ["openssl", "s_client", "-connect", kit.facts.server, "-tls1_2", "-brief"]
+    for algorithm, works in (("ECDSA+SHA384", True), ("ECDSA+SHA1", False)):
+        options = ["-sigalgs", algorithm, "-cipher", "ALL:@SECLEVEL=0"]
+        done = subprocess.run([*command, *options], input=b"", capture_output=True, check=False)
+        assert (done.returncode == 0) == works, done.stderr.decode()
+
+
+def test_the_proxy_listens_where_it_is_told(tmp_path):
+    kit = make_kits(tmp_path, bind="127.0.0.2")
+    port = split_address(kit.facts.server)[1]
+    service = proxy_service(kit)
+    try:
+        service.tend()
+        deadline = time.monotonic() + 10
+        while not reachable(kit) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        socket.create_connection(("127.0.0.2", port), 5).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 5)
+    finally:
+        service.stop()
+
+
+def _children(pid):
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert found, "workers"
+    return [int(child) for child in found]
+
+
+def _pid_of_port(kit):
+    """The process that nginx wrote as its own, once it accepts connections."""
+    with suppress(OSError, ValueError):
+        socket.create_connection(("127.0.0.1", split_address(kit.facts.server)[1]), 1).close()
+        return int((kit.run_folder / "nginx.pid").read_text())
+    return None

@@ -59,8 +59,8 @@ def kits(tmp_path):
     return tmp_path / "kits"
 
 
-def run(source, kits, *sites, server=SERVER):
-    done = provision(load_federation(source), source, server, kits, sites)
+def run(source, kits, *sites, server=SERVER, bind=None):
+    done = provision(load_federation(source), source, server, kits, sites, bind)
     return {item.what: item for item in done}
 
 
@@ -356,6 +356,42 @@ def test_privileged_ports_and_ipv6(source, kits, server):
     proxy = (kits / "server" / "nginx.conf").read_text()
     assert "listen 0.0.0.0:443 ssl;" in proxy
     assert ("listen [::]:443 ssl;" in proxy) == server.startswith("[")
+
+
+@pytest.mark.parametrize(
+    ("bind", "line"),
+    [
+        (None, "listen 0.0.0.0:9092 ssl;"),
+        ("192.0.2.7", "listen 192.0.2.7:9092 ssl;"),
+        ("2001:db8::7", "listen [2001:db8::7]:9092 ssl;"),
+    ],
+)
+def test_the_proxy_listens_on_the_address_that_was_given(source, kits, bind, line):
+    for given in (bind, None):  # the second time, the first one is kept
+        run(source, kits, bind=given)
+        text = (kits / "server" / "nginx.conf").read_text()
+        assert [found.strip() for found in text.splitlines() if "listen" in found] == [line]
+
+
+@pytest.mark.parametrize("bind", ["fl.example.org", "0.0.0.0; }", "", "fe80::1%eth0"])
+def test_only_an_ip_address_can_be_listened_on(source, kits, bind):
+    with pytest.raises(BadInput, match="--bind"):
+        run(source, kits, bind=bind)
+    assert not kits.exists()
+
+
+def test_an_nginx_conf_that_was_changed_by_hand_is_not_overwritten(source, kits, caplog):
+    run(source, kits)
+    file = kits / "server" / "nginx.conf"
+    written = file.read_text()
+    file.write_text(written.replace("server_tokens off", "server_tokens on"))
+    changed = file.read_text()
+    run(source, kits, bind="192.0.2.7")
+    assert file.read_text() == changed
+    assert f"{file} was changed by hand and is used as it is; delete it" in caplog.text
+    file.unlink()
+    run(source, kits)
+    assert "listen 192.0.2.7:9092 ssl;" in file.read_text()
 
 
 def test_a_site_comes_back_after_flowers_heartbeat_window(source, kits):
