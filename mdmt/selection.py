@@ -71,7 +71,7 @@ class Selection:
             Means over the reporting sites, weighted by their labelled images.
         """
         self._before = self.best_rounds
-        means = weighted_mean_metrics(validation)
+        means = weighted_mean_metrics(validation, self.config.aggregation.max_weight)
         complete = {task for task, sites in expected.items() if set(sites) <= set(validation)}
         if number > 0:
             for task in self.config.tasks:  # a set has another order in every process

@@ -15,6 +15,8 @@ from mdmt.blob import BLOB
 from mdmt.config import FederationConfig
 from mdmt.errors import Refused
 from mdmt.messages import EvaluateReport, ReferenceReport, SiteCard, TrainReport
+from mdmt.untrusted import shown
+from server.claims import check_report
 from server.flower import ErrorCode
 
 LONGEST_REPORT = 2**20
@@ -119,6 +121,7 @@ def read_report(kind: type[R], reply: Message, card: SiteCard, number: int) -> R
         raise Refused(f"the report is of site {report.site[:64]}, round {report.round}")
     if unknown := report.tasks - set(card.tasks):
         raise Refused(f"the report names the task {min(unknown)[:64]!r}, which the site lacks")
+    check_report(card, report)
     return report
 
 
@@ -136,5 +139,4 @@ def is_unavailable(reply: Message | None) -> bool:
 
 def reason(reply: Message) -> str:
     """Return the text of an error reply as one short line: a site can write any text."""
-    words = " ".join(without_head(str(reply.error.reason)).split())
-    return "".join(letter for letter in words if letter.isprintable())[:200]
+    return shown(without_head(str(reply.error.reason)), 200)
