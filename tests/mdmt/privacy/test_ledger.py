@@ -15,8 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 from mdmt.config import SiteConfig
 from mdmt.errors import PolicyError, StateError
 from mdmt.privacy import ledger as ledgers
-from mdmt.privacy.account import PrivacyAccount, open_ledger, site_secret, tensor_hash
+from mdmt.privacy.account import PrivacyAccount, site_secret, tensor_hash
 from mdmt.privacy.accounting import Mechanism, epsilon
+from mdmt.privacy.ledger import open_ledger
 from mdmt.strict import Name
 
 STEPS = Mechanism(0.1, 1.0, 10)
