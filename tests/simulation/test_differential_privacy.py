@@ -184,7 +184,10 @@ def test_validate_tells_the_cost_and_refuses_the_backbone(private, tmp_path):
     save_config(private(), file)
     result = run_cli("validate", file)
     cost = epsilon([Mechanism(0.5, 1.0, 4)], 1e-5)
-    assert f"ε = {cost:.2f} at δ = 1e-05 for each training patient (4 steps, sampling probability 0.5" in result.stdout
+    assert (
+        f"ε = {cost:.2f} at δ = 1e-05 for each training patient (4 steps, sampling probability 0.5"
+        in result.stdout
+    )
     assert result.exit_code == 0, result.output
     save_config(private(aggregation={"weighting": "uniform"}), file)
     result = run_cli("validate", file)
