@@ -172,7 +172,7 @@ class Site:
             if federation.privacy.dp is None:
                 loop = partial(train, seed=self._seed(federation, order.round))
             else:
-                asked = self._order_hash(order, blob)
+                asked = order_hash("train", order.model_dump_json(), blob)  # in every engine
                 account = PrivacyAccount(self.config, asked, federation.hash)
                 loop = partial(train_privately, account=account)
             loop = partial(
