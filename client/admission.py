@@ -36,16 +36,16 @@ def admit(site: SiteConfig, order: Order) -> FederationConfig:
     check_approved(policy, order.recipe)
     with permit_plugins(policy.plugins):
         federation = parse_recipe(order.recipe)
-    if policy.recipes is not None and federation.recipe != order.recipe:
-        raise PolicyError(
-            "policy: recipes: the recipe is not in canonical form; the versions of mdmt at the"
-            " server and at this site may differ"
-        )
     number = 0 if isinstance(order, Query) else order.round
     tasks = order.coefficients if isinstance(order, TrainOrder) else ()
     check_order(policy, federation, number, tasks)
     if site.threads is None:
         check_threads(policy, federation)
+    if policy.recipes is not None and federation.recipe != order.recipe:
+        raise PolicyError(
+            "policy: recipes: the recipe is not in canonical form; the versions of mdmt at the"
+            " server and at this site may differ"
+        )
     return federation
 
 

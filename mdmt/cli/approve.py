@@ -75,7 +75,6 @@ def explain(plan: Plan, facts: Facts) -> None:
 
 def _runs(plan: Plan, facts: Facts) -> Table:
     from client.deployment.plan_facts import cache_folder, schedule
-    from client.deployment.plugins import used_plugins
 
     recipe, training = plan.federation, plan.federation.training
     model = facts.model.backbone
@@ -92,9 +91,8 @@ def _runs(plan: Plan, facts: Facts) -> Table:
     batch = f"{training.batch_size} images" if dp is None else f"{dp.sample_rate:g} of the patients"
     table.add_row("training", f"{length}, batches of {batch}")
     table.add_row("algorithm", f"{_words(recipe.algorithm)}; {_words(training.optimizer)}")
-    for plugin in used_plugins(recipe):
-        code = f"sha256 {plugin.sha256}" if plugin.sha256 else "its files are not listed"
-        table.add_row("plug-in", f"{plugin.distribution} {plugin.version}, {code}")
+    for name, plugin in recipe.plugins.items():
+        table.add_row("plug-in", f"{name} {plugin.version}, sha256 {plugin.sha256}")
     table.add_row("machine", f"{facts.threads} CPU threads, device {plan.site.device}")
     table.add_row("image cache", f"{_megabytes(facts.cache_bytes / 1e6)} in {cache_folder(plan)}")
     return table

@@ -16,6 +16,7 @@ from mdmt.config.renamed import SAVED
 from mdmt.config.site import BesideSpace, SiteConfig
 from mdmt.config.training import AggregationConfig, TrainingConfig, WireConfig
 from mdmt.errors import ConfigError
+from mdmt.plugins import Plugin, installed_plugins
 from mdmt.strict import Name, NonNegative, Positive, Probability, Strict, increasing
 from mdmt.tasks import Task
 
@@ -226,17 +227,28 @@ class FederationConfig(Strict):
         return self.tasks[task].space
 
     @property
+    def plugins(self) -> dict[str, Plugin]:
+        """The installed packages that define a task kind, the backbone or the algorithm."""
+        return installed_plugins(
+            *(("mdmt.tasks", task.space.kind) for task in self.tasks.values()),
+            ("mdmt.backbones", self.model.backbone.partition(".")[0]),
+            ("mdmt.algorithms", self.algorithm.name),
+        )
+
+    @property
     def recipe(self) -> str:
         """The keys that decide the result, as canonical JSON. Sites get and approve this text.
 
         It has no `sites`, and no timeouts or numbers of sites to wait for: a stopped run can be
         resumed with other values of these keys. It has no paths: the SHA-256 of its content names a
-        file of weights.
+        file of weights. It pins the version and the code of plug-ins.
         """
         patience = {"join_timeout", "min_sites", "on_missing"}
         omitted: Any = {"sites": True, "training": {"round_timeout"}, "aggregation": patience}
         deciding = self.model_dump(mode="json", exclude=omitted)
         deciding["model"]["weights"] = content_name(self.model.weights)
+        if plugins := self.plugins:
+            deciding["plugins"] = {name: p.model_dump() for name, p in plugins.items()}
         return json.dumps(deciding, sort_keys=True)
 
     @property

@@ -15,7 +15,7 @@ from mdmt import __version__
 from mdmt.config.federation import FederationConfig
 from mdmt.config.renamed import SAVED, new_name, upgrade
 from mdmt.config.site import SiteConfig
-from mdmt.errors import ConfigError
+from mdmt.errors import ConfigError, PolicyError
 from mdmt.files import write_text
 from mdmt.strict import named
 
@@ -102,13 +102,34 @@ def parse_recipe(recipe: str) -> FederationConfig:
     ------
     ConfigError
         The text is not a recipe, or comes from another version.
+    PolicyError
+        A plug-in is installed in another version, or with other code.
     """
     try:
-        return FederationConfig.model_validate_json(recipe)
+        data = from_json(recipe)
+    except ValueError as error:
+        raise ConfigError(f"the server's recipe: {_one_line(error)}") from error
+    pinned = data.pop("plugins", None) if isinstance(data, dict) else None
+    try:
+        federation = FederationConfig.model_validate(data)
     except ValidationError as error:
-        broken = error.errors()[0]["type"] == "json_invalid"
-        explained = _explain(error, None if broken else from_json(recipe))
-        raise ConfigError(f"the server's recipe: {explained}") from error
+        raise ConfigError(f"the server's recipe: {_explain(error, data)}") from error
+    if pinned is not None:
+        _check_plugins(pinned, federation)
+    return federation
+
+
+def _check_plugins(pinned: Any, federation: FederationConfig) -> None:
+    """Compare the plug-ins that a recipe pins with those that are installed."""
+    installed = {name: plugin.model_dump() for name, plugin in federation.plugins.items()}
+    wanted = pinned if isinstance(pinned, dict) else {}
+    for name in sorted({*installed, *wanted}):
+        if wanted.get(name) != (here := installed.get(name)):
+            found = f"{here['version']}, SHA-256 {here['sha256'][:16]}" if here else "not used"
+            raise PolicyError(
+                f"policy: plugins: the recipe has another version or other code of {name[:64]!r};"
+                f" here it is {found}"
+            )
 
 
 def save_config(config: BaseModel, path: Path) -> None:

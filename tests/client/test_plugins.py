@@ -15,10 +15,11 @@ from plugin_packages import install_package
 from client.admission import admit
 from client.app import app
 from mdmt.algorithms import algorithms
-from mdmt.config import load_site
+from mdmt.config import FederationConfig, load_site
 from mdmt.errors import PolicyError
 from mdmt.messages import Query
 from mdmt.models.backbones import backbones
+from mdmt.plugins import _installed
 from mdmt.registry import Registry
 from mdmt.tasks import task_kinds
 
@@ -122,6 +123,41 @@ def test_a_site_that_lists_it_admits_it(site_file, recipes, need):
     federation = admit(site, Query(recipe=recipes[need]))
     assert federation.name == "test"
     assert "score_pack" in sys.modules
+
+
+@pytest.fixture
+def recipe():
+    """The recipe of a federation of the plug-in's task kind, as its coordinator writes it."""
+    model, training = {"backbone": "test_resnet"}, {"rounds": 1}
+    config = {"name": "test", "tasks": {"scores": SCORE}, "training": training, "model": model}
+    return FederationConfig.model_validate(config).recipe
+
+
+def test_an_approval_pins_version_and_code_of_a_plugin(site_file, tmp_path, recipe):
+    pinned = json.loads(recipe)["plugins"]["mdmt-score"]
+    assert pinned["version"] == "1.0"
+    code = hashlib.sha256(CODE.encode()).hexdigest()
+    assert pinned["sha256"] == hashlib.sha256(f"score_pack.py {code}\n".encode()).hexdigest()
+    approved = [hashlib.sha256(recipe.encode()).hexdigest()]
+    site = load_site(site_file(plugins=["mdmt-score"], recipes=approved))
+    assert admit(site, Query(recipe=recipe)).recipe == recipe
+    (tmp_path / "lib" / "score_pack.py").write_text(CODE + "# changed after the approval")
+    _installed.cache_clear()  # another process
+    with pytest.raises(PolicyError, match=r"other code of 'mdmt-score'; here it is 1\.0, SHA-256"):
+        admit(site, Query(recipe=recipe))
+
+
+def test_a_recipe_without_plugins_pins_nothing(make_config):
+    assert "plugins" not in json.loads(make_config().recipe)
+
+
+@pytest.mark.parametrize("pinned", [{}, None, 7, {"mdmt-score": None}, {"other": {"version": "1"}}])
+def test_a_recipe_that_pins_something_else_is_refused(site_file, pinned, recipe):
+    text = json.dumps(json.loads(recipe) | {"plugins": pinned}, sort_keys=True)
+    approved = [hashlib.sha256(text.encode()).hexdigest()]
+    site = load_site(site_file(plugins=["mdmt-score"], recipes=approved))
+    with pytest.raises(PolicyError):
+        admit(site, Query(recipe=text))
 
 
 def test_a_simulation_on_ones_own_machine_refuses_nothing(site_file, recipes):
