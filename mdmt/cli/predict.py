@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mdmt.cli.init import IMAGE_SUFFIXES
 from mdmt.errors import BadInput, ImageError
 from mdmt.files import atomic_path
 
@@ -65,13 +64,18 @@ def predict(
 
 
 def _image_files(given: Sequence[Path]) -> list[Path]:
-    """Expand folders into their image files; what is named itself is always read."""
+    """Expand folders into their image files. A file that is named itself is always read."""
+    from mdmt.data.image_files import image_files
+
     paths: list[Path] = []
     for path in given:
-        found = [path]
-        if path.is_dir():
-            files = (file for file in sorted(path.rglob("[!.]*")) if file.is_file())
-            found = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES | {""}]
+        found, others = image_files(path) if path.is_dir() else ([path], {})
+        by_reason: dict[str, list[str]] = {}
+        for other, reason in others.items():
+            by_reason.setdefault(reason, []).append(str(other.relative_to(path)))
+        for reason, names in by_reason.items():
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            typer.echo(f"passed over {', '.join(names[:3])}{more}: {reason}", err=True)
         if not found:
             raise BadInput(f"{path}: no DICOM, PNG, JPEG or TIFF file in this folder")
         paths += found

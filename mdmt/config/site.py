@@ -58,6 +58,11 @@ class SiteTask(BesideSpace):
     """Columns in the order of the task's outputs. The default is the names of the labels."""
     values: dict[Text, Text] = {}
     """Meaning of cells, such as ``{1: SEVERE, 0: MILD}``. An empty meaning is a missing label."""
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    """Text between the findings that one column lists, such as ``|``. Then `columns` names it.
+
+    A finding that the cell does not list is absent. Entries with an empty meaning are ignored.
+    """
 
 
 class Policy(Strict):

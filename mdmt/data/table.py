@@ -23,7 +23,10 @@ from mdmt.data.table_checks import (
 from mdmt.data.tabular import Issue, Row, TabularFile, need_columns, read_tabular_file
 from mdmt.errors import DataError
 
-MISSING = {"", "na", "nan", "n/a", "#n/a", "null", "none", "-", "--", "?", "."}
+MISSING = {
+    *("", "na", "nan", "n/a", "n.a.", "#n/a", "null", "none", "missing", "unknown", "unk"),
+    *("-", "--", "?", "."),
+}
 """Texts of a missing label, in lower case, unless the task has such a label."""
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 _FLOAT_ID = re.compile(r"\d+\.0+")
@@ -114,7 +117,8 @@ def label_columns(task: str, entry: SiteTask) -> tuple[str, ...]:
     """Return the table column of each target column of a task.
 
     These are `entry.columns` if given. Otherwise they are the names of the labels (``A`` … ``F``),
-    or the name of the task if one column contains the whole label.
+    or the name of the task if one column contains the whole label. With `separator` they are the
+    same column for every output.
 
     Raises
     ------
@@ -123,6 +127,8 @@ def label_columns(task: str, entry: SiteTask) -> tuple[str, ...]:
     """
     own = tuple(column or task for column in entry.space.columns)
     columns = entry.columns or own
+    if entry.separator is not None and len(columns) == 1:
+        return columns * len(own)
     if len(columns) != len(own):
         needed = f"{len(own)} are needed, for {', '.join(own)}"
         raise DataError(f"tasks.{task}.columns: {len(columns)} columns are given, but {needed}")
@@ -173,6 +179,8 @@ class _RowReader:
 
     def _labels(self, row: Row, task: str) -> list[float]:
         entry, targets = self.tasks[task], []
+        if entry.separator is not None:
+            return self._listed(row, task, entry.separator)
         for column, own in zip(self.columns[task], entry.space.columns, strict=True):
             text = row.cells[column]
             label = entry.values.get(text, text)
@@ -186,6 +194,19 @@ class _RowReader:
                     self._error(row, column, f"{text!r} is no label of {task}: {error}")
             targets.append(target)
         return targets
+
+    def _listed(self, row: Row, task: str, separator: str) -> list[float]:
+        """Read the findings that one cell lists."""
+        entry, column = self.tasks[task], self.columns[task][0]
+        outputs, text = entry.space.columns, row.cells[column]
+        if text.lower() in MISSING and text not in entry.values:
+            return [np.nan] * len(outputs)
+        parts = {part.strip() for part in text.split(separator)} - {""}
+        meant = {entry.values.get(part, part) for part in parts} - {""}
+        if unknown := sorted(meant - set(map(str, outputs))):
+            hint = f"add it to the labels, or values: {{{unknown[0]}: ''}} to ignore it"
+            self._error(row, column, f"{unknown[0]!r} is no label of {task}; {hint}")
+        return [float(output in meant) for output in outputs]
 
     def _file(self, row: Row, column: str) -> Path:
         text = row.cells[column]

@@ -133,6 +133,8 @@ def _count_labels(manifest: Manifest, site: SiteConfig) -> LabelCounts:
     counts: LabelCounts = {}
     for task, entry in site.tasks.items():
         columns = label_columns(task, entry)
+        if entry.separator is not None:
+            columns = tuple(column or task for column in entry.space.columns)
         counts[task] = {}
         for split in SPLITS:
             histogram = entry.space.histogram(manifest.targets[task][manifest.indices(split)])
