@@ -67,7 +67,7 @@ def _swallowed(cells: list[str], begin: int, delimiter: str) -> str | None:
     """Return a warning if a quoted cell contains lines that look like rows of this table."""
     for cell in cells:
         lines = cell.splitlines()[1:]
-        if len(cells) > 2 and any(line.count(delimiter) >= len(cells) - 1 for line in lines):
+        if len(cells) > 1 and any(line.count(delimiter) >= len(cells) - 1 for line in lines):
             return (
                 f"a quoted cell has {len(lines) + 1} lines, and a line in it looks like a row: is a"
                 f" quotation mark missing after line {begin}?"

@@ -106,9 +106,10 @@ def _require_one_picture(dataset: Dataset, path: Path) -> None:
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
         raise ImageError(f"{path}: {frames} frames; export the radiograph as its own file")
-    photometric = dataset.get("PhotometricInterpretation", "")
+    photometric = str(dataset.get("PhotometricInterpretation", ""))
     if not photometric.startswith(("MONOCHROME", "RGB", "YBR")):
-        raise ImageError(f"{path}: {photometric or 'unknown'} pixels; expected MONOCHROME1 or 2")
+        shown = "".join(filter(str.isprintable, photometric))[:40] or "unknown"
+        raise ImageError(f"{path}: {shown} pixels; expected MONOCHROME1 or 2")
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_encapsulated and not get_decoder(syntax).is_available:
         raise ImageError(f'{path}: {syntax.name} needs a decoder; pip install "mdmt[dicom]"')
