@@ -14,10 +14,10 @@ from mdmt.config import FederationConfig, SiteConfig, parse_recipe
 from mdmt.config.site import Policy
 from mdmt.data.cohort import Cohort
 from mdmt.errors import PolicyError
-from mdmt.messages import EvaluateOrder, Query, ReferenceOrder, TrainOrder
+from mdmt.messages import EvaluateOrder, KeyOrder, Query, ReferenceOrder, TrainOrder
 from mdmt.registry import permit_plugins
 
-Order = Query | TrainOrder | EvaluateOrder | ReferenceOrder
+Order = Query | KeyOrder | TrainOrder | EvaluateOrder | ReferenceOrder
 _SHOWN = 16
 """Digits of a hash in an error, which the server cuts to 200 characters."""
 
@@ -36,7 +36,7 @@ def admit(site: SiteConfig, order: Order) -> FederationConfig:
     check_approved(policy, order.recipe)
     with permit_plugins(policy.plugins):
         federation = parse_recipe(order.recipe)
-    number = 0 if isinstance(order, Query) else order.round
+    number = 0 if isinstance(order, Query | KeyOrder) else order.round
     tasks = order.coefficients if isinstance(order, TrainOrder) else ()
     check_order(policy, federation, number, tasks)
     if site.threads is None:

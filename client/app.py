@@ -39,6 +39,7 @@ from mdmt.messages import (
     LONGEST_ORDER,
     PROTOCOL,
     EvaluateOrder,
+    KeyOrder,
     Query,
     ReferenceOrder,
     TrainOrder,
@@ -57,6 +58,12 @@ app = ClientApp()
 def query(message: Message, context: Context) -> Message:
     """Answer a registration query with the site card."""
     return _answer(message, context, Query, Site.card)
+
+
+@app.query("keys")
+def keys(message: Message, context: Context) -> Message:
+    """Sign the key of a run with secure aggregation."""
+    return _answer(message, context, KeyOrder, Site.key)
 
 
 @app.train()
@@ -136,7 +143,7 @@ def _read_order(content: RecordDict, kind: type[Order]) -> tuple[Order, str, lis
             f"speaks protocol {PROTOCOL} (mdmt {__version__}) and the server protocol {protocol}:"
             " install the version of the server"
         )
-    blobs = [content.array_records["arrays"][BLOB].data] if kind is not Query else []
+    blobs = [content.array_records["arrays"][BLOB].data] if kind not in (Query, KeyOrder) else []
     return kind.model_validate_json(text), text, blobs
 
 

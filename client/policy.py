@@ -58,6 +58,8 @@ def check_order(
     for task in tasks:
         _check_listed("tasks", policy.tasks, task)
     check_plugins(policy, federation)
+    if policy.secure_aggregation and not federation.privacy.secure_aggregation:
+        raise PolicyError("policy: secure_aggregation is required, the recipe does not use it")
     _check_at_most("max_rounds", policy.max_rounds, federation.training.rounds)
     if round_number > federation.training.rounds:
         raise PolicyError(

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from client.admission import admit, check_tasks
 from client.budget import Purpose, open_budget
@@ -19,14 +21,17 @@ from client.policy import check_data
 from client.privacy_filter import reported_splits, site_card, train_report
 from client.private_reports import private_card, private_splits, private_train_report
 from client.references import constant_metrics, local_metrics
+from client.secure_site import key_statement, open_round, secure_store
 from client.site_model import receive, site_model
 from mdmt.config import FederationConfig, SiteConfig, WireConfig
 from mdmt.data.cohort import Cohort, open_cohort
-from mdmt.errors import DataError
+from mdmt.errors import DataError, PolicyError
 from mdmt.evaluation import evaluate, evaluate_splits
 from mdmt.messages import (
     EvaluateOrder,
     EvaluateReport,
+    KeyOrder,
+    KeyStatement,
     Metrics,
     Query,
     ReferenceOrder,
@@ -79,11 +84,19 @@ class Site:
         check_data(self.config.policy, federation, cohort, self.tasks)
         first = self._seed(federation, 1)
         check_patients(self.config.policy, federation, cohort, self.tasks, first)
-        card = site_card(self.config, federation, cohort)
-        if federation.privacy.dp is not None:
-            card = private_card(card)
+        card = self._card(federation, cohort)
         self._pay(federation, "card", order_hash("card", card.model_dump_json()))
         return card
+
+    def key(self, order: KeyOrder) -> KeyStatement:
+        """Return the key of this site in a run with secure aggregation, and its counts, signed."""
+        federation = admit(self.config, order)
+        if not federation.privacy.secure_aggregation:
+            raise PolicyError("the recipe does not use secure aggregation: it needs no key")
+        card = self._card(federation, self._cohort(federation))
+        counts = {task: card.labels(task) for task in self.tasks}
+        signing_key = self.kit / "site.key" if self.kit else None
+        return key_statement(self.config, federation, order.run, counts, signing_key)
 
     def train(self, order: TrainOrder, blob: bytes) -> tuple[TrainReport, bytes]:
         """Evaluate the received model, train it with the site's heads, and keep the heads."""
@@ -91,6 +104,9 @@ class Site:
         federation, cohort, device = self._open(order)
         check_data(self.config.policy, federation, cohort, self.tasks)
         check_tasks(order, cohort, self.tasks)
+        secure = open_round(self.config, federation, order, blob)
+        if secure is not None and (answer := secure.stored()) is not None:
+            return answer
         seed = self._seed(federation, order.round)
         few = check_patients(self.config.policy, federation, cohort, order.coefficients, seed)
         memory = SiteMemory(round_files(self.config, federation, order.run), order.round - 1)
@@ -102,7 +118,9 @@ class Site:
         if not private:
             validation = evaluate(site.model, cohort, "val", federation, self.tasks, device)
         update = federation.algorithm.train(site)
-        message, lost = Codec(federation.wire).upload(update.arrays, site.incoming, memory.lost)
+        message, lost = b"", dict[str, NDArray[np.float32]]()
+        if secure is None:
+            message, lost = Codec(federation.wire).upload(update.arrays, site.incoming, memory.lost)
         memory.save(order.round, update.memory, lost, order.keep)
         report = train_report(
             self.config,
@@ -114,7 +132,12 @@ class Site:
             seconds=time.monotonic() - started,
             new_memory=memory.empty,
         )
-        return private_train_report(report, update.result) if private else report, message
+        if private:
+            report = private_train_report(report, update.result)
+        if secure is not None:
+            whole = site_model(federation.recipe, tuple(federation.tasks), device)
+            return secure.seal(report, update.arrays, blob, whole.uploaded, started)
+        return report, message
 
     def evaluate(self, order: EvaluateOrder, blob: bytes) -> EvaluateReport:
         """Evaluate the backbone of a round with the site's memory after this round."""
@@ -127,6 +150,8 @@ class Site:
         metrics = reported_splits(self.config.policy, cohort.manifest, found)
         if federation.privacy.dp is not None:
             metrics = private_splits(metrics)
+        if order.round == federation.training.rounds:  # all sites have answered the last round
+            secure_store(self.config, federation, order.run).end()
         return EvaluateReport(site=self.config.name, round=order.round, metrics=metrics)
 
     def reference(self, order: ReferenceOrder, blob: bytes) -> ReferenceReport:
@@ -150,6 +175,10 @@ class Site:
             report.metrics["local"] = reported_splits(policy, manifest, found)
         return report
 
+    def _card(self, federation: FederationConfig, cohort: Cohort) -> SiteCard:
+        card = site_card(self.config, federation, cohort)
+        return card if federation.privacy.dp is None else private_card(card)
+
     def _round(
         self,
         federation: FederationConfig,
@@ -163,7 +192,11 @@ class Site:
         own = site_model(federation.recipe, self.tasks, device)
         # Only training orders are rounded: the tested model is the released model.
         codec = Codec(federation.wire if trains else WireConfig())
-        incoming = receive(codec, blob, own)
+        sent = own
+        if trains and federation.privacy.secure_aggregation:  # all sites get the same arrays
+            sent = site_model(federation.recipe, tuple(federation.tasks), device)
+        received = receive(codec, blob, sent)
+        incoming = {name: array for name, array in received.items() if name in own.broadcast}
         first = order.round == (1 if trains else 0) or isinstance(order, ReferenceOrder)
         if first and self.config.policy.recipes is not None:
             check_initial(federation, self.tasks, incoming, codec, self.weights)
@@ -172,7 +205,7 @@ class Site:
             if federation.privacy.dp is None:
                 loop = partial(train, seed=self._seed(federation, order.round))
             else:
-                asked = order_hash("train", order.model_dump_json(), blob)  # in every engine
+                asked = self._order_hash(order, blob)
                 account = PrivacyAccount(self.config, asked, federation.hash)
                 loop = partial(train_privately, account=account)
             loop = partial(

@@ -21,7 +21,7 @@ _Entry = tuple[str, tuple[int, ...], int, int]
 
 BLOB = "safetensors"
 """Name and type of the one array of a message."""
-_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "|i1"}
+_TYPES = {"F64": "<f8", "F32": "<f4", "U32": "<u4", "F16": "<f2", "I8": "|i1"}
 """Allowed types, in the order of safetensors, so that every array is aligned."""
 _METADATA = "__metadata__"
 _LENGTH = 8
@@ -35,7 +35,7 @@ def pack(arrays: Arrays) -> bytes:
     Parameters
     ----------
     arrays : mapping of str to ndarray
-        float64, float32, float16 or int8.
+        float64, float32, uint32, float16 or int8.
     """
     kinds = {np.dtype(code): (rank, kind) for rank, (kind, code) in enumerate(_TYPES.items())}
     plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}

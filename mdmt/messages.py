@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal, Protocol, Self, get_args
+from collections.abc import Collection, Iterator
+from typing import Annotated, Any, Final, Literal, Protocol
 
-from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
 
-from mdmt.data.manifest import Split
-from mdmt.strict import Name, Short, Strict
+from mdmt.strict import Strict
 from mdmt.tasks import AnyTask
-from mdmt.untrusted import printable
 
 PROTOCOL: Final = 2
 """Version of these messages. Server and sites must use the same version."""
@@ -24,6 +22,7 @@ LONGEST_ORDER: Final = 2**22
 LONGEST_REPORT: Final = 2**20
 """Largest report or site card in characters. Ten tasks with a hundred metrics each need a
 twentieth of it."""
+Short = Annotated[str, StringConstraints(max_length=128)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 _COUNT = TypeAdapter(Count)
 Number = Annotated[float | int, Field(ge=-1e30, le=1e30)]
@@ -31,12 +30,12 @@ Number = Annotated[float | int, Field(ge=-1e30, le=1e30)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Round = Annotated[int, Field(ge=0, le=10**6)]
 MOST_TASKS: Final = 1000
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""32 bytes in hexadecimal digits."""
 RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
 """The name of a folder at every site. It must not contain a path."""
 MetricName = Annotated[
-    str,
-    StringConstraints(max_length=128, pattern=r"^[^/\s]+/[^/]+$"),
-    AfterValidator(printable),
+    str, StringConstraints(max_length=128, pattern=r"^[^/\s\x00-\x1f\x7f]+/[^/\x00-\x1f\x7f]+$")
 ]
 
 
@@ -57,9 +56,6 @@ Metrics = Annotated[dict[MetricName, Number | None], AfterValidator(_counted)]
 """``task/metric`` → value; None if it is undefined, or withheld by the policy of the site."""
 Histogram = dict[Short, dict[Short, Count] | None]
 """Target column → label → count; None if withheld."""
-_PACKAGES = 64
-"""Largest number of versions in a card."""
-Tasks = Annotated[dict[Name, AnyTask], Field(min_length=1, max_length=MOST_TASKS)]
 
 
 class Query(Strict):
@@ -74,33 +70,73 @@ class SiteCard(Strict):
     """Site → server at registration: the identity, tasks and counts of the site."""
 
     protocol: Literal[2] = PROTOCOL
-    name: Name
+    name: Short
     federation: Short
     """Hash of the recipe in the query."""
-    tasks: Tasks
-    images: dict[Split, Count | None]
+    tasks: dict[Short, AnyTask]
+    images: dict[Short, Count | None]
     """Images per split; None if withheld."""
-    counts: dict[Name, dict[Split, Count | None]]
+    counts: dict[Short, dict[Short, Count | None]]
     """n_{s,t}: labelled outputs per task and split; None if withheld. 0 is never withheld."""
-    histogram: dict[Name, Histogram]
+    histogram: dict[Short, Histogram]
     """Histogram of training labels by task."""
     data: Short
     """Fingerprint of the site's preprocessed images and labels (`Cohort.fingerprint`)."""
     device: Short
-    versions: Annotated[dict[Short, Short], Field(max_length=_PACKAGES)]
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        splits = set(get_args(Split))
-        if set(self.images) != splits or any(set(c) != splits for c in self.counts.values()):
-            raise ValueError(f"expected the splits {sorted(splits)}")
-        if set(self.counts) != set(self.tasks) or not set(self.histogram) <= set(self.tasks):
-            raise ValueError("expected counts of each task, and of no other")
-        return self
+    versions: dict[Short, Short]
 
     def labels(self, task: str) -> int | None:
         """Return n_{s,t} of the training split; None if withheld."""
         return self.counts.get(task, {}).get("train", 0)
+
+
+class KeyOrder(Strict):
+    """Server → site, once per run with secure aggregation: make a key and sign it."""
+
+    run: RunId
+    recipe: str
+
+
+class KeyStatement(Strict):
+    """Site → server, and from there to all other sites: a signed key and the counts of a site."""
+
+    name: Short
+    recipe: Digest
+    """Hash of the recipe."""
+    run: RunId
+    counts: dict[Short, Count | None]
+    """n_{s,t}: labelled outputs of the training split by task; None if withheld."""
+    key: Digest
+    """X25519 public key of the run."""
+    signer: Annotated[str, StringConstraints(max_length=512)]
+    """Public key of the site, ECDSA P-384, as a line of OpenSSH."""
+    signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{192}$")]
+    """ECDSA of the other fields: its two numbers, 48 bytes each."""
+
+    @property
+    def tasks(self) -> Collection[str]:
+        """The tasks of the site."""
+        return self.counts.keys()
+
+    def labels(self, task: str) -> int | None:
+        """Return n_{s,t} of the training split; None if withheld."""
+        return self.counts.get(task, 0)
+
+
+class SecureRound(Strict):
+    """How the updates of all sites enter the sum of a round. All sites get the same table."""
+
+    statements: dict[Short, KeyStatement]
+    """All sites, this one too."""
+    weights: dict[Short, dict[Short, Fraction]]
+    """Site → part of the model (``backbone`` or ``heads.TASK``) → weight."""
+    coefficients: dict[Short, dict[Short, Fraction]]
+    """Site → task → c_{s,t}."""
+    lr_factor: float
+    bound: float
+    """B: larger |w·Δ| are clipped."""
+    exponent: int
+    """k: numbers are sent as multiples of 2^-k."""
 
 
 class TrainOrder(Strict):
@@ -115,12 +151,17 @@ class TrainOrder(Strict):
     """Factor on the learning rate, from the plateau scheduler."""
     keep: Annotated[tuple[Round, ...], Field(max_length=2 * MOST_TASKS), AfterValidator(_ascending)]
     """Rounds whose memory the site must keep: the best of each task, now and one round ago."""
+    secure: SecureRound | None = None
+    """With secure aggregation: the common table of all sites."""
 
 
 class TrainReport(Strict):
-    """Site → server after a round."""
+    """Site → server after a round.
 
-    site: Name
+    With secure aggregation it contains no number besides seconds: metrics are in the masked update.
+    """
+
+    site: Short
     round: int
     validation: Metrics
     """Metrics of the received model, which is the model of the previous round."""
@@ -139,11 +180,6 @@ class TrainReport(Strict):
         """The tasks in the report."""
         return _tasks(self.validation, self.losses)
 
-    @property
-    def evaluated(self) -> Iterator[tuple[Split, Metrics]]:
-        """The splits that were evaluated, with their metrics."""
-        yield "val", self.validation
-
 
 class EvaluateOrder(Strict):
     """Server → site: evaluate the model of a round with the site's memory of this round."""
@@ -156,7 +192,7 @@ class EvaluateOrder(Strict):
 class EvaluateReport(Strict):
     """Site → server: metrics on validation and test."""
 
-    site: Name
+    site: Short
     round: int
     metrics: dict[Literal["val", "test"], Metrics]
 
@@ -164,11 +200,6 @@ class EvaluateReport(Strict):
     def tasks(self) -> set[str]:
         """The tasks in the report."""
         return _tasks(*self.metrics.values())
-
-    @property
-    def evaluated(self) -> Iterator[tuple[Split, Metrics]]:
-        """The splits that were evaluated, with their metrics."""
-        yield from self.metrics.items()
 
 
 Reference = Literal["constant", "local"]
@@ -187,7 +218,7 @@ class ReferenceOrder(Strict):
 class ReferenceReport(Strict):
     """Site → server: metrics of each reference on validation and test."""
 
-    site: Name
+    site: Short
     round: int
     metrics: dict[Reference, dict[Literal["val", "test"], Metrics]]
 
@@ -196,38 +227,23 @@ class ReferenceReport(Strict):
         """The tasks in the report."""
         return _tasks(*(m for splits in self.metrics.values() for m in splits.values()))
 
-    @property
-    def evaluated(self) -> Iterator[tuple[Split, Metrics]]:
-        """The splits that were evaluated, with their metrics."""
-        for splits in self.metrics.values():
-            yield from splits.items()
-
 
 class Report(Protocol):
     """The common fields of all reports."""
 
-    @property
-    def site(self) -> str:
-        """The name of the site."""
-
-    @property
-    def round(self) -> int:
-        """The round of the order."""
+    site: str
+    round: int
 
     @property
     def tasks(self) -> set[str]:
         """The tasks in the report."""
-
-    @property
-    def evaluated(self) -> Iterator[tuple[Split, Metrics]]:
-        """The splits that were evaluated, with their metrics."""
 
 
 def protocol_of(text: str) -> int:
     """Return the protocol of a query or site card of any version; 0 if it has none."""
     try:
         found = json.loads(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         return 0
     number = found.get("protocol", 0) if isinstance(found, dict) else 0
     return number if isinstance(number, int) else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,16 +70,46 @@ class Selection:
         dict
             Means over the reporting sites, weighted by their labelled images.
         """
-        self._before = self.best_rounds
-        means = weighted_mean_metrics(validation, self.config.aggregation.max_weight)
+        means = weighted_mean_metrics(validation)
         complete = {task for task, sites in expected.items() if set(sites) <= set(validation)}
+        self._book(number, means, complete, lambda key: _defined(key, validation))
+        if complete >= set(expected):
+            self._plateau(means, lambda key: _defined(key, validation))
+        return means
+
+    def book_sums(self, number: int, means: Metrics, supports: Mapping[str, int]) -> None:
+        """Record the validation metrics of a round, of which only sums over all sites are known.
+
+        Parameters
+        ----------
+        number : int
+            The round.
+        means : mapping
+            ``task/metric`` → mean.
+        supports : mapping of str to int
+            ``task/metric`` → number of images behind the mean. It takes the place of the sites:
+            rounds with the same number are compared.
+        """
+
+        def support(key: str) -> tuple[str, ...]:
+            return (f"{supports[key]} images",) if supports.get(key) else ()
+
+        self._book(number, means, self.config.tasks, support)
+        self._plateau(means, support)
+
+    def _book(
+        self,
+        number: int,
+        means: Metrics,
+        complete: Collection[str],
+        defined: Callable[[str], tuple[str, ...]],
+    ) -> None:
+        """Compare the means of `complete` tasks; `defined` are the sites behind a mean."""
+        self._before = self.best_rounds
         if number > 0:
             for task in self.config.tasks:  # a set has another order in every process
                 if task in complete:
-                    self._compare(number, task, means, validation)
-        if self.config.training.scheduler.name == "plateau" and complete >= set(expected):
-            self._plateau(means, validation)
-        return means
+                    self._compare(number, task, means, defined)
 
     def save(self) -> dict[str, Any]:
         """Return the state for `load`, in JSON types."""
@@ -101,11 +131,15 @@ class Selection:
         self.rounds_without_gain = saved["rounds_without_gain"]
 
     def _compare(
-        self, number: int, task: str, means: Metrics, validation: Mapping[str, Metrics]
+        self,
+        number: int,
+        task: str,
+        means: Metrics,
+        defined: Callable[[str], tuple[str, ...]],
     ) -> None:
         space = self.config.space(task)
         key = f"{task}/{space.primary}"
-        sites = _defined(key, validation)
+        sites = defined(key)
         value, best = means.get(key), self.best.get(task)
         if value is None or (best is not None and not set(best.sites) <= set(sites)):
             return
@@ -113,15 +147,16 @@ class Selection:
         if best is None or best.sites != sites or sign * value > sign * best.value:
             self.best[task] = Best(number, float(value), sites)
 
-    def _plateau(self, means: Metrics, validation: Mapping[str, Metrics]) -> None:
+    def _plateau(self, means: Metrics, defined: Callable[[str], tuple[str, ...]]) -> None:
         scheduler = self.config.training.scheduler
-        assert scheduler.name == "plateau", "the caller asked for it"
+        if scheduler.name != "plateau":
+            return
         losses = {
             name: loss
             for name in self.config.tasks
             if (loss := means.get(f"{name}/loss")) is not None
         }
-        compared = tuple(f"{s}/{t}" for t in losses for s in _defined(f"{t}/loss", validation))
+        compared = tuple(f"{s}/{t}" for t in losses for s in defined(f"{t}/loss"))
         if not losses or not set(self.compared) <= set(compared):
             return
         total = sum(self.config.tasks[name].weight * loss for name, loss in losses.items())

@@ -18,6 +18,7 @@ from server.registration import register_sites
 from server.release import write_release
 from server.rounds import run_rounds
 from server.run import RunDirectory, new_run_folder
+from server.secure_rounds import form_cohort
 
 _RUNS = Path("~/.local/state/mdmt/runs")
 """Default folder of runs of `flwr run`, whose working directory is a temporary one."""
@@ -61,12 +62,15 @@ def federate(
 ) -> None:
     """Run all steps of a federation."""
     run.event("registration", sites=expected or sorted(config.sites))
-    registry = register_sites(grid, config, run.event, expected, run.former_cards())
+    registry = register_sites(grid, config, run.event, expected)
     run.write_sites(config, registry.sites)
     federation = begin(config, registry)
-    if resume and run.begun:
+    resumed = resume and run.begun
+    if resumed:
         restore(federation, run)
-    else:
+    if config.privacy.secure_aggregation:
+        form_cohort(grid, federation, run)
+    if not resumed:
         federation.save(run)
     run_rounds(grid, federation, run, config.training.rounds)
     return_memory()  # the next steps read files

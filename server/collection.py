@@ -11,18 +11,20 @@ from flwr.serverapp import Grid
 from mdmt.audit_head import head_of
 from mdmt.blob import BLOB, Arrays
 from mdmt.errors import Refused
-from mdmt.messages import LONGEST_REPORT, SiteCard, TrainOrder, TrainReport, content_bytes
+from mdmt.messages import SiteCard, TrainOrder, TrainReport, content_bytes
 from mdmt.models import head_task
 from mdmt.wire import Codec, largest_message
 from server.aggregation import Norms, check_update
 from server.federation import Federation
 from server.messaging import (
+    LONGEST_REPORT,
     deadline,
     read_report,
     replies,
     request,
 )
 from server.run import RunDirectory
+from server.secure_rounds import masked_arrays, secure_table
 from server.update_buffer import UpdateBuffer
 
 
@@ -78,11 +80,13 @@ def send(
     sent = Sent(number, cards, absent=set(cards) & federation.registry.absent)
     asked = {node: card for node, card in cards.items() if node not in sent.absent}
     timeout, algorithm = deadline(federation.config, len(asked)), federation.config.algorithm
+    table = secure_table(federation)
     blobs: dict[tuple[int, frozenset[str]], tuple[bytes, Arrays]] = {}
     messages = []
     for node, card in asked.items():
         arrays = algorithm.broadcast(federation.state, card.name)
-        own = own_arrays(arrays, card)
+        # Under secure aggregation the arrays of all sites are equal: the others add zeros.
+        own = arrays if table else own_arrays(arrays, card)
         key = id(arrays), frozenset(own)
         if key not in blobs:  # sites with the same arrays share one blob
             blobs[key] = codec.broadcast(own), own
@@ -94,6 +98,7 @@ def send(
             coefficients=federation.coefficients[card.name],
             lr_factor=federation.selection.lr_factor,
             keep=federation.selection.kept_rounds,
+            secure=table,
         )
         messages.append(request(MessageType.TRAIN, node, order, blob, timeout))
         sent.bytes[card.name] = content_bytes(messages[-1].content)
@@ -151,6 +156,9 @@ def _read_update(
         raise Refused(f"took {report.seconds:.1f} s; training.round_timeout is {limit:g} s")
     try:
         blob = reply.content.array_records["arrays"][BLOB].data
+        if federation.statements:
+            masked_arrays(blob, expected, federation)
+            return report, blob, {}
         update = codec.decode_upload(blob, arrays)
     except KeyError as error:
         raise Refused("the reply has no arrays") from error

@@ -13,18 +13,18 @@ import torch
 from mdmt.algorithms import State
 from mdmt.blob import Arrays
 from mdmt.config import FederationConfig
-from mdmt.errors import DamagedError, RunError
+from mdmt.errors import ConfigError, DamagedError, RunError
 from mdmt.memory import keep_memory
-from mdmt.messages import EvaluateReport
+from mdmt.messages import EvaluateReport, KeyStatement
 from mdmt.models import (
     MDMTModel,
+    averaged_statistics,
     broadcast_names,
     build_model,
     get_arrays,
     optimised_names,
     uploaded_names,
 )
-from mdmt.privacy.dp_training import check_private_model
 from mdmt.selection import Selection
 from mdmt.weighting import loss_coefficients
 from server.norm_bound import History
@@ -67,6 +67,8 @@ class Federation:
         Site → number of rounds in which its update was used.
     norms : list of dict
         Norms of the updates that were accepted in the last rounds (`server.norm_bound`).
+    statements : dict of str to KeyStatement
+        With secure aggregation: what each site of the run signed.
     last_reports : dict of str to EvaluateReport
         Evaluation of the final model.
     """
@@ -83,6 +85,7 @@ class Federation:
     line: dict[str, Any] = field(default_factory=_no_round)
     rounds_of: dict[str, int] = field(default_factory=dict)
     norms: History = field(default_factory=list)
+    statements: dict[str, KeyStatement] = field(default_factory=dict)
     last_reports: dict[str, EvaluateReport] = field(default_factory=dict)
 
     def save(self, run: RunDirectory) -> None:
@@ -100,6 +103,7 @@ class Federation:
             "coefficients": self.coefficients,
             "rounds_of": self.rounds_of,
             "norms": self.norms,
+            "statements": {s: of.model_dump(mode="json") for s, of in self.statements.items()},
         }
         tensors = {name: torch.from_numpy(np.asarray(v)) for name, v in arrays.items()}
         keep = (*self.selection.kept_rounds, self.round - 1, self.round)
@@ -117,6 +121,12 @@ def begin(config: FederationConfig, registry: SiteRegistry) -> Federation:
     keep_memory()
     torch.set_num_threads(config.training.threads)
     model = _initial_model(config)
+    statistics = averaged_statistics(model, config.aggregation)
+    if config.privacy.secure_aggregation and statistics:
+        raise ConfigError(
+            f"aggregation.norm_layers: average would sum running statistics ({statistics[0]}),"
+            " which secure aggregation clips; use local or frozen"
+        )
     arrays = get_arrays(model, broadcast_names(model, config.aggregation))
     return Federation(
         config=config,
@@ -138,10 +148,7 @@ def initial_arrays(config: FederationConfig) -> Arrays:
 
 def _initial_model(config: FederationConfig) -> MDMTModel:
     shared = tuple(config.tasks) if config.aggregation.heads == "shared" else ()
-    model = build_model(config, shared, weights=True)
-    if config.privacy.dp is not None:
-        check_private_model(model, config)
-    return model
+    return build_model(config, shared, weights=True)
 
 
 def restore(federation: Federation, run: RunDirectory) -> None:
@@ -168,6 +175,9 @@ def restore(federation: Federation, run: RunDirectory) -> None:
         federation.coefficients |= saved.facts["coefficients"]
         federation.rounds_of = saved.facts["rounds_of"]
         federation.norms = saved.facts["norms"]
+        federation.statements = {
+            site: KeyStatement.model_validate(of) for site, of in saved.facts["statements"].items()
+        }
         run.rewind(number)
         run.event("resumed", round=number)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -15,8 +15,7 @@ from mdmt.errors import Refused, RegistrationError
 from mdmt.messages import SiteCard
 from server.flower import NodeInfo
 from server.messaging import deadline, is_unavailable, replies
-from server.site_cards import read_card
-from server.site_registry import SiteRegistry, node_name
+from server.site_registry import SiteRegistry, node_name, read_card, site_problems
 
 
 def register_sites(
@@ -24,7 +23,6 @@ def register_sites(
     config: FederationConfig,
     on_event: Callable[..., None] = lambda kind, **facts: None,
     expected: Iterable[str] = (),
-    former: Mapping[str, SiteCard] | None = None,
 ) -> SiteRegistry:
     """Query every connected node for its site card. Refuse a federation that cannot work.
 
@@ -33,21 +31,18 @@ def register_sites(
     grid : Grid
     config : FederationConfig
         In a simulation all `sites` must answer. Otherwise at least `aggregation.min_sites` must
-        answer, and with ``on_missing: continue`` a node that cannot answer, or whose card cannot
-        be used, is left out.
+        answer, and with ``on_missing: continue`` a node that cannot answer is left out.
     on_event : callable
         See `SiteRegistry`.
     expected : iterable of str
         Sites to wait for, at most `aggregation.join_timeout`.
-    former : mapping of str to SiteCard, optional
-        See `SiteRegistry`.
 
     Raises
     ------
     RegistrationError
         The message has one sentence for each problem.
     """
-    registry = SiteRegistry(grid, config, on_event, former)
+    registry = SiteRegistry(grid, config, on_event)
     wanted = max(config.aggregation.min_sites, len({*expected, *config.sites}))
     nodes, answers = _query(grid, config, registry, wanted)
     if not nodes:
@@ -55,21 +50,18 @@ def register_sites(
             f"no site connected within {config.aggregation.join_timeout:.0f} s;"
             " start the sites, or raise aggregation.join_timeout"
         )
-    cards: dict[str, tuple[NodeInfo, SiteCard]] = {}
+    cards: list[tuple[NodeInfo, SiteCard]] = []
     without: dict[str, str] = {}
     for node in nodes:
-        name, card = node_name(node), None
         try:
             card = read_card(node, answers.get(node.node_id))
             if card is not None:
-                name = card.name
-                registry.check(card, cards)
-                cards[card.name] = node, card
+                cards.append((node, card))
         except Refused as refused:
-            without[name] = str(refused)
+            without[node_name(node)] = str(refused)
             if node.node_id not in answers or is_unavailable(answers[node.node_id]):
                 registry.forget(node)
-    problems = check_cards(config, [card for _, card in cards.values()])
+    problems = check_cards(config, [card for _, card in cards])
     if problems or config.sites or config.aggregation.on_missing == "stop":
         problems = [f"{name}: {why}" for name, why in without.items()] + problems
     if problems:
@@ -77,7 +69,7 @@ def register_sites(
     heads = {node_name(n): head_of(answers[n.node_id]) for n in nodes if n.node_id in answers}
     for name, why in without.items():
         on_event("refused", site=name, reason=why, head=heads.get(name))
-    for _, (node, card) in sorted(cards.items()):
+    for node, card in sorted(cards, key=lambda pair: pair[1].name):
         registry.register(node, card, head_of(answers[node.node_id]))
     return registry
 
@@ -116,6 +108,8 @@ def check_cards(config: FederationConfig, cards: Iterable[SiteCard]) -> list[str
             f"aggregation.max_weight {largest:g} needs at least {math.ceil(1 / largest)} sites,"
             f" {len(cards)} answered"
         )
+    for position, card in enumerate(cards):
+        problems += site_problems(config, card, cards[:position])
     for task in config.tasks:
         if all(card.labels(task) == 0 for card in cards):
             problems.append(f"no site has training labels of the task {task}")

@@ -10,7 +10,6 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mdmt.files import atomic_path, render, write_json, write_text
-from mdmt.privacy.accounting import describe_cost
 from mdmt.releases import RELEASE_FORMAT, backbone_file
 from server.federation import Federation
 from server.run import RunDirectory, versions
@@ -71,7 +70,6 @@ def _model_card(
         origin=_origin(config.model.weights),
         sites=len(federation.registry.cards),
         results=results,
-        privacy=describe_cost(config),
         rounds=rounds,
         versions=versions(),
     )

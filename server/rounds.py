@@ -13,6 +13,7 @@ from mdmt.algorithms import State
 from mdmt.blob import Arrays
 from mdmt.errors import RunError
 from mdmt.messages import Metrics, SiteCard
+from mdmt.privacy.metric_sums import MetricSums
 from mdmt.seeds import derive_seed
 from mdmt.weighting import array_weights, loss_coefficients, site_weights
 from mdmt.wire import Codec
@@ -22,6 +23,7 @@ from server.evaluation import evaluate_round
 from server.federation import Federation
 from server.norm_bound import History, find_large, per_root_step, remember, shorten
 from server.run import RunDirectory
+from server.secure_rounds import combine_masked, sum_metrics
 from server.update_buffer import UpdateBuffer
 
 
@@ -42,11 +44,17 @@ def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: in
             collected = collect(federation, run, codec, sent, buffer)
             norms = bound_updates(federation, run, number, collected)
             check_quorum(federation, number, collected)
-            state = combine(federation, codec, sent, collected, buffer)
-        book(federation, run, {s: r.validation for s, r in collected.reports.items()})
+            sums = None
+            if federation.statements:
+                state, sums = combine_masked(federation, map(buffer.take, collected.reports))
+            else:
+                state = combine(federation, codec, sent, collected, buffer)
+        book(federation, run, {s: r.validation for s, r in collected.reports.items()}, sums)
         note_rounds(federation, run, collected)
         seconds = time.monotonic() - started
         federation.line = history_line(federation, number, sent, collected, seconds)
+        if sums is not None:
+            federation.line["clipped"] = sums.clipped
         federation.state, federation.round, federation.norms = state, number, norms
         federation.save(run)
     federation.last_reports = evaluate_round(grid, federation, run, rounds, federation.state.arrays)
@@ -63,7 +71,7 @@ def admit(federation: Federation, run: RunDirectory) -> None:
             site: new[site] for site in joined - set(federation.coefficients)
         }
         run.write_sites(federation.config, registry.sites)
-    needed = federation.config.aggregation.min_sites
+    needed = len(federation.statements) or federation.config.aggregation.min_sites
     registry.wait(lambda connected: len(connected & set(registry.cards)) >= needed)
 
 
@@ -81,6 +89,8 @@ def bound_updates(
     federation: Federation, run: RunDirectory, number: int, collected: Collected
 ) -> History:
     """Refuse or clip updates that are too large. Return the history of norms for the next round."""
+    if federation.statements:  # the size of a masked update is not known
+        return federation.norms
     config, sites = federation.config, federation.registry.sites
     scaled = per_root_step(config, sites, collected.norms)
     large = find_large(config, scaled, federation.state, federation.norms)
@@ -101,10 +111,16 @@ def check_quorum(federation: Federation, number: int, collected: Collected) -> N
     Raises
     ------
     RunError
-        There are fewer than `aggregation.min_sites`, or a site is missing with `on_missing: stop`.
+        There are fewer than `aggregation.min_sites`, or a site is missing with `on_missing: stop`
+        or with secure aggregation.
     """
     options, accepted = federation.config.aggregation, len(collected.reports)
     reasons = "; ".join(f"{site}: {why}" for site, why in collected.refusals.items())
+    if federation.statements and accepted < len(federation.statements):
+        raise RunError(
+            f"round {number} stopped: secure aggregation needs the update of every site"
+            f" ({reasons}); continue with --resume when all can answer"
+        )
     if accepted < options.min_sites:
         raise RunError(
             f"round {number}: {accepted} updates could be used,"
@@ -141,11 +157,25 @@ def combine(
     return algorithm.combine(federation.state, mean)
 
 
-def book(federation: Federation, run: RunDirectory, validation: Mapping[str, Metrics]) -> None:
-    """Complete the history line of the last round with the validation metrics of its model."""
+def book(
+    federation: Federation,
+    run: RunDirectory,
+    validation: Mapping[str, Metrics],
+    sums: MetricSums | None = None,
+) -> None:
+    """Complete the history line of the last round with the validation metrics of its model.
+
+    With secure aggregation only their `sums` are known, except of the last model. All models are
+    then compared by sums.
+    """
     line = federation.line
-    expected = federation.registry.validators()
-    tasks = federation.selection.book(line["round"], validation, expected)
+    if federation.statements:
+        sums = sums or sum_metrics(federation, validation)
+        federation.selection.book_sums(line["round"], sums.means, sums.supports)
+        tasks, validation = sums.means, {s: m for s, m in validation.items() if m}
+    else:
+        expected = federation.registry.validators()
+        tasks = federation.selection.book(line["round"], validation, expected)
     for site, metrics in validation.items():
         line["sites"].setdefault(site, {})["validation"] = metrics
     run.history(line | {"tasks": tasks})

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from mdmt.algorithms import AnyAlgorithm, FedAvg
-from mdmt.config.privacy import PrivacyConfig, dp_conflicts
+from mdmt.config.privacy import PrivacyConfig, dp_conflicts, secure_conflicts
 from mdmt.config.renamed import SAVED
 from mdmt.config.site import BesideSpace, SiteConfig
 from mdmt.config.training import AggregationConfig, TrainingConfig, WireConfig
@@ -220,6 +220,8 @@ class FederationConfig(Strict):
                     )
         for conflict in dp_conflicts(self):
             raise ValueError(f"with privacy.dp {conflict}")
+        for conflict in secure_conflicts(self):
+            raise ValueError(f"with privacy.secure_aggregation {conflict}")
         return self
 
     def space(self, task: str) -> Task:

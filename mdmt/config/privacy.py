@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from mdmt.algorithms import Algorithm
 from mdmt.strict import Positive, Strict
 from mdmt.tasks import Task
 
@@ -30,6 +31,8 @@ class PrivacyConfig(Strict):
 
     secure_aggregation: bool = False
     """The server gets only the sum of the updates of all sites."""
+    update_bound: Annotated[float, Field(gt=0, le=1024)] = 1.0
+    """B: with secure aggregation, |w·Δ| of each weight of a site is clipped to it."""
     dp: DifferentialPrivacy | None = None
     """Differential privacy of each site's training patients."""
 
@@ -54,3 +57,19 @@ def dp_conflicts(config: FederationConfig) -> Iterator[str]:
             yield f"tasks.{name}.class_weights must be none, because they are counts of labels"
         if type(task.space).loss is not Task.loss:
             yield f"tasks.{name}: the loss of {task.space.kind} is not a sum over patients"
+
+
+def secure_conflicts(config: FederationConfig) -> Iterator[str]:
+    """Yield each key that a federation cannot have with secure aggregation, and the reason."""
+    if not config.privacy.secure_aggregation:
+        return
+    algorithm = config.algorithm
+    if algorithm.needs != "sum":
+        yield f"algorithm must not be {algorithm.name}, which needs the update of every site"
+    if type(algorithm).broadcast is not Algorithm.broadcast:
+        yield f"algorithm must not be {algorithm.name}, which sends other arrays to each site"
+    if config.aggregation.fraction < 1:
+        yield "aggregation.fraction must be 1, because the masks of all sites cancel only together"
+    for key in ("up", "down"):
+        if getattr(config.wire, key) != "float32":
+            yield f"wire.{key} must be float32, because masked updates are exact numbers"

@@ -2,6 +2,7 @@
 
 from mdmt.models.heads import MDMTModel, build_model
 from mdmt.models.partition import (
+    averaged_statistics,
     broadcast_names,
     get_arrays,
     head_task,
@@ -15,6 +16,7 @@ from mdmt.models.partition import (
 
 __all__ = [
     "MDMTModel",
+    "averaged_statistics",
     "build_model",
     "get_arrays",
     "head_task",

@@ -84,6 +84,14 @@ def optimised_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[s
     return tuple(name for name in uploaded_names(model, aggregation) if name in parameters)
 
 
+def averaged_statistics(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
+    """Return the sorted names of running statistics that change in training and are averaged."""
+    if aggregation.norm_layers != "average":
+        return ()
+    buffers = {name for name, _ in model.named_buffers()} & _norm_names(model)
+    return tuple(name for name in uploaded_names(model, aggregation) if name in buffers)
+
+
 def local_tensors(model: MDMTModel, aggregation: AggregationConfig) -> dict[str, Tensor]:
     """Return copies of the tensors that a site keeps: local heads and normalisation layers.
 

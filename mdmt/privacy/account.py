@@ -29,7 +29,7 @@ from mdmt.config import SiteConfig
 from mdmt.data.cohort import Cohort
 from mdmt.errors import StateError
 from mdmt.privacy.accounting import Mechanism
-from mdmt.privacy.ledger import LEDGER, open_ledger
+from mdmt.privacy.ledger import Ledger
 from mdmt.privacy.noise import NoiseSource
 
 SECRET_BYTES = 32
@@ -83,6 +83,11 @@ class PrivacyAccount:
         return NoiseSource(secret, identity)
 
 
+def open_ledger(site: SiteConfig) -> Ledger:
+    """Return the ledger of a site. Names of federations have no dot, so none can name this file."""
+    return Ledger(site.state_root / "dp.ledger.jsonl")
+
+
 def site_secret(folder: Path) -> bytes:
     """Return the secret of a site. Without one, make it and an empty ledger, with mode 0600.
 
@@ -105,7 +110,7 @@ def site_secret(folder: Path) -> bytes:
 def _make_secret(path: Path) -> None:
     """Write a new secret, unless another process is faster."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    ledger = path.with_name(LEDGER)
+    ledger = path.with_name("dp.ledger.jsonl")
     os.close(os.open(ledger, os.O_CREAT | os.O_RDWR, 0o600))
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".dp.secret.")  # mode 0600
     try:

@@ -29,8 +29,6 @@ def run_learning(run: Run) -> list[Figure | str]:
         " their validation images, of the rounds in which all of them reported."
     )
     figures = _figures({"federated": [run.history]}, spaces, caption, kept)
-    if run.history and run.config.privacy.dp is not None:
-        return ["With privacy.dp, sites withhold validation metrics: there are no curves."]
     return [*figures] or ["No round is finished yet."]
 
 
