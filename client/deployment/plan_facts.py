@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from client.budget import open_budget
 from client.deployment.plan import Limit, Plan
 from client.policy import check_threads
 from mdmt.config import TrainingConfig
@@ -174,8 +175,13 @@ class Facts:
         _at_most("max_upload", policy.max_upload, self.update_bytes / 1e6, "MB")
 
     def _messages(self, policy: Policy) -> None:
-        needed = sum(kind.messages for kind in self.outgoing())
-        _at_most("max_messages", policy.max_messages, needed, "messages")
+        limit, needed = policy.max_messages, sum(kind.messages for kind in self.outgoing())
+        spent = open_budget(self.plan.site).spent(self.plan.sha256)
+        if limit is not None and spent + needed > limit:
+            earlier = f", {spent} were sent" if spent else ""
+            raise PolicyError(
+                f"policy: max_messages allows {limit} messages{earlier}, a run needs {needed}"
+            )
 
     def _patients(self, policy: Policy) -> None:
         least, fewest = policy.min_patients_per_update, self.training_patients[0]
