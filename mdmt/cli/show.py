@@ -63,6 +63,12 @@ def run_tables(folder: Path) -> Iterator[RenderableType]:
             for site, tests in run.tests(task):
                 yield _as_rich(result_table(run, task, site, tests))
         yield "Brackets: rounds, and 95 % intervals by patient bootstrap."
+        if missing := run.metrics.get("missing"):
+            table = new_table("missing results", "result", "site", "why")
+            for name, sites in missing.items():
+                for site, why in sites.items():
+                    table.add_row(name, site, why)
+            yield table
     elif run.history:
         yield _validation_table(run)
     yield _cost(run)
