@@ -159,14 +159,15 @@ class Site:
     def reference(self, order: ReferenceOrder, blob: bytes) -> ReferenceReport:
         """Compute the references from the initial arrays. A repeated order is continued."""
         federation, cohort, device = self._open(order)
-        check_data(self.config.policy, federation, cohort, self.tasks)
         policy, manifest = self.config.policy, cohort.manifest
+        check_data(policy, federation, cohort, self.tasks)
+        check_patients(policy, federation, cohort, self.tasks, self._seed(federation, 1))
         files = round_files(self.config, federation, order.run, "local")
         site = self._round(federation, SiteMemory(files, -1), blob, cohort, order)
         self._pay(federation, "order", self._order_hash("evaluate.reference", order, blob))
         report = ReferenceReport(site=self.config.name, round=order.round, metrics={})
+        # Both references depend on the training labels too.
         if "constant" in federation.references:
-            # The constant is computed from the training labels.
             found = constant_metrics(cohort, federation, self.tasks)
             report.metrics["constant"] = reported_splits(policy, manifest, found, "train")
         if "local" in federation.references:
@@ -174,7 +175,7 @@ class Site:
             found = local_metrics(
                 site.model, files, cohort, federation, self.config.name, order.round, device
             )
-            report.metrics["local"] = reported_splits(policy, manifest, found)
+            report.metrics["local"] = reported_splits(policy, manifest, found, "train")
         return report
 
     def _card(self, federation: FederationConfig, cohort: Cohort) -> SiteCard:

@@ -11,13 +11,12 @@ from flwr.serverapp import Grid
 from mdmt.audit_head import head_of
 from mdmt.blob import BLOB, Arrays
 from mdmt.errors import Refused
-from mdmt.messages import SiteCard, TrainOrder, TrainReport, content_bytes
+from mdmt.messages import LONGEST_REPORT, SiteCard, TrainOrder, TrainReport, content_bytes
 from mdmt.models import head_task
 from mdmt.wire import Codec, largest_message
 from server.aggregation import Norms, check_update
 from server.federation import Federation
 from server.messaging import (
-    LONGEST_REPORT,
     Replies,
     deadline,
     read_report,

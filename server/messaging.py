@@ -16,11 +16,15 @@ from mdmt.audit_head import without_head
 from mdmt.blob import BLOB
 from mdmt.config import FederationConfig
 from mdmt.errors import Refused
-from mdmt.messages import EvaluateReport, ReferenceReport, SiteCard, TrainReport
+from mdmt.messages import (
+    LONGEST_REPORT,
+    EvaluateReport,
+    ReferenceReport,
+    SiteCard,
+    TrainReport,
+)
 from server.flower import ErrorCode
 
-LONGEST_REPORT = 2**20
-"""Largest report in characters. Ten tasks with a hundred metrics each need a twentieth of it."""
 _FIRST_POLL, _LAST_POLL = 0.05, 1.0
 """Seconds between two polls. The pause grows while nothing arrives: each poll is a request."""
 _AGAIN = 5.0

@@ -13,12 +13,19 @@ from pydantic import ValidationError
 from mdmt.algorithms import State
 from mdmt.blob import Arrays, unpack
 from mdmt.errors import Refused, RegistrationError, RunError
-from mdmt.messages import KeyOrder, KeyStatement, Metrics, SecureRound, SiteCard
+from mdmt.messages import (
+    LONGEST_REPORT,
+    KeyOrder,
+    KeyStatement,
+    Metrics,
+    SecureRound,
+    SiteCard,
+)
 from mdmt.privacy.metric_sums import METRICS, MetricLayout, MetricSums, from_words
 from mdmt.privacy.statements import signer_of
 from mdmt.privacy.tables import cohort_problem, fixed_point, round_table
 from server.federation import Federation
-from server.messaging import LONGEST_REPORT, Replies, deadline, reason, request
+from server.messaging import Replies, deadline, reason, request
 from server.run import RunDirectory
 
 _KEYS = "query.keys"
