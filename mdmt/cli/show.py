@@ -103,9 +103,12 @@ def _validation_table(run: Run) -> Table:
     last = run.history[-1]
     title = f"{run.config.name}: validation after round {last['round']}"
     table = new_table(title, "site", "task", "metric", ">value")
-    for site, facts in last["sites"].items():
+    places = {site: facts.get("validation", {}) for site, facts in last["sites"].items()}
+    if run.config.privacy.secure_aggregation:
+        places = {"all sites": last["tasks"]}
+    for site, found in places.items():
         for task in run.config.tasks:
-            metric, found = run.config.space(task).primary, facts.get("validation", {})
+            metric = run.config.space(task).primary
             if (key := f"{task}/{metric}") in found:
                 table.add_row(site, task, metric, format_metric(found, key))
     return table
