@@ -96,7 +96,11 @@ def _signers(
 
 
 def _check_known(site: SiteConfig, cohort: Cohort) -> None:
-    """Refuse a site whose key the policy does not list. A simulated site knows no keys."""
+    """Refuse other sites than those of the policy, or fewer. A simulated site knows no keys.
+
+    Fewer would do for the masks. But the sums of two runs, one with all sites and one without one
+    of them, show the update of this one.
+    """
     peers = site.policy.peers
     if peers is None and site.policy.recipes is None:
         return
@@ -106,3 +110,8 @@ def _check_known(site: SiteConfig, cohort: Cohort) -> None:
                 f"policy: peers does not list site {name} with its key {signer}; compare it with"
                 " the engineer of this site"
             )
+    if missing := sorted((peers or {}).keys() - cohort.signers.keys()):
+        raise PolicyError(
+            f"policy: peers lists site {missing[0]}, which is not in this run: the sums of two"
+            " runs, with it and without it, would show its update"
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import Message, MessageType
@@ -11,15 +11,16 @@ from flwr.serverapp import Grid
 from mdmt.audit_head import head_of
 from mdmt.blob import BLOB, Arrays
 from mdmt.errors import Refused
-from mdmt.messages import LONGEST_REPORT, SiteCard, TrainOrder, TrainReport, content_bytes
+from mdmt.messages import SiteCard, TrainOrder, TrainReport, content_bytes
 from mdmt.models import head_task
 from mdmt.wire import Codec, largest_message
 from server.aggregation import Norms, check_update
 from server.federation import Federation
 from server.messaging import (
-    Replies,
+    LONGEST_REPORT,
     deadline,
     read_report,
+    replies,
     request,
 )
 from server.run import RunDirectory
@@ -40,18 +41,18 @@ class Sent:
     arrays : dict of str to mapping
         Arrays sent to each site, before their encoding.
     bytes : dict of str to int
-    replies : Replies
+    replies : iterator of (int, Message)
         Node and reply, as they arrive.
-    left : set of int
-        Drawn nodes that left earlier, so that nothing was sent to them.
+    absent : set of int
+        Drawn nodes that are not connected.
     """
 
     number: int
     cards: Mapping[int, SiteCard]
     arrays: dict[str, Arrays] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
-    left: set[int] = field(default_factory=set)
-    replies: Replies = field(init=False)
+    replies: Iterator[tuple[int, Message]] = field(default_factory=lambda: iter(()))
+    absent: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -75,12 +76,9 @@ def own_arrays(arrays: Arrays, card: SiteCard) -> Arrays:
 def send(
     grid: Grid, federation: Federation, codec: Codec, number: int, cards: Mapping[int, SiteCard]
 ) -> Sent:
-    """Send the training order of a round to all drawn sites.
-
-    A site that is not connected gets it when it is back, unless it stayed away for a whole round.
-    """
-    sent = Sent(number, cards, left=set(cards) & federation.registry.left)
-    asked = {node: card for node, card in cards.items() if node not in sent.left}
+    """Send the training order of a round to all drawn sites that are connected."""
+    sent = Sent(number, cards, absent=set(cards) & federation.registry.absent)
+    asked = {node: card for node, card in cards.items() if node not in sent.absent}
     timeout, algorithm = deadline(federation.config, len(asked)), federation.config.algorithm
     table = secure_table(federation)
     blobs: dict[tuple[int, frozenset[str]], tuple[bytes, Arrays]] = {}
@@ -104,7 +102,7 @@ def send(
         )
         messages.append(request(MessageType.TRAIN, node, order, blob, timeout))
         sent.bytes[card.name] = content_bytes(messages[-1].content)
-    sent.replies = Replies(grid, messages, timeout)
+    sent.replies = replies(grid, messages, timeout)
     return sent
 
 
@@ -113,9 +111,6 @@ def collect(
 ) -> Collected:
     """Check every reply when it arrives, and store accepted updates in the buffer."""
     found = Collected()
-    sent.replies.notice = lambda node, text: run.event(
-        "notice", round=sent.number, message=f"{sent.cards[node].name} {text}"
-    )
     for node, reply in sent.replies:
         card = sent.cards[node]
         run.event("reply", round=sent.number, site=card.name, head=head_of(reply))
@@ -131,12 +126,11 @@ def collect(
         if reply.has_content():
             for record in reply.content.array_records.values():
                 record.clear()  # Flower's records have circular references and would stay in memory
-    federation.registry.left |= sent.replies.absent
     for node, card in sent.cards.items():
         if card.name not in found.reports:
             silence = f"no answer within {federation.config.training.round_timeout:.0f} s"
-            away = node in sent.left | sent.replies.absent
-            found.refusals.setdefault(card.name, "not connected" if away else silence)
+            why = "not connected" if node in sent.absent else silence
+            found.refusals.setdefault(card.name, why)
     found.reports = dict(sorted(found.reports.items()))
     return found
 

@@ -28,11 +28,7 @@ def run_learning(run: Run) -> list[Figure | str]:
         " circle marks the round kept as best for the task: by the mean over its sites, weighted by"
         " their validation images, of the rounds in which all of them reported."
     )
-    history = run.history
-    if run.config.privacy.secure_aggregation:  # only the means over all sites are known
-        places = ({"all sites": {"validation": line["tasks"]}} for line in history)
-        history = [line | {"sites": of} for line, of in zip(history, places, strict=True)]
-    figures = _figures({"federated": [history]}, spaces, caption, kept)
+    figures = _figures({"federated": [run.history]}, spaces, caption, kept)
     return [*figures] or ["No round is finished yet."]
 
 

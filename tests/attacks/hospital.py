@@ -197,7 +197,7 @@ def first_image(victim: Hospital, number: int) -> int:
     The order of the images follows from the federation's seed, which the coordinator chose.
     """
     seed = derive_seed(victim.asked.seed, "train", victim.name, number)
-    return int(np.random.default_rng(seed).permutation(len(victim.images))[0])
+    return int(np.random.default_rng(seed).permutation(len(victim.labels))[0])
 
 
 def write_patients(patients: Patients, root: Path, name: str, size: int) -> None:

@@ -15,6 +15,7 @@ from mdmt.config import FederationConfig
 from . import inversion, labels, linear_solve, membership, replay, trap_weights
 from .hospital import Hospital, Patients
 from .recipes import federation
+from .secure import Hospitals
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,15 @@ PROTECTIONS = {
     "policy": Protection(limits=True),
     "approval": Protection(approval=True),
     "default kit": Protection(limits=True, approval=True),
+    "secure aggregation": Protection(privacy={"secure_aggregation": True}),
     "DP": Protection(
-        privacy={"dp": {"noise_multiplier": 3.0, "sample_rate": 0.5}}, policy={"max_epsilon": 8}
+        privacy={"dp": {"noise_multiplier": 3.0, "sample_rate": 0.5}}, policy={"max_epsilon": 6}
     ),
 }
+
+
+OTHERS = Patients(train=8, val=4, test=2, severe=4)
+"""The patients of each other hospital in a federation with secure aggregation."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Attack:
     """Who can do it."""
     recipe: Callable[[], FederationConfig]
     """What the coordinator asks for."""
-    run: Callable[[Hospital], float]
+    run: Callable[[Any], float]
     """Returns the score."""
     success: float
     """Smallest score of a success."""
@@ -75,15 +81,15 @@ class Attack:
         asked = self.recipe()
         approved = asked if self.ordinary else ordinary(asked)
         asked, approved = (_with(config, protection.privacy) for config in (asked, approved))
-        victim = Hospital(
-            folder,
-            asked,
-            approved=approved.hash if protection.approval else None,
-            limits=protection.limits,
-            changes=protection.policy,
-            patients=self.patients,
-        )
-        return self.run(victim)
+        options: dict[str, Any] = {
+            "approved": approved.hash if protection.approval else None,
+            "limits": protection.limits,
+            "changes": protection.policy,
+        }
+        if asked.privacy.secure_aggregation:
+            patients = {"a-hospital": self.patients, "b-hospital": OTHERS, "c-hospital": OTHERS}
+            return self.run(Hospitals(folder, asked, patients, **options))
+        return self.run(Hospital(folder, asked, patients=self.patients, **options))
 
 
 def ordinary(asked: FederationConfig) -> FederationConfig:
@@ -100,6 +106,8 @@ FEW = "min_patients_per_update"
 RECIPE = "recipes does not list"
 FIRST = "is not the initial value"
 COORDINATOR = "coordinator"
+MASKED = {"secure aggregation": "", "DP": ""}
+ONE_IMAGE = {"policy": FEW, "approval": RECIPE, "default kit": RECIPE} | MASKED
 
 ATTACKS = {
     "exact image": Attack(
@@ -108,7 +116,7 @@ ATTACKS = {
         recipe=linear_solve.recipe,
         run=linear_solve.attack,
         success=0.95,
-        fails={"policy": FEW, "approval": RECIPE, "default kit": RECIPE, "DP": ""},
+        fails=ONE_IMAGE,
     ),
     "inversion": Attack(
         title="The likeness of one training image, by optimisation (ResNet, update of one image)",
@@ -116,14 +124,14 @@ ATTACKS = {
         recipe=inversion.recipe,
         run=inversion.attack,
         success=0.5,
-        fails={"policy": FEW, "approval": RECIPE, "default kit": RECIPE, "DP": ""},
+        fails=ONE_IMAGE,
     ),
     "trap in round 1": Attack(
         title="Image patches from a batch of all patients: trap weights in round 1",
         who=COORDINATOR,
         recipe=trap_weights.recipe,
         run=trap_weights.in_round_1,
-        success=0.2,
+        success=0.05,
         fails={"approval": FIRST, "default kit": FIRST, "DP": ""},
         ordinary=True,
     ),
@@ -132,7 +140,7 @@ ATTACKS = {
         who=COORDINATOR,
         recipe=trap_weights.recipe,
         run=trap_weights.in_round_2,
-        success=0.2,
+        success=0.05,
         fails={"DP": ""},
         ordinary=True,
     ),
@@ -142,7 +150,7 @@ ATTACKS = {
         recipe=labels.recipe_of_one_image,
         run=labels.one_label_per_message,
         success=0.95,
-        fails={"policy": FEW, "approval": RECIPE, "default kit": RECIPE, "DP": ""},
+        fails=ONE_IMAGE,
     ),
     "tiny split": Attack(
         title="The label of the only validation patient, from a metric",
@@ -150,7 +158,7 @@ ATTACKS = {
         recipe=labels.recipe_of_a_transformer,
         run=labels.label_of_a_tiny_split,
         success=1.0,
-        fails={"policy": "", "approval": FIRST, "default kit": FIRST, "DP": ""},
+        fails={"policy": "", "approval": FIRST, "default kit": FIRST} | MASKED,
         ordinary=True,
         patients=Patients(val=1),
     ),
@@ -170,7 +178,7 @@ ATTACKS = {
         recipe=labels.recipe_of_a_transformer,
         run=labels.count_of_a_label,
         success=1.0,
-        fails={"DP": ""},
+        fails=MASKED,
         ordinary=True,
         patients=Patients(severe=3),
     ),

@@ -7,13 +7,16 @@ from mdmt.config import FederationConfig
 from .hospital import Hospital, Refused, initial_arrays
 from .recipes import federation
 
-MANY = 6
+MANY = 10
 """Times the rounds of the recipe, after which the attacker stops asking."""
 
 
 def recipe() -> FederationConfig:
-    """A recipe of five epochs per round."""
-    return federation(training={"rounds": 3, "local_epochs": 5})
+    """One round of three epochs."""
+    return federation(
+        model={"backbone": "test_efficientnet_ln", "image_size": 32},
+        training={"rounds": 1, "local_epochs": 3},
+    )
 
 
 def attack(victim: Hospital) -> float:

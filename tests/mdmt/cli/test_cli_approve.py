@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from builders import PROGNOSIS, federation_dict
-from cli_builders import errors, run_cli, write_kit_facts
+from cli_builders import errors, run_cli
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -37,7 +38,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def kit(tmp_path: Path, cache: Path) -> Path:
     folder = tmp_path / "kit"
-    write_kit_facts(folder)
+    folder.mkdir()
+    facts = {"name": "ward", "federation": "test", "server": "h:1", "app": "0", "versions": {}}
+    (folder / "kit.json").write_text(json.dumps({"role": "site", "format": 2} | facts))
     (folder / "site.yaml").write_text(SITE.replace("CACHE", str(cache)))
     write_recipe(folder)
     return folder
