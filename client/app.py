@@ -118,11 +118,11 @@ def _reply(site: Site, message: Message, kind: type[Order], run: Callable[..., A
 
     Only a deployed site stores replies: a simulation does not lose one.
     """
-    order, text, blobs = _read_order(message.content, kind)
+    order, blobs = _read_order(message.content, kind)
     if site.kit is None:
         return _content(_run(site, order, blobs, run))
     what = message.metadata.message_type
-    site = replace(site, asked=order_hash(what, text, b"".join(blobs)))
+    site = replace(site, asked=order_hash(what, order.model_dump_json(), *blobs))
     admit(site.config, order)
     replies = open_replies(site.config)
     if (stored := replies.find(what, site.asked)) is not None:
@@ -133,8 +133,8 @@ def _reply(site: Site, message: Message, kind: type[Order], run: Callable[..., A
     return _content(reply)
 
 
-def _read_order(content: RecordDict, kind: type[Order]) -> tuple[Order, str, list[bytes]]:
-    """Return the order, its text and its arrays."""
+def _read_order(content: RecordDict, kind: type[Order]) -> tuple[Order, list[bytes]]:
+    """Return the order and its arrays."""
     text = str(content.config_records["config"]["order"])
     if len(text) > LONGEST_ORDER:
         raise PolicyError(f"the order has {len(text)} characters, at most {LONGEST_ORDER} are read")
@@ -144,7 +144,7 @@ def _read_order(content: RecordDict, kind: type[Order]) -> tuple[Order, str, lis
             " install the version of the server"
         )
     blobs = [content.array_records["arrays"][BLOB].data] if kind not in (Query, KeyOrder) else []
-    return kind.model_validate_json(text), text, blobs
+    return kind.model_validate_json(text), blobs
 
 
 def _run(site: Site, order: Order, blobs: list[bytes], run: Callable[..., Any]) -> Reply:

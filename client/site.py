@@ -45,6 +45,7 @@ from mdmt.privacy.account import PrivacyAccount
 from mdmt.privacy.dp_training import train_privately
 from mdmt.seeds import derive_seed
 from mdmt.site_round import SiteRound
+from mdmt.strict import Strict
 from mdmt.training import TrainingResult, resolve_device, train
 from mdmt.wire import Codec
 
@@ -60,7 +61,7 @@ class Site:
     kit: Path | None = None
     """Folder of the site's file. None in a simulation."""
     asked: str = ""
-    """Hash of the order that is answered, as it was received. Empty in a simulation."""
+    """Hash of the order that is answered, if it was computed already (`order_hash`)."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -94,6 +95,7 @@ class Site:
         if not federation.privacy.secure_aggregation:
             raise PolicyError("the recipe does not use secure aggregation: it needs no key")
         card = self._card(federation, self._cohort(federation))
+        self._pay(federation, "card", order_hash("card", card.model_dump_json()))
         counts = {task: card.labels(task) for task in self.tasks}
         signing_key = self.kit / "site.key" if self.kit else None
         return key_statement(self.config, federation, order.run, counts, signing_key)
@@ -111,7 +113,7 @@ class Site:
         few = check_patients(self.config.policy, federation, cohort, order.coefficients, seed)
         memory = SiteMemory(round_files(self.config, federation, order.run), order.round - 1)
         site = self._round(federation, memory, blob, cohort, order)
-        self._pay(federation, "order", self._order_hash(order, blob))
+        self._pay(federation, "order", self._order_hash("train", order, blob))
         federation.algorithm.load(site)
         private = federation.privacy.dp is not None
         validation: Metrics = {}
@@ -144,7 +146,7 @@ class Site:
         federation, cohort, device = self._open(order)
         memory = SiteMemory(round_files(self.config, federation, order.run), order.round)
         site = self._round(federation, memory, blob, cohort, order)
-        self._pay(federation, "order", self._order_hash(order, blob))
+        self._pay(federation, "order", self._order_hash("evaluate", order, blob))
         federation.algorithm.load(site)
         found = evaluate_splits(site.model, cohort, federation, self.tasks, device)
         metrics = reported_splits(self.config.policy, cohort.manifest, found)
@@ -157,14 +159,15 @@ class Site:
     def reference(self, order: ReferenceOrder, blob: bytes) -> ReferenceReport:
         """Compute the references from the initial arrays. A repeated order is continued."""
         federation, cohort, device = self._open(order)
-        check_data(self.config.policy, federation, cohort, self.tasks)
         policy, manifest = self.config.policy, cohort.manifest
+        check_data(policy, federation, cohort, self.tasks)
+        check_patients(policy, federation, cohort, self.tasks, self._seed(federation, 1))
         files = round_files(self.config, federation, order.run, "local")
         site = self._round(federation, SiteMemory(files, -1), blob, cohort, order)
-        self._pay(federation, "order", self._order_hash(order, blob))
+        self._pay(federation, "order", self._order_hash("evaluate.reference", order, blob))
         report = ReferenceReport(site=self.config.name, round=order.round, metrics={})
+        # Both references depend on the training labels too.
         if "constant" in federation.references:
-            # The constant is computed from the training labels.
             found = constant_metrics(cohort, federation, self.tasks)
             report.metrics["constant"] = reported_splits(policy, manifest, found, "train")
         if "local" in federation.references:
@@ -172,7 +175,7 @@ class Site:
             found = local_metrics(
                 site.model, files, cohort, federation, self.config.name, order.round, device
             )
-            report.metrics["local"] = reported_splits(policy, manifest, found)
+            report.metrics["local"] = reported_splits(policy, manifest, found, "train")
         return report
 
     def _card(self, federation: FederationConfig, cohort: Cohort) -> SiteCard:
@@ -205,7 +208,7 @@ class Site:
             if federation.privacy.dp is None:
                 loop = partial(train, seed=self._seed(federation, order.round))
             else:
-                asked = self._order_hash(order, blob)
+                asked = self._order_hash("train", order, blob)
                 account = PrivacyAccount(self.config, asked, federation.hash)
                 loop = partial(train_privately, account=account)
             loop = partial(
@@ -238,9 +241,9 @@ class Site:
         """Return the seed of a round of training."""
         return derive_seed(federation.seed, "train", self.config.name, round_number)
 
-    def _order_hash(self, order: TrainOrder | EvaluateOrder | ReferenceOrder, blob: bytes) -> str:
-        """Return what identifies an order (`mdmt.messages.order_hash`)."""
-        return self.asked or order_hash(type(order).__name__, order.model_dump_json(), blob)
+    def _order_hash(self, kind: str, order: Strict, blob: bytes) -> str:
+        """Return what identifies an order of a type of message, in every engine."""
+        return self.asked or order_hash(kind, order.model_dump_json(), blob)
 
     def _pay(self, federation: FederationConfig, purpose: Purpose, identity: str) -> None:
         """Pay a message from the budget, before its order runs."""

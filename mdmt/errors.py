@@ -13,6 +13,7 @@
     ├── StateError              exit 1: saved state that does not belong here
     │   └── DamagedError        a saved file that differs from what was written
     ├── RunError                exit 1: a run that started and failed
+    │   └── IncompleteError     a trained run whose final test lacks a site
     └── Refused                 a site's answer that the server cannot use; written to the history
 
 A message is one line. It names the file, key or image and says what to do. It can contain paths and
@@ -28,6 +29,7 @@ __all__ = [
     "DamagedError",
     "DataError",
     "ImageError",
+    "IncompleteError",
     "MDMTError",
     "PolicyError",
     "Refused",
@@ -87,6 +89,10 @@ class DamagedError(StateError):
 
 class RunError(MDMTError):
     """A run that had started cannot continue."""
+
+
+class IncompleteError(RunError):
+    """All rounds are trained and what was measured is written, but a site's results are missing."""
 
 
 class Refused(MDMTError):

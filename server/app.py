@@ -10,12 +10,13 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from mdmt.config import FederationConfig, find_config, load_federation
-from mdmt.errors import BadInput, MDMTError
+from mdmt.errors import BadInput, IncompleteError, MDMTError
 from mdmt.memory import return_memory
 from server.evaluation import final_test, references
 from server.federation import begin, restore
 from server.registration import register_sites
 from server.release import write_release
+from server.results import describe_missing
 from server.rounds import run_rounds
 from server.run import RunDirectory, new_run_folder
 from server.secure_rounds import form_cohort
@@ -45,7 +46,8 @@ def main(grid: Grid, context: Context) -> None:
         try:
             federate(grid, config, run, expected, resume=resume)
         except MDMTError as error:
-            run.event("failed", exit_code=error.exit_code, message=str(error))
+            kind = "incomplete" if isinstance(error, IncompleteError) else "failed"
+            run.event(kind, exit_code=error.exit_code, message=str(error))
             raise
         except (KeyboardInterrupt, SystemExit):  # Flower ends a ServerApp with these
             why = "the run was stopped, or its SuperLink ended; continue with --resume"
@@ -75,6 +77,10 @@ def federate(
     run_rounds(grid, federation, run, config.training.rounds)
     return_memory()  # the next steps read files
     checkpoints = final_test(grid, federation, run)
-    compared = references(grid, federation, run)
-    run.metrics({"format": 1, "checkpoints": checkpoints, "references": compared})
-    write_release(run, federation, checkpoints)
+    references(grid, federation, run)
+    sites = run.known_sites()
+    metrics = federation.results.describe(checkpoints, config.references, sites)
+    write_release(run, federation, sites, metrics)
+    run.metrics(metrics)  # the last file: a run that has it is complete, or says what is missing
+    if what := describe_missing(metrics):
+        raise IncompleteError(f"{what}; start the site, then continue with --resume")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import Message, MessageType
@@ -11,16 +11,15 @@ from flwr.serverapp import Grid
 from mdmt.audit_head import head_of
 from mdmt.blob import BLOB, Arrays
 from mdmt.errors import Refused
-from mdmt.messages import SiteCard, TrainOrder, TrainReport, content_bytes
+from mdmt.messages import LONGEST_REPORT, SiteCard, TrainOrder, TrainReport, content_bytes
 from mdmt.models import head_task
 from mdmt.wire import Codec, largest_message
 from server.aggregation import Norms, check_update
 from server.federation import Federation
 from server.messaging import (
-    LONGEST_REPORT,
+    Replies,
     deadline,
     read_report,
-    replies,
     request,
 )
 from server.run import RunDirectory
@@ -41,18 +40,18 @@ class Sent:
     arrays : dict of str to mapping
         Arrays sent to each site, before their encoding.
     bytes : dict of str to int
-    replies : iterator of (int, Message)
+    replies : Replies
         Node and reply, as they arrive.
-    absent : set of int
-        Drawn nodes that are not connected.
+    left : set of int
+        Drawn nodes that left earlier, so that nothing was sent to them.
     """
 
     number: int
     cards: Mapping[int, SiteCard]
     arrays: dict[str, Arrays] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
-    replies: Iterator[tuple[int, Message]] = field(default_factory=lambda: iter(()))
-    absent: set[int] = field(default_factory=set)
+    left: set[int] = field(default_factory=set)
+    replies: Replies = field(init=False)
 
 
 @dataclass
@@ -76,9 +75,12 @@ def own_arrays(arrays: Arrays, card: SiteCard) -> Arrays:
 def send(
     grid: Grid, federation: Federation, codec: Codec, number: int, cards: Mapping[int, SiteCard]
 ) -> Sent:
-    """Send the training order of a round to all drawn sites that are connected."""
-    sent = Sent(number, cards, absent=set(cards) & federation.registry.absent)
-    asked = {node: card for node, card in cards.items() if node not in sent.absent}
+    """Send the training order of a round to all drawn sites.
+
+    A site that is not connected gets it when it is back, unless it stayed away for a whole round.
+    """
+    sent = Sent(number, cards, left=set(cards) & federation.registry.left)
+    asked = {node: card for node, card in cards.items() if node not in sent.left}
     timeout, algorithm = deadline(federation.config, len(asked)), federation.config.algorithm
     table = secure_table(federation)
     blobs: dict[tuple[int, frozenset[str]], tuple[bytes, Arrays]] = {}
@@ -102,7 +104,7 @@ def send(
         )
         messages.append(request(MessageType.TRAIN, node, order, blob, timeout))
         sent.bytes[card.name] = content_bytes(messages[-1].content)
-    sent.replies = replies(grid, messages, timeout)
+    sent.replies = Replies(grid, messages, timeout)
     return sent
 
 
@@ -111,6 +113,9 @@ def collect(
 ) -> Collected:
     """Check every reply when it arrives, and store accepted updates in the buffer."""
     found = Collected()
+    sent.replies.notice = lambda node, text: run.event(
+        "notice", round=sent.number, message=f"{sent.cards[node].name} {text}"
+    )
     for node, reply in sent.replies:
         card = sent.cards[node]
         run.event("reply", round=sent.number, site=card.name, head=head_of(reply))
@@ -126,11 +131,12 @@ def collect(
         if reply.has_content():
             for record in reply.content.array_records.values():
                 record.clear()  # Flower's records have circular references and would stay in memory
+    federation.registry.left |= sent.replies.absent
     for node, card in sent.cards.items():
         if card.name not in found.reports:
             silence = f"no answer within {federation.config.training.round_timeout:.0f} s"
-            why = "not connected" if node in sent.absent else silence
-            found.refusals.setdefault(card.name, why)
+            away = node in sent.left | sent.replies.absent
+            found.refusals.setdefault(card.name, "not connected" if away else silence)
     found.reports = dict(sorted(found.reports.items()))
     return found
 

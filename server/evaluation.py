@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from math import inf
+from typing import TypeVar
 
 from flwr.app import MessageType
 from flwr.serverapp import Grid
@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from mdmt.audit_head import head_of
 from mdmt.blob import Arrays
 from mdmt.config import WireConfig
-from mdmt.errors import Refused, RunError
+from mdmt.errors import Refused
 from mdmt.messages import (
     EvaluateOrder,
     EvaluateReport,
@@ -24,12 +24,10 @@ from mdmt.messages import (
 from mdmt.wire import Codec
 from server.collection import own_arrays
 from server.federation import Federation, initial_arrays
-from server.messaging import deadline, is_unavailable, read_report, replies, request
+from server.messaging import Replies, deadline, read_report, request
 from server.run import RunDirectory
 
 R = TypeVar("R", EvaluateReport, ReferenceReport)
-_PAUSE = 1.0
-"""Seconds to wait before an order is repeated."""
 _EXACT = Codec(WireConfig())
 """The exact codec: the tested model is the released model, for every codec of the federation."""
 
@@ -39,56 +37,50 @@ def evaluate_round(
 ) -> dict[str, EvaluateReport]:
     """Let every site evaluate the model of round `number` with its own memory of this round.
 
-    Raises
-    ------
-    RunError
-        No site could evaluate it.
+    A site that is not connected is waited for until the deadline. A site that evaluated this model
+    in an earlier attempt of the run is not asked again.
     """
     run.event("evaluate", round=number)
-    registry, needed = federation.registry, federation.config.aggregation.min_sites
-    registry.wait(lambda connected: len(connected & set(registry.cards)) >= needed)
+    known, cards = federation.results.reports.get(number, {}), federation.registry.cards
+    nodes = [node for node, card in cards.items() if card.name not in known]
     order = EvaluateOrder(run=federation.run_id, round=number, recipe=federation.recipe)
-    timeout = deadline(federation.config, len(registry.cards))
+    timeout = deadline(federation.config, len(nodes))
     kind = (MessageType.EVALUATE, EvaluateReport)
-    reports, _ = _ask(
-        grid, federation, run, kind, lambda card: (number, order), arrays, registry.cards, timeout
-    )
-    if not reports:
-        raise RunError(f"no site could evaluate the model of round {number}")
+    found = _ask(grid, federation, run, kind, lambda card: (number, order), arrays, nodes, timeout)
+    reports = dict(sorted((known | found).items()))
+    federation.results.reports[number] = reports
     return reports
 
 
-def final_test(grid: Grid, federation: Federation, run: RunDirectory) -> dict[str, Any]:
-    """Test the last model and the best of each task: ``checkpoints`` in ``metrics.json``."""
+def final_test(grid: Grid, federation: Federation, run: RunDirectory) -> dict[str, int]:
+    """Let the sites test the last model and the best of each task. Return their rounds by name."""
     last = federation.config.training.rounds
-    reports = {last: federation.last_reports}
     checkpoints = {"last": last}
-    for task, best in federation.selection.best.items():
-        checkpoints[f"best:{task}"] = best.round
-        if best.round not in reports:
-            arrays = federation.arrays_after(best.round, run)
-            reports[best.round] = evaluate_round(grid, federation, run, best.round, arrays)
-    return {
-        name: {
-            "round": number,
-            "sites": {site: report.metrics for site, report in reports[number].items()},
-        }
-        for name, number in checkpoints.items()
-    }
+    checkpoints |= {f"best:{task}": best.round for task, best in federation.selection.best.items()}
+    for number in dict.fromkeys(checkpoints.values()):
+        if number != last:
+            arrays = federation.arrays_after(number, run)
+            evaluate_round(grid, federation, run, number, arrays)
+    return checkpoints
 
 
-def references(grid: Grid, federation: Federation, run: RunDirectory) -> dict[str, Any]:
-    """Let the sites compute the references: ``references`` in ``metrics.json``.
+def references(grid: Grid, federation: Federation, run: RunDirectory) -> None:
+    """Let the sites compute the references.
 
-    One order starts all references inside a site, from the initial arrays. If the connection of a
-    site broke, the order is sent again when the site is back, and the site continues after its last
-    finished round. A site that does not answer is missing in the result.
+    One order starts all references inside a site, from the initial arrays. A repeated order
+    continues after the last finished round of the site. As this can last as long as all rounds, a
+    site that is not connected is waited for `aggregation.join_timeout` only.
     """
-    config, registry = federation.config, federation.registry
+    config, results = federation.config, federation.results
     if not config.references:
-        return {}
-    run.event("references", sites=sorted(registry.sites), rounds=config.training.rounds)
-    registry.poll()
+        return
+    nodes = [
+        node
+        for node, card in federation.registry.cards.items()
+        if any(card.name not in results.references.get(name, {}) for name in config.references)
+    ]
+    names = sorted(federation.registry.cards[node].name for node in nodes)
+    run.event("references", sites=names, rounds=config.training.rounds)
 
     def order(card: SiteCard) -> tuple[int, ReferenceOrder]:
         rounds = federation.rounds_of.get(card.name, 0)
@@ -96,25 +88,12 @@ def references(grid: Grid, federation: Federation, run: RunDirectory) -> dict[st
         return rounds, ReferenceOrder(run=federation.run_id, round=rounds, recipe=recipe)
 
     kind, arrays = ("evaluate.reference", ReferenceReport), initial_arrays(config)
-    timeout = deadline(config, len(registry.cards), config.training.rounds)
-    end, nodes = time.monotonic() + timeout, set(registry.cards)
-    reports: dict[str, ReferenceReport] = {}
-    while nodes:
-        found, broken = _ask(
-            grid, federation, run, kind, order, arrays, nodes, end - time.monotonic()
-        )
-        reports |= found
-        if broken:
-            time.sleep(_PAUSE)  # Flower can list a lost node for a minute
-            back = min(end, time.monotonic() + config.aggregation.join_timeout)
-            registry.wait(broken.issubset, back)
-        nodes = broken & registry.connected
-    return {
-        name: {
-            "sites": {s: r.metrics[name] for s, r in sorted(reports.items()) if name in r.metrics}
-        }
-        for name in config.references
-    }
+    timeout = deadline(config, len(nodes), config.training.rounds)
+    patience = config.aggregation.join_timeout
+    found = _ask(grid, federation, run, kind, order, arrays, nodes, timeout, patience)
+    for site, report in found.items():
+        for name, metrics in report.metrics.items():
+            results.references.setdefault(name, {})[site] = metrics
 
 
 def _ask(
@@ -126,8 +105,9 @@ def _ask(
     arrays: Arrays,
     nodes: Collection[int],
     timeout: float,
-) -> tuple[dict[str, R], set[int]]:
-    """Send an order with arrays to the connected nodes of `nodes`, and read their reports.
+    patience: float = inf,
+) -> dict[str, R]:
+    """Send an order with arrays to nodes, and read their reports.
 
     Parameters
     ----------
@@ -140,38 +120,41 @@ def _ask(
     nodes : collection of int
     timeout : float
         Seconds.
+    patience : float
+        Seconds to wait for a site that is not connected.
 
     Returns
     -------
     dict of str to report
         Reports by site, sorted.
-    set of int
-        Nodes whose connection broke before their answer.
     """
-    cards = {node: card for node, card in federation.registry.cards.items() if node in nodes}
+    registry, refusals = federation.registry, federation.results.reasons
+    registry.poll()
+    cards = {node: registry.cards[node] for node in nodes}
     blobs: dict[frozenset[str], bytes] = {}
-    messages, refusals = [], {}
+    messages = []
     for node, card in cards.items():
-        if node in federation.registry.absent:
-            refusals[card.name] = "not connected"
+        if node in registry.left:
             continue
-        refusals[card.name] = f"no answer within {timeout:.0f} s"
         own = own_arrays(arrays, card)
         if (names := frozenset(own)) not in blobs:
             blobs[names] = _EXACT.broadcast(own)
         messages.append(request(kind[0], node, order(card)[1], blobs[names], timeout))
     reports: dict[str, R] = {}
-    broken = set()
-    for node, reply in replies(grid, messages, timeout):
+    refused: dict[str, str] = {}
+    arriving = Replies(grid, messages, timeout, patience)
+    arriving.notice = lambda node, text: run.event("notice", message=f"{cards[node].name} {text}")
+    for node, reply in arriving:
         card = cards[node]
         run.event("answered", site=card.name, head=head_of(reply))
-        if is_unavailable(reply):
-            broken.add(node)
         try:
             reports[card.name] = read_report(kind[1], reply, card, order(card)[0])
-            del refusals[card.name]
-        except Refused as refused:
-            refusals[card.name] = str(refused)
-    for site, why in sorted(refusals.items()):
-        run.event("refused", site=site, reason=why)
-    return dict(sorted(reports.items())), broken
+        except Refused as why:
+            refused[card.name] = str(why)
+    registry.left |= arriving.absent
+    for node, card in cards.items():
+        away = "not connected" if node in registry.left else f"no answer within {timeout:.0f} s"
+        if card.name not in reports:
+            refusals[card.name] = refused.get(card.name, away)
+            run.event("refused", site=card.name, reason=refusals[card.name])
+    return dict(sorted(reports.items()))

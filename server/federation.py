@@ -15,7 +15,7 @@ from mdmt.blob import Arrays
 from mdmt.config import FederationConfig
 from mdmt.errors import ConfigError, DamagedError, RunError
 from mdmt.memory import keep_memory
-from mdmt.messages import EvaluateReport, KeyStatement
+from mdmt.messages import KeyStatement
 from mdmt.models import (
     MDMTModel,
     averaged_statistics,
@@ -28,6 +28,7 @@ from mdmt.models import (
 from mdmt.selection import Selection
 from mdmt.weighting import loss_coefficients
 from server.norm_bound import History
+from server.results import Results
 from server.run import RunDirectory
 from server.site_registry import SiteRegistry
 
@@ -69,8 +70,8 @@ class Federation:
         Norms of the updates that were accepted in the last rounds (`server.norm_bound`).
     statements : dict of str to KeyStatement
         With secure aggregation: what each site of the run signed.
-    last_reports : dict of str to EvaluateReport
-        Evaluation of the final model.
+    results : Results
+        What the sites measured after the last round.
     """
 
     config: FederationConfig
@@ -86,7 +87,7 @@ class Federation:
     rounds_of: dict[str, int] = field(default_factory=dict)
     norms: History = field(default_factory=list)
     statements: dict[str, KeyStatement] = field(default_factory=dict)
-    last_reports: dict[str, EvaluateReport] = field(default_factory=dict)
+    results: Results = field(default_factory=Results)
 
     def save(self, run: RunDirectory) -> None:
         """Start to write a checkpoint of `round`, and delete checkpoints that are not needed.
@@ -178,6 +179,8 @@ def restore(federation: Federation, run: RunDirectory) -> None:
         federation.statements = {
             site: KeyStatement.model_validate(of) for site, of in saved.facts["statements"].items()
         }
+        if number == federation.config.training.rounds and (metrics := run.read_metrics()):
+            federation.results = Results.load(metrics)
         run.rewind(number)
         run.event("resumed", round=number)
         return

@@ -1,9 +1,11 @@
-"""Send requests to sites, and receive the replies that arrive in time."""
+"""Send orders to sites until they are answered, and receive the replies that arrive in time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from math import inf
 from typing import TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -14,13 +16,19 @@ from mdmt.audit_head import without_head
 from mdmt.blob import BLOB
 from mdmt.config import FederationConfig
 from mdmt.errors import Refused
-from mdmt.messages import EvaluateReport, ReferenceReport, SiteCard, TrainReport
+from mdmt.messages import (
+    LONGEST_REPORT,
+    EvaluateReport,
+    ReferenceReport,
+    SiteCard,
+    TrainReport,
+)
 from server.flower import ErrorCode
 
-LONGEST_REPORT = 2**20
-"""Largest report in characters. Ten tasks with a hundred metrics each need a twentieth of it."""
 _FIRST_POLL, _LAST_POLL = 0.05, 1.0
 """Seconds between two polls. The pause grows while nothing arrives: each poll is a request."""
+_AGAIN = 5.0
+"""Seconds between two looks at the nodes while all are connected, and between two copies."""
 R = TypeVar("R", TrainReport, EvaluateReport, ReferenceReport)
 
 
@@ -57,13 +65,46 @@ def deadline(config: FederationConfig, requests: int, rounds: int = 1) -> float:
     return config.training.round_timeout * max(1, rounds) * sharing
 
 
-def replies(
-    grid: Grid, messages: Iterable[Message], timeout: float
-) -> Iterator[tuple[int, Message]]:
-    """Send messages, and iterate over their replies as they arrive.
+@dataclass
+class _Order:
+    """A message that has no reply yet.
 
-    This function does not keep a reply that it has yielded. Flower's own grid returns all replies
-    that are ready at a poll, so these are in memory together.
+    Attributes
+    ----------
+    message : Message
+        The first copy. All copies have the same content.
+    name : str
+        Name of the node's key. The same site with a new node is known by it.
+    node : int
+        Node of the copies.
+    activated : str
+        When this node was activated, as it was known when the last copy was sent.
+    sent : float
+        Monotonic time of the last copy.
+    copies : list of str
+        Ids of the copies that may be answered, the newest last.
+    lost : float or None
+        Monotonic time since which no copy is on its way.
+    """
+
+    message: Message
+    name: str
+    node: int
+    activated: str = ""
+    sent: float = -inf
+    copies: list[str] = field(default_factory=list)
+    lost: float | None = field(default_factory=time.monotonic)
+
+
+class Replies:
+    """The replies to messages, as pairs of a node and its reply.
+
+    What Flower says in the stead of a site is not a reply (see `is_lost`). The same message is sent
+    again when its node is connected, or another node of the same site: a site that has answered an
+    order sends the stored reply again. The first reply to any copy counts.
+
+    The messages are sent when this object is made. It does not keep a reply that it has yielded.
+    Flower's own grid returns all replies that are ready at a poll, so these are in memory together.
 
     Parameters
     ----------
@@ -71,32 +112,102 @@ def replies(
     messages : iterable of Message
         At most one per node.
     timeout : float
-        Seconds.
+        Seconds until the deadline of all messages.
+    patience : float
+        Seconds to wait for a node that is not connected; the default is until the deadline.
 
-    Returns
-    -------
-    iterator of (int, Message)
-        The node of the request (an error reply has no sender), and the reply.
+    Attributes
+    ----------
+    absent : set of int
+        After the iteration: nodes without a reply that are not connected.
+    notice : callable
+        Called with a node and a text that says what happened to its message.
     """
-    messages = list(messages)
-    grid.push_messages(messages)
-    nodes = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
-    return _arriving(grid, nodes, time.monotonic() + timeout)
 
+    def __init__(
+        self, grid: Grid, messages: Iterable[Message], timeout: float, patience: float = inf
+    ) -> None:
+        self.absent: set[int] = set()
+        self.notice: Callable[[int, str], None] = lambda node, text: None
+        self._grid, self._end, self._patience = grid, time.monotonic() + timeout, patience
+        self._next_look = 0.0
+        nodes = {node.node_id: node for node in grid.get_nodes()}
+        self._orders = {
+            (node := message.metadata.dst_node_id): _Order(
+                message, nodes[node].name if node in nodes else "", node
+            )
+            for message in messages
+        }
+        self._send()
 
-def _arriving(grid: Grid, waiting: dict[str, int], end: float) -> Iterator[tuple[int, Message]]:
-    pause = _FIRST_POLL
-    while waiting and time.monotonic() < end:
-        arrived = list(grid.pull_messages(list(waiting)))
-        pause = _FIRST_POLL if arrived else min(1.5 * pause, _LAST_POLL)
-        idle = not arrived
-        while arrived:
-            reply = arrived.pop(0)
-            node = waiting.pop(reply.metadata.reply_to_message_id, None)
-            if node is not None and not is_lost(reply):
+    def __iter__(self) -> Iterator[tuple[int, Message]]:
+        pause = _FIRST_POLL
+        while self._orders and time.monotonic() < self._end:
+            copies = {copy: node for node, o in self._orders.items() for copy in o.copies}
+            arrived = list(self._grid.pull_messages(list(copies))) if copies else []
+            idle = True
+            while arrived:
+                reply = arrived.pop(0)
+                node = copies.get(reply.metadata.reply_to_message_id)
+                if node is None or node not in self._orders:
+                    continue  # another copy was answered
+                if is_lost(reply):
+                    self._lose(node, reply)
+                    continue
+                idle = False
+                del self._orders[node]
                 yield node, reply
-        if idle and waiting:
-            time.sleep(min(pause, max(0.0, end - time.monotonic())))
+            pause = min(1.5 * pause, _LAST_POLL) if idle else _FIRST_POLL
+            self._send()
+            if idle and self._orders:
+                time.sleep(min(pause, max(0.0, self._end - time.monotonic())))
+        if self._orders:
+            connected = {node.node_id for node in self._grid.get_nodes()}
+            self.absent |= set(self._orders) - connected
+
+    def _lose(self, node: int, reply: Message) -> None:
+        """Note that a copy of a message is lost, or may be."""
+        order, copy = self._orders[node], reply.metadata.reply_to_message_id
+        gone, newest = is_unavailable(reply), copy == order.copies[-1]
+        if not gone:  # this copy does not exist any more
+            order.copies.remove(copy)
+        if order.lost is None and (gone or newest):
+            order.lost = time.monotonic()
+            why = "is not connected" if gone else "sent an answer that was lost"
+            self.notice(node, f"{why}; the server waits for it until the deadline")
+
+    def _send(self) -> None:
+        """Send every message that is not on its way and whose node is connected."""
+        now = time.monotonic()
+        if now < self._next_look and all(o.lost is None for o in self._orders.values()):
+            return
+        self._next_look = now + _AGAIN
+        nodes = list(self._grid.get_nodes())
+        by_id = {node.node_id: node for node in nodes}
+        by_name = {node.name: node for node in nodes if node.name}
+        sent: list[tuple[_Order, Message]] = []
+        for key, order in list(self._orders.items()):
+            node = by_id.get(key) or by_name.get(order.name)
+            if node is None:
+                if order.lost is not None and now - order.lost >= self._patience:
+                    del self._orders[key]
+                    self.absent.add(key)
+                continue
+            # A node that was activated meanwhile may know nothing of the earlier copy.
+            waits = order.lost is not None or node.last_activated_at != order.activated
+            if waits and now - order.sent >= _AGAIN:
+                if order.sent > -inf:
+                    self.notice(key, "is connected; the same order is sent again")
+                if node.node_id != order.node:  # the former node cannot answer any more
+                    order.node, order.copies = node.node_id, []
+                order.activated, order.sent, order.lost = node.last_activated_at, now, None
+                known, left = order.message, max(_FIRST_POLL, self._end - now)
+                kind = known.metadata.message_type
+                sent.append((order, Message(known.content, order.node, kind, ttl=left)))
+        if sent:
+            self._grid.push_messages([copy for _, copy in sent])
+        for order, copy in sent:
+            order.copies.append(copy.metadata.message_id)
 
 
 def read_report(kind: type[R], reply: Message, card: SiteCard, number: int) -> R:
@@ -123,15 +234,22 @@ def read_report(kind: type[R], reply: Message, card: SiteCard, number: int) -> R
 
 
 def is_lost(reply: Message) -> bool:
-    """Return True if Flower reports that the reply was late or incomplete."""
-    unavailable = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
-    return reply.has_error() and reply.error.code in unavailable
+    """Return True if Flower speaks in the stead of a site, whose answer may come later.
+
+    The node is not connected, the message or its reply is gone, or the site's launcher did not
+    answer the SuperNode.
+    """
+    return reply.has_error() and reply.error.code in (
+        ErrorCode.MESSAGE_UNAVAILABLE,
+        ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+        ErrorCode.NODE_UNAVAILABLE,
+        ErrorCode.CLIENT_APP_CRASHED,
+    )
 
 
-def is_unavailable(reply: Message | None) -> bool:
+def is_unavailable(reply: Message) -> bool:
     """Return True if Flower reports that the node is not connected any more."""
-    error = reply.error if reply is not None and reply.has_error() else None
-    return error is not None and error.code == ErrorCode.NODE_UNAVAILABLE
+    return reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
 
 
 def reason(reply: Message) -> str:

@@ -14,7 +14,7 @@ from mdmt.config import FederationConfig
 from mdmt.errors import Refused, RegistrationError
 from mdmt.messages import SiteCard
 from server.flower import NodeInfo
-from server.messaging import deadline, is_unavailable, replies
+from server.messaging import Replies, deadline
 from server.site_registry import SiteRegistry, node_name, read_card, site_problems
 
 
@@ -59,7 +59,7 @@ def register_sites(
                 cards.append((node, card))
         except Refused as refused:
             without[node_name(node)] = str(refused)
-            if node.node_id not in answers or is_unavailable(answers[node.node_id]):
+            if node.node_id not in answers:
                 registry.forget(node)
     problems = check_cards(config, [card for _, card in cards])
     if problems or config.sites or config.aggregation.on_missing == "stop":
@@ -87,8 +87,9 @@ def _query(
     while True:
         nodes = registry.wait(lambda connected: len(connected) >= wanted, end)
         queries = registry.queries(nodes)
-        answers |= dict(replies(grid, queries, deadline(config, len(queries))))
-        gone = [node for node in nodes if is_unavailable(answers.get(node.node_id))]
+        found = Replies(grid, queries, deadline(config, len(queries)), patience=0.0)
+        answers |= dict(found)
+        gone = [node for node in nodes if node.node_id in found.absent]
         if not gone or time.monotonic() >= end:
             return nodes, answers
         for node in gone:

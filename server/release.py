@@ -10,13 +10,17 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mdmt.files import atomic_path, render, write_json, write_text
+from mdmt.messages import SiteCard
 from mdmt.releases import RELEASE_FORMAT, backbone_file
 from server.federation import Federation
 from server.run import RunDirectory, versions
 
 
 def write_release(
-    run: RunDirectory, federation: Federation, checkpoints: Mapping[str, Any]
+    run: RunDirectory,
+    federation: Federation,
+    sites: Mapping[str, SiteCard],
+    metrics: Mapping[str, Any],
 ) -> None:
     """Write the best backbone of each task (the last without validation) and a model card.
 
@@ -26,8 +30,10 @@ def write_release(
         The release is written to its ``release/``.
     federation : Federation
         A finished federation.
-    checkpoints : mapping
-        The section ``checkpoints`` of ``metrics.json``.
+    sites : mapping of str to SiteCard
+        Every site that took part.
+    metrics : mapping
+        The content of ``metrics.json``.
     """
     folder, best = run.folder / "release", federation.selection.best
     last = federation.config.training.rounds
@@ -48,27 +54,34 @@ def write_release(
             "versions": versions(),
         },
     )
-    write_text(folder / "README.md", _model_card(federation, rounds, checkpoints))
+    write_text(folder / "README.md", _model_card(federation, rounds, sites, metrics))
 
 
 def _model_card(
-    federation: Federation, rounds: Mapping[str, int], checkpoints: Mapping[str, Any]
+    federation: Federation,
+    rounds: Mapping[str, int],
+    sites: Mapping[str, SiteCard],
+    metrics: Mapping[str, Any],
 ) -> str:
     """Return the model card as Markdown."""
     config, results = federation.config, []
-    for card in federation.registry.sites.values():
+    checkpoints, missing = metrics["checkpoints"], metrics.get("missing", {})
+    for card in sites.values():
         for task in card.tasks:
             name = f"best:{task}" if f"best:{task}" in checkpoints else "last"
-            test = checkpoints[name]["sites"].get(card.name, {}).get("test", {})
-            images = _count(test.get(f"{task}/examples", 0))
-            result = _result(test, task, config.space(task).primary)
+            if card.name in missing.get(name, {}):
+                images, result = "-", "missing: the site was not tested"
+            else:
+                test = checkpoints[name]["sites"][card.name].get("test", {})
+                images = _count(test.get(f"{task}/examples", 0))
+                result = _result(test, task, config.space(task).primary)
             results.append((card.name, task, _count(card.labels(task)), images, result))
     return render(
         "server",
         "model_card.md",
         config=config,
         origin=_origin(config.model.weights),
-        sites=len(federation.registry.cards),
+        sites=len(sites),
         results=results,
         rounds=rounds,
         versions=versions(),

@@ -57,8 +57,12 @@ def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: in
             federation.line["clipped"] = sums.clipped
         federation.state, federation.round, federation.norms = state, number, norms
         federation.save(run)
-    federation.last_reports = evaluate_round(grid, federation, run, rounds, federation.state.arrays)
-    book(federation, run, {s: r.metrics["val"] for s, r in federation.last_reports.items()})
+    federation.registry.left.clear()  # the final test waits for every site
+    reports = evaluate_round(grid, federation, run, rounds, federation.state.arrays)
+    if not reports:
+        reasons = "; ".join(f"{s}: {why}" for s, why in federation.results.reasons.items())
+        raise RunError(f"no site could evaluate the model of round {rounds} ({reasons})")
+    book(federation, run, {s: r.metrics["val"] for s, r in reports.items()})
 
 
 def admit(federation: Federation, run: RunDirectory) -> None:

@@ -20,10 +20,10 @@ from torch import Tensor
 from mdmt import __version__
 from mdmt.checkpoints import RoundFiles
 from mdmt.config import FederationConfig, load_saved_federation, save_config, saved_by
-from mdmt.errors import BadInput, RunError
+from mdmt.errors import BadInput, IncompleteError, RunError
 from mdmt.files import read_json, write_json, write_text
 from mdmt.messages import SiteCard
-from mdmt.results.runs import read_lines
+from mdmt.results.runs import read_lines, read_object
 from server.run_lock import claim, only_writer
 
 
@@ -71,7 +71,7 @@ def find_run(out: Path | None, config: FederationConfig, root: Path = Path("runs
     Raises
     ------
     BadInput
-        There is no run, it is complete, or another version or configuration started it.
+        There is no run, nothing of it is missing, or another version or configuration started it.
     """
     folder = out
     if folder is None:
@@ -83,7 +83,8 @@ def find_run(out: Path | None, config: FederationConfig, root: Path = Path("runs
         folder = found[max(found)]
     if not (folder / "federation.yaml").is_file():
         raise BadInput(f"{folder}: no run to resume; start one without --resume")
-    if (folder / "metrics.json").is_file():
+    metrics = read_object(folder / "metrics.json")
+    if metrics is not None and not metrics.get("missing"):
         raise BadInput(f"{folder}: this run is done; start a new one without --resume")
     wrote = saved_by(folder / "federation.yaml")
     if wrote.split(".")[:2] != __version__.split(".")[:2]:
@@ -118,9 +119,13 @@ def raise_unless_done(event: Mapping[str, Any], otherwise: str) -> None:
     ------
     BadInput
         The ServerApp ended with exit code 2: the sites cannot form this federation.
+    IncompleteError
+        All rounds are trained, but the final test lacks a site.
     RunError
         The run did not end with ``done``. The default message is `otherwise`.
     """
+    if event.get("event") == "incomplete":
+        raise IncompleteError(event["message"])
     if event.get("event") == "failed":
         raise (BadInput if event["exit_code"] == BadInput.exit_code else RunError)(event["message"])
     if event.get("event") != "done":
@@ -244,9 +249,18 @@ class RunDirectory:
             complete = [line for line in file.read_text().splitlines(True) if line.endswith("\n")]
             write_text(file, "".join(c for c in complete if json.loads(c)["round"] < number))
 
+    def known_sites(self) -> dict[str, SiteCard]:
+        """Return the card of every site that ever took part, by name."""
+        cards = read_json(self.folder / "sites.json")["sites"]
+        return {name: SiteCard.model_validate(card) for name, card in sorted(cards.items())}
+
     def metrics(self, value: Mapping[str, Any]) -> None:
         """Write ``metrics.json``."""
         write_json(self.folder / "metrics.json", value)
+
+    def read_metrics(self) -> dict[str, Any] | None:
+        """Read the ``metrics.json`` of an earlier attempt; None if there is none."""
+        return read_object(self.folder / "metrics.json")
 
     def _append(self, name: str, line: Mapping[str, Any], *, durable: bool = False) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -13,12 +13,19 @@ from pydantic import ValidationError
 from mdmt.algorithms import State
 from mdmt.blob import Arrays, unpack
 from mdmt.errors import Refused, RegistrationError, RunError
-from mdmt.messages import KeyOrder, KeyStatement, Metrics, SecureRound, SiteCard
+from mdmt.messages import (
+    LONGEST_REPORT,
+    KeyOrder,
+    KeyStatement,
+    Metrics,
+    SecureRound,
+    SiteCard,
+)
 from mdmt.privacy.metric_sums import METRICS, MetricLayout, MetricSums, from_words
 from mdmt.privacy.statements import signer_of
 from mdmt.privacy.tables import cohort_problem, fixed_point, round_table
 from server.federation import Federation
-from server.messaging import LONGEST_REPORT, deadline, reason, replies, request
+from server.messaging import Replies, deadline, reason, request
 from server.run import RunDirectory
 
 _KEYS = "query.keys"
@@ -54,7 +61,7 @@ def _statements(grid: Grid, federation: Federation) -> dict[str, KeyStatement]:
     messages = [request(_KEYS, node, order, b"", timeout) for node in cards]
     found: dict[str, KeyStatement] = {}
     problems = {card.name: "did not answer in time" for card in cards.values()}
-    for node, reply in replies(grid, messages, timeout):
+    for node, reply in Replies(grid, messages, timeout):
         card = cards[node]
         try:
             found[card.name] = _read_statement(federation, card, reply)

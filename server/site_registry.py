@@ -15,7 +15,7 @@ from mdmt.config import FederationConfig
 from mdmt.errors import Refused
 from mdmt.messages import PROTOCOL, Query, SiteCard, protocol_of
 from server.flower import NodeInfo
-from server.messaging import is_lost, is_unavailable, reason
+from server.messaging import is_lost, reason
 
 _PAUSE = 0.2
 """Seconds between two polls for nodes."""
@@ -38,6 +38,8 @@ class SiteRegistry:
     def __init__(self, grid: Grid, config: FederationConfig, on_event: Callable[..., None]) -> None:
         self.cards: dict[int, SiteCard] = {}
         self.connected: set[int] = set()
+        self.left: set[int] = set()
+        """Nodes that stayed away until a deadline. Nobody waits for them before they are back."""
         self._grid, self._config, self._on_event = grid, config, on_event
         self._queried: dict[int, str] = {}
         self._waiting: dict[str, tuple[NodeInfo, float]] = {}
@@ -47,11 +49,6 @@ class SiteRegistry:
     def sites(self) -> dict[str, SiteCard]:
         """Cards by site name, sorted."""
         return {card.name: card for card in sorted(self.cards.values(), key=lambda c: c.name)}
-
-    @property
-    def absent(self) -> set[int]:
-        """Nodes of registered sites that were not connected at the last poll."""
-        return set(self.cards) - self.connected
 
     def validators(self) -> dict[str, list[str]]:
         """Return the sites by task that have validation labels, or withhold their number."""
@@ -68,6 +65,7 @@ class SiteRegistry:
         """Update the connected nodes."""
         nodes = sorted(self._grid.get_nodes(), key=lambda node: (node.name, node.node_id))
         self.connected = {node.node_id for node in nodes}
+        self.left -= self.connected
         return nodes
 
     def wait(
@@ -126,7 +124,7 @@ class SiteRegistry:
         if self._waiting:
             for reply in self._grid.pull_messages(list(self._waiting)):
                 node, _ = self._waiting.pop(reply.metadata.reply_to_message_id)
-                if is_lost(reply) or is_unavailable(reply):
+                if is_lost(reply):
                     self.forget(node)
                 else:
                     self._consider(node, reply)

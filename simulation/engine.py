@@ -17,8 +17,12 @@ from flwr.serverapp import Grid
 
 from client.deployment.worker import Worker
 from mdmt.errors import RunError
-from server.flower import ErrorCode, NodeInfo, Run, task_identity
+from server.flower import NodeInfo, Run, task_identity
 
+log = logging.getLogger(__name__)
+
+SITE_FAILED = 2
+"""Flower's code for a client that raised an error: an answer of the site."""
 _SERVER_NODE = 1
 _FIRST_SITE_NODE = 2
 
@@ -123,7 +127,8 @@ class WorkerGrid(LocalGrid):
 
     Site i belongs to worker i modulo the number of workers, so that a worker keeps the images and
     the model of its sites. A worker has one message at a time. The other messages wait here, and a
-    message after its deadline is dropped. If a worker dies, its site gives no reply.
+    message after its deadline is dropped. If a worker dies, a new one gets the same message once
+    more: the site starts from the same files, so the result has the same bits.
 
     Parameters
     ----------
@@ -141,6 +146,7 @@ class WorkerGrid(LocalGrid):
         self._queues: dict[Worker, deque[Message]] = {worker: deque() for worker in workers}
         self._working: dict[Worker, Message] = {}
         self._replies: dict[str, Message] = {}
+        self._repeated: set[str] = set()
 
     def queue(self, message: Message) -> None:
         """Give a message to its worker, or queue it if the worker is busy."""
@@ -170,18 +176,27 @@ class WorkerGrid(LocalGrid):
                 try:
                     worker.send(message, self.contexts[message.metadata.dst_node_id])
                     self._working[worker] = message
-                except RunError as error:
-                    self._note(message, _failure(message, error))
+                except RunError as death:
+                    self._repeat(worker, message, death)
 
     def _collect(self, worker: Worker) -> None:
         """Read the reply of a worker, or its death, and give it the next message."""
         message = self._working.pop(worker)
         try:
-            reply = worker.receive()
-        except RunError as error:
-            reply = _failure(message, error)
+            self._note(message, worker.receive())
+        except RunError as death:
+            self._repeat(worker, message, death)
         self._employ(worker)
-        self._note(message, reply)
+
+    def _repeat(self, worker: Worker, message: Message, death: RunError) -> None:
+        """Queue the message of a worker that died again; a second death is its reply."""
+        number = message.metadata.message_id
+        if number in self._repeated:
+            self._note(message, Message(Error(SITE_FAILED, str(death)), reply_to=message))
+            return
+        log.warning("%s; a new process repeats the same order", death)
+        self._repeated.add(number)
+        self._queues[worker].appendleft(message)
 
     def _note(self, message: Message, reply: Message) -> None:
         if _left(message) > 0:
@@ -236,7 +251,3 @@ def run_inprocess(
 def _left(message: Message) -> float:
     """Return the seconds until the deadline of a message."""
     return message.metadata.created_at + message.metadata.ttl - time.time()
-
-
-def _failure(message: Message, error: RunError) -> Message:
-    return Message(Error(ErrorCode.CLIENT_APP_CRASHED, str(error)), reply_to=message)

@@ -13,6 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mdmt.cli import app
+from mdmt.deployment.kits import KIT_FILE, SiteFacts
+from mdmt.files import write_json
 
 Row = dict[str, str]
 
@@ -65,3 +67,10 @@ def table_site(root: Path, *tasks: str) -> dict[str, Any]:
         "device": "cpu",
         "workers": 0,
     }
+
+
+def write_kit_facts(kit: Path, name: str = "ward") -> None:
+    """Write ``kit.json`` of a site whose server nobody asks."""
+    kit.mkdir()
+    facts = SiteFacts(name=name, federation="test", server="h:1", app="0", versions={})
+    write_json(kit / KIT_FILE, facts.model_dump(mode="json"))

@@ -11,6 +11,7 @@ from benchmarks.rows.job import job
 from benchmarks.rows.profile import profile
 from benchmarks.rows.rounds import deployment, rounds
 from benchmarks.rows.scale import aggregation, scale, scale_ray
+from benchmarks.rows.secure import secure
 from benchmarks.rows.training import loader, site_round
 from benchmarks.rows.wire import wire
 from benchmarks.summary import Row
@@ -28,6 +29,7 @@ ROWS: dict[str, Callable[[Bench], list[Row]]] = {
     "deployment": deployment,
     "bytes": wire,
     "aggregation": aggregation,
+    "secure": secure,
     "scale": scale,
     "scale-ray": scale_ray,
     "cli": cli,

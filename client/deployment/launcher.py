@@ -62,6 +62,10 @@ def serve_site(kit: SiteKit, site: SiteConfig) -> None:
             launcher.stop()
 
 
+class _StoppedError(Exception):
+    """The site is stopped while it answers."""
+
+
 class _Launcher:
     def __init__(self, kit: SiteKit, site: SiteConfig, home: Path) -> None:
         self._kit, self._site = kit, site
@@ -72,6 +76,7 @@ class _Launcher:
         self._runtime: Runtime | None = None
         self._worker = Worker(partial(cap_memory, site.policy, site.device))
         self._training = threading.Lock()
+        self._stopping = threading.Event()
         self._supernode = Service(
             "SuperNode",
             self._command,
@@ -101,6 +106,7 @@ class _Launcher:
 
     def stop(self) -> None:
         """End both processes."""
+        self._stopping.set()
         self._worker.stop()
         self._supernode.stop()
 
@@ -128,10 +134,14 @@ class _Launcher:
         try:
             with self._runtime.assignment(token) as (task, replies):
                 reply = self._answer(task)
+                if self._stopping.is_set():
+                    raise _StoppedError  # the server sends the order again when the site is back
                 # A reply that cannot be recorded is not sent.
                 head = self._audit.record(reply, task.message)
                 add_head(reply, head)
                 replies.append(reply)
+        except _StoppedError:
+            log.info("a message is not answered, because the site is stopped")
         except (StateError, OSError) as error:
             log.error("nothing was sent, because the audit log cannot be written: %s", error)
         except (httpx.HTTPError, ObjectPullError) as error:
@@ -146,13 +156,14 @@ class _Launcher:
     def _answer(self, task: Assignment) -> Message:
         """Let the worker answer a message that the policy allows, while the server waits for it."""
         deadline = time.monotonic() + task.message.metadata.ttl
-        supernode = self._supernode.pid
 
         def give_up() -> str | None:
             if task.cancelled.is_set():
                 return "the run was stopped"
-            if self._supernode.pid != supernode:
-                return "the SuperNode had to be restarted"
+            if self._stopping.is_set():
+                return "the site was stopped"
+            # A SuperNode that ended is no reason: the server sends the same order to the next one,
+            # and the site then has the reply.
             return "the deadline has passed" if time.monotonic() > deadline else None
 
         try:

@@ -58,11 +58,24 @@ class Worker(WorkerProcess):
     ) -> Message:
         """Let the process answer, for as long as `give_up` gives no reason to end it.
 
+        If the process dies, a new one answers the same message once more.
+
         Raises
         ------
         RunError
-            The process died, or was ended; a new process gets the next message.
+            The process died again, or was ended; a new process gets the next message.
         """
+        try:
+            return self._attempt(message, context, give_up)
+        except RunError as death:
+            if give_up() is not None:  # it was ended
+                raise
+            log.warning("%s; a new process repeats the same order", death)
+        return self._attempt(message, context, give_up)
+
+    def _attempt(
+        self, message: Message, context: Context, give_up: Callable[[], str | None]
+    ) -> Message:
         self.send(message, context)
         with self.talking() as connection:
             while not connection.poll(0.2):

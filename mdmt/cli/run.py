@@ -73,7 +73,7 @@ def _simulate(
     """Check everything, then run and show the results; return the run directory."""
     from mdmt.cli.progress import watching
     from mdmt.cli.show import run_tables
-    from mdmt.errors import BadInput
+    from mdmt.errors import BadInput, IncompleteError
     from server.run import find_run, new_run_folder
 
     resumed = find_run(out, config) if resume else None
@@ -105,6 +105,9 @@ def _simulate(
         except BadInput:
             if not resume and not (folder / "history.jsonl").exists():
                 _discard(folder, keep=existed)
+            raise
+        except IncompleteError:
+            show_results(*run_tables(folder))
             raise
     show_results(*run_tables(folder))
     return folder

@@ -100,6 +100,7 @@ def run(
     from mdmt.cli.show import run_tables
     from mdmt.config import find_config, load_federation
     from mdmt.deployment.kits import open_server_kit
+    from mdmt.errors import IncompleteError
     from server.deployment.nodes import list_nodes
     from server.deployment.submission import follow_run, make_ready, submit, submitting
     from server.run import find_run, new_run_folder
@@ -125,6 +126,9 @@ def run(
             follow_run(opened, submitted)
         except KeyboardInterrupt:
             console.print(f"the run goes on: mdmt server status {kit}, or mdmt server stop {kit}")
+            raise
+        except IncompleteError:
+            show_results(*run_tables(folder))
             raise
     show_results(*run_tables(folder))
     typer.echo(f"Run directory: {folder}")

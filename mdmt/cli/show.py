@@ -63,6 +63,12 @@ def run_tables(folder: Path) -> Iterator[RenderableType]:
             for site, tests in run.tests(task):
                 yield _as_rich(result_table(run, task, site, tests))
         yield "Brackets: rounds, and 95 % intervals by patient bootstrap."
+        if missing := run.metrics.get("missing"):
+            table = new_table("missing results", "result", "site", "why")
+            for name, sites in missing.items():
+                for site, why in sites.items():
+                    table.add_row(name, site, why)
+            yield table
     elif run.history:
         yield _validation_table(run)
     yield _cost(run)
@@ -97,9 +103,12 @@ def _validation_table(run: Run) -> Table:
     last = run.history[-1]
     title = f"{run.config.name}: validation after round {last['round']}"
     table = new_table(title, "site", "task", "metric", ">value")
-    for site, facts in last["sites"].items():
+    places = {site: facts.get("validation", {}) for site, facts in last["sites"].items()}
+    if run.config.privacy.secure_aggregation:
+        places = {"all sites": last["tasks"]}
+    for site, found in places.items():
         for task in run.config.tasks:
-            metric, found = run.config.space(task).primary, facts.get("validation", {})
+            metric = run.config.space(task).primary
             if (key := f"{task}/{metric}") in found:
                 table.add_row(site, task, metric, format_metric(found, key))
     return table

@@ -21,6 +21,11 @@ def run_caveats(run: Run) -> list[str]:
     found = []
     if run.outcome.startswith("failed"):
         found.append("The run failed; events.jsonl in its folder says why.")
+    elif run.outcome.startswith("incomplete"):
+        sites = {
+            site for sites in (run.metrics or {}).get("missing", {}).values() for site in sites
+        }
+        found.append(f"Results of {', '.join(sorted(sites))} are missing; --resume completes them.")
     elif run.outcome != "done":
         found.append(f"The run is {run.outcome}.")
     files = {

@@ -28,7 +28,11 @@ def run_learning(run: Run) -> list[Figure | str]:
         " circle marks the round kept as best for the task: by the mean over its sites, weighted by"
         " their validation images, of the rounds in which all of them reported."
     )
-    figures = _figures({"federated": [run.history]}, spaces, caption, kept)
+    history = run.history
+    if run.config.privacy.secure_aggregation:  # only the means over all sites are known
+        places = ({"all sites": {"validation": line["tasks"]}} for line in history)
+        history = [line | {"sites": of} for line, of in zip(history, places, strict=True)]
+    figures = _figures({"federated": [history]}, spaces, caption, kept)
     return [*figures] or ["No round is finished yet."]
 
 

@@ -37,10 +37,10 @@ class Run:
 
     @property
     def outcome(self) -> str:
-        """``done``, or how the run failed or how far it went."""
+        """``done``, or what is missing, how the run failed or how far it went."""
         last = self.events[-1] if self.events else {}
-        if last.get("event") == "failed":
-            return f"failed: {last['message'].rstrip(': ')}"
+        if last.get("event") in ("failed", "incomplete"):
+            return f"{last['event']}: {last['message'].rstrip(': ')}"
         if last.get("event") == "done":
             return "done"
         reached = self.history[-1]["round"] if self.history else 0
@@ -59,8 +59,9 @@ class Run:
         models = {"constant": references.get("constant"), "local only": references.get("local")}
         models |= {f"federated, last ({last['round']})": last}
         models |= {f"federated, best ({best['round']})": best} if best else {}
-        for site in sorted(last["sites"]):
-            if f"{task}/examples" in last["sites"][site]["test"]:
+        tested = [model["sites"] for model in (last, best) if model]
+        for site in sorted({site for sites in tested for site in sites}):
+            if any(f"{task}/examples" in sites[site]["test"] for sites in tested if site in sites):
                 known = {name: model["sites"] for name, model in models.items() if model}
                 yield site, {name: at.get(site, {}).get("test") for name, at in known.items()}
 

@@ -22,7 +22,7 @@ _START = 600.0
 """Seconds that a ServerApp may take to begin: its machine may be slow to load torch."""
 _CHECK = 10.0
 """Seconds between two questions to Flower about a run that writes no events."""
-_OVER = ("done", "failed")
+_OVER = ("done", "failed", "incomplete")
 """The last event of a ServerApp."""
 
 

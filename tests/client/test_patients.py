@@ -111,6 +111,7 @@ def test_a_site_sends_nothing_about_a_round_with_few_patients(ward):
     why = "policy: min_patients_per_update asks for 5 patients in the batches of a round"
     assert refusal(site.query()).startswith(f"site ward: {why}"), "before the first round"
     assert refusal(site.train()).startswith(why)
+    assert refusal(site.reference()).startswith(why)
     assert not list((site.folder / "state").rglob("*.safetensors")), "no training"
     site.allow(min_patients_per_update=3)
     update(site.train())

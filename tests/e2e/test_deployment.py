@@ -52,18 +52,18 @@ def test_status_tells_sites_and_runs(real):
     assert "3 of 3" in done.stdout
 
 
-def test_a_site_whose_training_is_killed_misses_a_round_and_comes_back(real, tmp_path):
+def test_a_site_whose_training_is_killed_repeats_its_order(real, tmp_path):
     pid_file = real.fault_file("ward").with_suffix(".pid")
     real.misbehave("ward", "pause 2")
     real.start_run("killed-worker")
     real.wait(pid_file.exists, "the worker to train")
-    os.kill(int(pid_file.read_text()), signal.SIGKILL)
-    assert real.end_of_run() == 0, real.log("run")
+    pid = int(pid_file.read_text())
     real.behave("ward")
-    refusals = [line["refusals"] for line in real.lines("killed-worker", "history")]
-    assert refusals == [{}, {}, {"ward": "the training process ended (signal SIGKILL)"}, {}]
-    simulated = expected(real, tmp_path / "simulated", absent=[("ward", 2)])
-    assert_same_result(real.folder / "killed-worker", simulated)
+    os.kill(pid, signal.SIGKILL)
+    assert real.end_of_run() == 0, real.log("run")
+    assert "signal SIGKILL); a new process repeats the same order" in real.log("ward")
+    assert real.refusals("killed-worker") == {}
+    assert_same_result(real.folder / "killed-worker", expected(real, tmp_path / "simulated"))
 
 
 def test_a_superlink_that_is_killed_costs_a_resume_and_no_round(real, tmp_path):

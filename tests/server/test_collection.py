@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from mdmt.metrics import weighted_mean_metrics
 from mdmt.selection import Selection
 from mdmt.weighting import loss_coefficients
 from mdmt.wire import Codec
+from server import messaging
 from server.collection import collect, send
 from server.federation import Federation
+from server.flower import NodeInfo
 from server.rounds import bound_updates, check_quorum, combine, history_line, select
 from server.site_registry import SiteRegistry
 from server.update_buffer import UpdateBuffer
@@ -38,11 +41,14 @@ def identity():
 class Grid:
     """Nodes that answer at once with what `answer` makes of a message, or not at all."""
 
-    def __init__(self, answer):
-        self.answer, self.sent = answer, {}
+    def __init__(self, answer, nodes):
+        self.answer, self.nodes, self.sent = answer, nodes, {}
+
+    def get_nodes(self):
+        return [NodeInfo(node_id=node) for node in self.nodes]
 
     def push_messages(self, messages):
-        for number, message in enumerate(messages):
+        for number, message in enumerate(messages, len(self.sent)):
             message.metadata.__dict__["_message_id"] = str(number)
             self.sent[str(number)] = message
 
@@ -91,7 +97,8 @@ def federation(make_config, make_card):
 def play(federation, answer, tmp_path, number=1):
     """One round; `answer` is called with site and message. The state, and the history line."""
     names = {node: card.name for node, card in federation.registry.cards.items()}
-    grid = Grid(lambda message: answer(names[message.metadata.dst_node_id], message))
+    nodes = federation.registry.connected
+    grid = Grid(lambda message: answer(names[message.metadata.dst_node_id], message), nodes)
     codec, run = Codec(federation.config.wire), Run(tmp_path)
     with UpdateBuffer(tmp_path) as buffer:
         sent = send(grid, federation, codec, number, select(federation, number))
@@ -260,10 +267,33 @@ def test_an_unusable_answer_is_left_out_by_name_and_the_others_count(federation,
     assert line["sites"]["b"]["bytes_down"] > 0
 
 
-def test_a_site_that_is_not_connected_is_not_asked(federation, tmp_path):
-    _, line = play(federation(absent={3}), good, tmp_path)
+def test_a_site_that_is_away_is_waited_for_one_deadline_and_not_again(federation, tmp_path):
+    one = federation(absent={3})
+    _, line = play(one, good, tmp_path)
     assert line["refusals"] == {"b": "not connected"}
-    assert "b" not in line["sites"]
+    started = time.monotonic()
+    _, line = play(one, lambda s, m: reply(m, s, {W: [4], RUNNING: [0]}, 2), tmp_path, 2)
+    assert line["refusals"] == {"b": "not connected"}
+    assert "b" not in line["sites"], "nothing was sent to it"
+    assert time.monotonic() - started < one.config.training.round_timeout
+
+
+def test_a_site_whose_node_was_lost_misses_no_round(federation, tmp_path, monkeypatch):
+    """Flower answers in its stead first; the site then answers the same order."""
+    monkeypatch.setattr(messaging, "_AGAIN", 0.02)
+    orders = []
+
+    def answer(site, message):
+        if site == "b":
+            orders.append(message)
+            if len(orders) == 1:
+                return Message(Error(5, "Node Unavailable"), reply_to=message)
+        return good(site, message)
+
+    state, line = play(federation(), answer, tmp_path)
+    assert line["refusals"] == {}
+    assert state.arrays[W].tolist() == [4.0]
+    assert orders[0].content is orders[1].content
 
 
 def test_in_a_simulation_only_a_sites_own_time_counts(make_config, make_card, two_sites, tmp_path):

@@ -23,7 +23,7 @@ from client.site import Site
 from mdmt.blob import BLOB, pack, unpack
 from mdmt.central import train_centrally
 from mdmt.data.cohort import open_cohort
-from mdmt.errors import RegistrationError, RunError
+from mdmt.errors import IncompleteError, RegistrationError, RunError
 from mdmt.evaluation import evaluate_splits
 from mdmt.messages import ReferenceOrder
 from server.federation import initial_arrays
@@ -151,10 +151,10 @@ def test_a_repeated_reference_order_continues_after_the_last_round_that_was_kept
     assert trained == [1, 2, 2, 3]
 
 
-def test_a_site_that_is_not_connected_holds_up_no_reference(
-    make_config, two_sites, federate, monkeypatch
+def test_a_site_that_is_not_connected_costs_the_others_no_reference(
+    make_config, two_sites, federate, monkeypatch, tmp_path
 ):
-    """The others get theirs at once; the result lacks that site alone."""
+    """The result lacks that site alone, and the run says so."""
     original = InProcessGrid.get_nodes
 
     def without_the_first(self):
@@ -168,19 +168,26 @@ def test_a_site_that_is_not_connected_holds_up_no_reference(
 
     gone = []
     monkeypatch.setattr(InProcessGrid, "get_nodes", without_the_first)
-    aggregation = {"join_timeout": 60}
-    config = make_config(sites=two_sites, references=["local"], aggregation=aggregation)
+    aggregation = {"join_timeout": 0.5}
+    training = {"rounds": 1, "local_steps": 1, "batch_size": 4, "round_timeout": 20}
+    config = make_config(
+        sites=two_sites, references=["local"], aggregation=aggregation, training=training
+    )
     started = time.monotonic()
-    out = federate(config, leave)
+    with pytest.raises(IncompleteError, match=r"clinic \(not connected\) did not measure local;"):
+        federate(config, leave)
     assert gone
-    references = json.loads((out / "metrics.json").read_text())["references"]
-    assert time.monotonic() - started < 30
-    assert set(references["local"]["sites"]) == {"hospital"}
+    (file,) = tmp_path.rglob("metrics.json")
+    metrics = json.loads(file.read_text())
+    assert set(metrics["references"]["local"]["sites"]) == {"hospital"}
+    assert metrics["missing"] == {"local": {"clinic": "not connected"}}
+    assert time.monotonic() - started < 20, "it is waited for as long as registration waits"
 
 
 def test_a_site_whose_connection_broke_is_sent_the_reference_order_again(
-    make_config, two_sites, federate
+    make_config, two_sites, federate, monkeypatch
 ):
+    monkeypatch.setattr("server.messaging._AGAIN", 0.05)
     orders = []
 
     def tamper(number, message, reply):

@@ -7,8 +7,10 @@ import json
 import pytest
 from safetensors.numpy import load_file
 
+from client.site import Site
+from mdmt.cli.show import run_tables
 from mdmt.config import save_config
-from mdmt.errors import BadInput, RunError
+from mdmt.errors import BadInput, IncompleteError, RunError
 from server.run import RunDirectory, find_run
 from simulation.simulate import simulate
 
@@ -100,6 +102,38 @@ def test_a_kill_between_a_rounds_checkpoint_and_its_booking_loses_nothing(
             run(config, out)
     run(config, out, resume=True)
     assert comparable(out) == undisturbed
+
+
+def test_a_final_test_without_a_site_is_incomplete_and_resume_asks_what_is_missing(
+    config, tmp_path, undisturbed, monkeypatch
+):
+    asked, original = [], Site.evaluate
+
+    def evaluate(self, order, blob):
+        asked.append((self.config.name, order.round))
+        if self.config.name == "clinic" and not (out / "metrics.json").exists():
+            raise ValueError("the disk is unplugged")
+        return original(self, order, blob)
+
+    out = tmp_path / "incomplete"
+    monkeypatch.setattr(Site, "evaluate", evaluate)
+    with pytest.raises(IncompleteError, match="start the site, then continue with --resume"):
+        run(config, out)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert set(metrics["missing"]["last"]) == {"clinic"}
+    assert set(metrics["checkpoints"]["last"]["sites"]) == {"hospital"}
+    assert lines(out / "events.jsonl")[-1]["event"] == "incomplete"
+    assert "| - | missing: the site was not tested |" in (out / "release/README.md").read_text()
+    shown = [str(part) for part in run_tables(out)]
+    assert any("incomplete: results are missing: clinic (ValueError" in line for line in shown)
+    assert find_run(out, config) == out
+    asked.clear()
+    run(config, out, resume=True)
+    assert {site for site, _ in asked} == {"clinic"}
+    assert comparable(out) == undisturbed
+    assert "missing" not in (out / "release/README.md").read_text()
+    with pytest.raises(BadInput, match="this run is done"):
+        find_run(out, config)
 
 
 @pytest.mark.parametrize("strategy", ["fedavgm", "fedadam", "fedyogi"])

@@ -19,6 +19,8 @@ from safetensors.numpy import load_file
 
 from client.site import Site
 from mdmt.deployment.processes import is_running
+from mdmt.errors import RunError
+from server.messaging import is_lost
 from server.run import RunDirectory
 from simulation.engine import WorkerGrid, task_identity
 from simulation.simulate import simulate
@@ -73,21 +75,61 @@ def test_any_number_of_workers_gives_the_bits_of_one(config, tmp_path):
         assert os.getpid() not in set.union(*workers)
 
 
-def test_a_worker_that_is_killed_costs_its_site_one_round(config, tmp_path, monkeypatch):
-    original = Site.train
+class _Deaf:
+    """A worker that takes a message and never answers."""
+
+    def __init__(self):
+        self.connection, self.other_end = os.pipe()
+        self.taken = []
+
+    def send(self, message, context):
+        self.taken.append(message.metadata.dst_node_id)
+
+
+def test_a_worker_that_is_killed_costs_no_round(config, tmp_path, monkeypatch):
+    """A fork has what is patched here; the worker that is spawned after it has not."""
+    undisturbed, original = run(config, tmp_path / "undisturbed", 2), Site.train
 
     def train(self, order, arrays):
         if (self.config.name, order.round) == ("hospital", 2):
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, order, arrays)
 
-    monkeypatch.setattr(Site, "train", train)  # a fork has it, the worker spawned after it has not
+    monkeypatch.setattr(Site, "train", train)
     out = run(config, tmp_path / "run", 2)
-    history = lines(out / "history.jsonl")
-    reason = "the training process ended (signal SIGKILL)"
-    assert [line["refusals"] for line in history] == [{}, {}, {"hospital": reason}, {}]
+    assert [line["refusals"] for line in lines(out / "history.jsonl")] == [{}, {}, {}, {}]
     assert len(who_answered(out, "hospital")) == 2
-    assert set(history[3]["sites"]) == {"clinic", "hospital", "ward"}
+    assert outcome(out) == outcome(undisturbed)
+
+
+DEATH = "the training process ended (signal SIGKILL)"
+
+
+class _Mortal(_Deaf):
+    """A worker that dies whenever it gets a message."""
+
+    def receive(self):
+        os.read(self.connection, 1)
+        raise RunError(DEATH)
+
+    def send(self, message, context):
+        super().send(message, context)
+        os.write(self.other_end, b".")
+
+
+def test_a_message_that_kills_its_worker_is_repeated_once():
+    worker = _Mortal()
+    with task_identity():
+        grid = WorkerGrid([worker], {}, 2)
+        content = RecordDict({"config": ConfigRecord({})})
+        first, second = (Message(content, node, "train", ttl=60) for node in grid.get_node_ids())
+        ids = list(grid.push_messages([first, second]))
+        replies = [reply for _ in range(4) for reply in grid.pull_messages(ids)]
+    assert worker.taken == [2, 2, 3, 3]
+    assert [reply.error.code for reply in replies] == [2, 2], (
+        "an answer: the server repeats nothing"
+    )
+    assert not any(is_lost(reply) for reply in replies)
 
 
 def test_an_error_at_a_site_costs_it_one_round_and_no_worker(config, tmp_path, monkeypatch):
@@ -121,17 +163,6 @@ def test_a_run_is_resumed_with_another_number_of_workers(config, tmp_path, monke
         with pytest.raises(KeyboardInterrupt):
             run(config, tmp_path / "killed", 3)
     assert outcome(run(config, tmp_path / "killed", 2, resume=True)) == outcome(whole)
-
-
-class _Deaf:
-    """A worker that takes a message and never answers."""
-
-    def __init__(self):
-        self.connection, self._other_end = os.pipe()
-        self.taken = []
-
-    def send(self, message, context):
-        self.taken.append(message.metadata.dst_node_id)
 
 
 def test_nobody_waits_for_a_site_beyond_its_time():

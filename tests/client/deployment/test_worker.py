@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ import pytest
 
 from client.deployment.worker import Worker
 from mdmt import workers
-from mdmt.errors import ConfigError
+from mdmt.errors import ConfigError, RunError
 
 
 def refuse():
@@ -61,6 +62,59 @@ def test_one_that_was_killed_is_started_again(worker, caplog):
     wait_for_the_end_of(worker)
     worker.tend()
     assert "signal SIGKILL" in caplog.text
+
+
+class Mortal(Worker):
+    """A worker whose process dies at its first messages, so many times."""
+
+    def __init__(self, deaths):
+        super().__init__(ready)
+        self.deaths, self.sent = deaths, []
+
+    def send(self, message, context):
+        self.sent.append(message)
+        if len(self.sent) <= self.deaths:
+            raise RunError("the training process ended (signal SIGKILL)")
+        self.start()
+        self._connection, self.theirs = multiprocessing.Pipe()
+        self.theirs.send("reply")
+
+    def receive(self):
+        return self._connection.recv()
+
+
+@pytest.fixture
+def mortal():
+    made = []
+
+    def make(deaths):
+        made.append(Mortal(deaths))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+def test_a_killed_worker_repeats_its_order_and_says_so(mortal, caplog):
+    worker = mortal(1)
+    assert worker.answer("order", None, lambda: None) == "reply"
+    assert worker.sent == ["order", "order"]
+    assert "signal SIGKILL); a new process repeats the same order" in caplog.text
+
+
+def test_an_order_that_kills_its_worker_is_not_repeated_for_ever(mortal):
+    worker = mortal(9)
+    with pytest.raises(RunError, match="signal SIGKILL"):
+        worker.answer("order", None, lambda: None)
+    assert worker.sent == ["order", "order"]
+
+
+def test_what_nobody_waits_for_is_not_repeated(mortal):
+    worker = mortal(1)
+    with pytest.raises(RunError, match="SIGKILL"):
+        worker.answer("order", None, lambda: "the run was stopped")
+    assert worker.sent == ["order"]
 
 
 def ready():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from builders import PROGNOSIS, federation_dict
-from cli_builders import errors, run_cli
+from cli_builders import errors, run_cli, write_kit_facts
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -38,9 +37,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def kit(tmp_path: Path, cache: Path) -> Path:
     folder = tmp_path / "kit"
-    folder.mkdir()
-    facts = {"name": "ward", "federation": "test", "server": "h:1", "app": "0", "versions": {}}
-    (folder / "kit.json").write_text(json.dumps({"role": "site", "format": 2} | facts))
+    write_kit_facts(folder)
     (folder / "site.yaml").write_text(SITE.replace("CACHE", str(cache)))
     write_recipe(folder)
     return folder

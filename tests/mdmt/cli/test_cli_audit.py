@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from blobs import pack_record
-from cli_builders import run_cli
+from cli_builders import run_cli, write_kit_facts
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from numpy import float32
 
@@ -29,16 +29,7 @@ REPORT = {
 def kit(tmp_path: Path) -> Path:
     """A site's kit whose log holds a training report and an error."""
     folder = tmp_path / "kit"
-    folder.mkdir()
-    facts = {
-        "format": 2,
-        "name": "ward",
-        "federation": "covid",
-        "server": "h:1",
-        "app": "0",
-        "versions": {},
-    }
-    (folder / "kit.json").write_text(json.dumps({"role": "site"} | facts))
+    write_kit_facts(folder)
     task = {"kind": "classification", "classes": ["MILD", "SEVERE"]}
     site = {"name": "ward", "dataset": {"kind": "synthetic"}, "tasks": {"outcome": task}}
     site["state_dir"] = str(tmp_path / "state")
@@ -46,12 +37,12 @@ def kit(tmp_path: Path) -> Path:
     return folder
 
 
-def send(kit: Path) -> None:
+def send(kit: Path, **changes: object) -> None:
     opened = open_site_kit(kit)
     log = open_audit_log(opened, load_site(opened.site_file))
     with task_identity():
         asked = Message(RecordDict({"config": ConfigRecord({"order": '{"round": 1}'})}), 2, "train")
-        content = RecordDict({"report": ConfigRecord({"json": json.dumps(REPORT)})})
+        content = RecordDict({"report": ConfigRecord({"json": json.dumps(REPORT | changes)})})
         content["arrays"] = pack_record({"backbone.w": float32([[1, 2]])})
         log.record(Message(content, reply_to=asked), asked)
         log.record(Message(Error(2, "policy: max_rounds allows 1"), reply_to=asked), asked)
@@ -125,7 +116,7 @@ def test_log_and_head_that_were_removed_together_are_found_out(kit: Path, tmp_pa
     (kit / "audit-head.json").unlink()
     (tmp_path / "state" / "audit.jsonl").unlink()
     assert run_cli("site", "audit", kit).exit_code == 0, "nothing at the site shows it"
-    send(kit)
+    send(kit, round=2)
     result = run_cli("site", "audit", kit, "--expect", head)
     assert result.exit_code == 1
     assert f"no line has the hash {head}" in result.stdout

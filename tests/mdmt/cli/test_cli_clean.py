@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 import yaml
 from builders import PROGNOSIS, federation_dict
-from cli_builders import errors, run_cli
+from cli_builders import errors, run_cli, write_kit_facts
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -25,9 +24,7 @@ OLD, NEW, OTHER = "0" * 12, "1" * 12, "2" * 12
 def kit(tmp_path: Path) -> Path:
     """A site with an approved recipe, a cache of it and one of another size, and three runs."""
     kit = tmp_path / "kit"
-    kit.mkdir()
-    facts = {"name": "ward", "federation": "test", "server": "h:1", "app": "0", "versions": {}}
-    (kit / "kit.json").write_text(json.dumps({"role": "site", "format": 2} | facts))
+    write_kit_facts(kit)
     site = {
         "name": "ward",
         "dataset": {"kind": "synthetic", "patients": 12, "images_per_patient": 1, "size": 32},
