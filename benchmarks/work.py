@@ -38,6 +38,8 @@ class Work:
         With the augmentation that is the default.
     drawn : int
         Side of the drawn radiographs in pixels.
+    private : bool, optional
+        With frozen normalisation: True with differential privacy, False without.
     """
 
     backbone: str
@@ -49,6 +51,7 @@ class Work:
     evaluated: int = 32
     augmented: bool = False
     drawn: int = 64
+    private: bool | None = None
 
     @property
     def patients(self) -> int:
@@ -84,7 +87,19 @@ class Work:
                 "optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.9},
                 "threads": 1,
             },
+            **self._privacy(),
             "sites": {f"site-{i:03d}": site for i in range(self.sites)},
+        }
+
+    def _privacy(self) -> dict[str, Any]:
+        """A step with privacy draws `batch` patients on average."""
+        if self.private is None:
+            return {}
+        rate = self.batch / (self.steps * self.batch + 8)
+        dp = {"noise_multiplier": 1.0, "sample_rate": rate}
+        return {
+            "aggregation": {"weighting": "uniform", "norm_layers": "frozen"},
+            "privacy": {"dp": dp if self.private else None},
         }
 
 

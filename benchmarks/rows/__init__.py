@@ -12,7 +12,7 @@ from benchmarks.rows.profile import profile
 from benchmarks.rows.rounds import deployment, rounds
 from benchmarks.rows.scale import aggregation, scale, scale_ray
 from benchmarks.rows.secure import secure
-from benchmarks.rows.training import loader, site_round
+from benchmarks.rows.training import loader, private_round, site_round
 from benchmarks.rows.wire import wire
 from benchmarks.summary import Row
 
@@ -20,6 +20,7 @@ __all__ = ["ROWS"]
 
 ROWS: dict[str, Callable[[Bench], list[Row]]] = {
     "site-round": site_round,
+    "private-round": private_round,
     "loader": loader,
     "cache": cache,
     "open-cache": open_cache,

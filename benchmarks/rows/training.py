@@ -8,7 +8,7 @@ from benchmarks.rows.figures import bare, pair_row, rounds_of
 from benchmarks.summary import Row
 from benchmarks.work import Work
 
-__all__ = ["loader", "site_round"]
+__all__ = ["loader", "private_round", "site_round"]
 
 _MODELS = {"resnet18": (8, 16), "test_resnet": (32, 32)}
 """Steps of a round, and images of a step."""
@@ -39,6 +39,28 @@ def loader(bench: Bench) -> list[Row]:
         found = bench.turns({kind: _rounds("epochs", kind, work) for kind in kinds})
         what = f"epoch through the loader / from memory, augmented, {backbone} at 128 px"
         rows.append(pair_row(what, found["loader"], found["memory"], "round", 1.05))
+    return rows
+
+
+def private_round(bench: Bench) -> list[Row]:
+    """A round with differential privacy, and the same round without."""
+    rows = []
+    for backbone, (steps, batch) in _MODELS.items():
+        kinds = {"private": True, "plain": False}
+        found = bench.turns(
+            {
+                kind: _rounds(
+                    "site_round",
+                    bench.work(
+                        Work(backbone, 128, 1, 2, steps, batch, 4, drawn=128, private=private),
+                        **_TINY,
+                    ),
+                )
+                for kind, private in kinds.items()
+            }
+        )
+        what = f"DP step / plain step, {backbone} at 128 px"
+        rows.append(pair_row(what, found["private"], found["plain"], "round", None))
     return rows
 
 
