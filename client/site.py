@@ -41,7 +41,7 @@ from mdmt.messages import (
     TrainReport,
     order_hash,
 )
-from mdmt.privacy.account import PrivacyAccount
+from mdmt.privacy.account import open_account
 from mdmt.privacy.dp_training import train_privately
 from mdmt.seeds import derive_seed
 from mdmt.site_round import SiteRound
@@ -208,8 +208,7 @@ class Site:
             if federation.privacy.dp is None:
                 loop = partial(train, seed=self._seed(federation, order.round))
             else:
-                asked = self._order_hash("train", order, blob)
-                account = PrivacyAccount(self.config, asked, federation.hash)
+                account = open_account(self.config, federation, order, blob)
                 loop = partial(train_privately, account=account)
             loop = partial(
                 loop,

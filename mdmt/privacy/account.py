@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mdmt import __version__
-from mdmt.config import SiteConfig
+from mdmt.config import FederationConfig, SiteConfig
 from mdmt.data.cohort import Cohort
 from mdmt.errors import StateError
+from mdmt.messages import TrainOrder, order_hash
 from mdmt.privacy.accounting import Mechanism
 from mdmt.privacy.ledger import Ledger
 from mdmt.privacy.noise import NoiseSource
@@ -43,7 +44,7 @@ class PrivacyAccount:
     ----------
     site : SiteConfig
     order : str
-        Hash of the order (`mdmt.messages.order_hash`).
+        Hash of the order.
     recipe : str
         Hash of the recipe.
     """
@@ -86,6 +87,17 @@ class PrivacyAccount:
 def open_ledger(site: SiteConfig) -> Ledger:
     """Return the ledger of a site. Names of federations have no dot, so none can name this file."""
     return Ledger(site.state_root / "dp.ledger.jsonl")
+
+
+def open_account(
+    site: SiteConfig, federation: FederationConfig, order: TrainOrder, blob: bytes
+) -> PrivacyAccount:
+    """Return the account for an order: its hash is the same in every engine.
+
+    The table of secure aggregation is not in the hash: it decides the masks, and no gradient.
+    """
+    text = order.model_copy(update={"secure": None}).model_dump_json()
+    return PrivacyAccount(site, order_hash("train", text, blob), federation.hash)
 
 
 def site_secret(folder: Path) -> bytes:

@@ -31,7 +31,7 @@ class Entry(Strict):
 
     time: str
     order: str
-    """Hash of the order (`mdmt.messages.order_hash`)."""
+    """Hash of the order, without the table of secure aggregation."""
     recipe: str
     """Hash of the recipe."""
     identity: str
