@@ -23,6 +23,8 @@ patient ids: it is for the machine where the error occurred and is never sent. T
 
 from __future__ import annotations
 
+from mdmt.untrusted import shown
+
 __all__ = [
     "BadInput",
     "ConfigError",
@@ -98,5 +100,9 @@ class IncompleteError(RunError):
 class Refused(MDMTError):
     """The server cannot use a site's answer.
 
-    The round continues without the site. The text is a sentence for the history.
+    The round continues without the site. The text is a sentence for the history. It can quote what
+    the site sent, so it is bounded and control characters are escaped.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(shown(text))

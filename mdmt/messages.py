@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator
-from typing import Annotated, Any, Final, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol, Self, get_args
 
-from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, model_validator
 
-from mdmt.strict import Strict
+from mdmt.data.manifest import Split
+from mdmt.strict import Name, Short, Strict
 from mdmt.tasks import AnyTask
+from mdmt.untrusted import printable
 
 PROTOCOL: Final = 2
 """Version of these messages. Server and sites must use the same version."""
@@ -22,7 +24,6 @@ LONGEST_ORDER: Final = 2**22
 LONGEST_REPORT: Final = 2**20
 """Largest report or site card in characters. Ten tasks with a hundred metrics each need a
 twentieth of it."""
-Short = Annotated[str, StringConstraints(max_length=128)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 _COUNT = TypeAdapter(Count)
 Number = Annotated[float | int, Field(ge=-1e30, le=1e30)]
@@ -35,7 +36,9 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
 """The name of a folder at every site. It must not contain a path."""
 MetricName = Annotated[
-    str, StringConstraints(max_length=128, pattern=r"^[^/\s\x00-\x1f\x7f]+/[^/\x00-\x1f\x7f]+$")
+    str,
+    StringConstraints(max_length=128, pattern=r"^[^/\s]+/[^/]+$"),
+    AfterValidator(printable),
 ]
 
 
@@ -56,6 +59,9 @@ Metrics = Annotated[dict[MetricName, Number | None], AfterValidator(_counted)]
 """``task/metric`` → value; None if it is undefined, or withheld by the policy of the site."""
 Histogram = dict[Short, dict[Short, Count] | None]
 """Target column → label → count; None if withheld."""
+_PACKAGES = 64
+"""Largest number of versions in a card."""
+Tasks = Annotated[dict[Name, AnyTask], Field(min_length=1, max_length=MOST_TASKS)]
 
 
 class Query(Strict):
@@ -70,20 +76,29 @@ class SiteCard(Strict):
     """Site → server at registration: the identity, tasks and counts of the site."""
 
     protocol: Literal[2] = PROTOCOL
-    name: Short
+    name: Name
     federation: Short
     """Hash of the recipe in the query."""
-    tasks: dict[Short, AnyTask]
-    images: dict[Short, Count | None]
+    tasks: Tasks
+    images: dict[Split, Count | None]
     """Images per split; None if withheld."""
-    counts: dict[Short, dict[Short, Count | None]]
+    counts: dict[Name, dict[Split, Count | None]]
     """n_{s,t}: labelled outputs per task and split; None if withheld. 0 is never withheld."""
-    histogram: dict[Short, Histogram]
+    histogram: dict[Name, Histogram]
     """Histogram of training labels by task."""
     data: Short
     """Fingerprint of the site's preprocessed images and labels (`Cohort.fingerprint`)."""
     device: Short
-    versions: dict[Short, Short]
+    versions: Annotated[dict[Short, Short], Field(max_length=_PACKAGES)]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        splits = set(get_args(Split))
+        if set(self.images) != splits or any(set(c) != splits for c in self.counts.values()):
+            raise ValueError(f"expected the splits {sorted(splits)}")
+        if set(self.counts) != set(self.tasks) or not set(self.histogram) <= set(self.tasks):
+            raise ValueError("expected counts of each task, and of no other")
+        return self
 
     def labels(self, task: str) -> int | None:
         """Return n_{s,t} of the training split; None if withheld."""
@@ -161,7 +176,7 @@ class TrainReport(Strict):
     With secure aggregation it contains no number besides seconds: metrics are in the masked update.
     """
 
-    site: Short
+    site: Name
     round: int
     validation: Metrics
     """Metrics of the received model, which is the model of the previous round."""
@@ -180,6 +195,11 @@ class TrainReport(Strict):
         """The tasks in the report."""
         return _tasks(self.validation, self.losses)
 
+    @property
+    def evaluated(self) -> Iterator[tuple[Split, Metrics]]:
+        """The splits that were evaluated, with their metrics."""
+        yield "val", self.validation
+
 
 class EvaluateOrder(Strict):
     """Server → site: evaluate the model of a round with the site's memory of this round."""
@@ -192,7 +212,7 @@ class EvaluateOrder(Strict):
 class EvaluateReport(Strict):
     """Site → server: metrics on validation and test."""
 
-    site: Short
+    site: Name
     round: int
     metrics: dict[Literal["val", "test"], Metrics]
 
@@ -200,6 +220,11 @@ class EvaluateReport(Strict):
     def tasks(self) -> set[str]:
         """The tasks in the report."""
         return _tasks(*self.metrics.values())
+
+    @property
+    def evaluated(self) -> Iterator[tuple[Split, Metrics]]:
+        """The splits that were evaluated, with their metrics."""
+        yield from self.metrics.items()
 
 
 Reference = Literal["constant", "local"]
@@ -218,7 +243,7 @@ class ReferenceOrder(Strict):
 class ReferenceReport(Strict):
     """Site → server: metrics of each reference on validation and test."""
 
-    site: Short
+    site: Name
     round: int
     metrics: dict[Reference, dict[Literal["val", "test"], Metrics]]
 
@@ -227,23 +252,38 @@ class ReferenceReport(Strict):
         """The tasks in the report."""
         return _tasks(*(m for splits in self.metrics.values() for m in splits.values()))
 
+    @property
+    def evaluated(self) -> Iterator[tuple[Split, Metrics]]:
+        """The splits that were evaluated, with their metrics."""
+        for splits in self.metrics.values():
+            yield from splits.items()
+
 
 class Report(Protocol):
     """The common fields of all reports."""
 
-    site: str
-    round: int
+    @property
+    def site(self) -> str:
+        """The name of the site."""
+
+    @property
+    def round(self) -> int:
+        """The round of the order."""
 
     @property
     def tasks(self) -> set[str]:
         """The tasks in the report."""
+
+    @property
+    def evaluated(self) -> Iterator[tuple[Split, Metrics]]:
+        """The splits that were evaluated, with their metrics."""
 
 
 def protocol_of(text: str) -> int:
     """Return the protocol of a query or site card of any version; 0 if it has none."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return 0
     number = found.get("protocol", 0) if isinstance(found, dict) else 0
     return number if isinstance(number, int) else 0

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mdmt.shares import limit_shares
 from mdmt.tasks import Task
 from mdmt.tasks.base import FloatArray
 
@@ -131,7 +132,7 @@ def bootstrap_interval(
 
 
 def weighted_mean_metrics(
-    sites: Mapping[str, Mapping[str, float | int | None]],
+    sites: Mapping[str, Mapping[str, float | int | None]], max_weight: float | None = None
 ) -> dict[str, float | int | None]:
     """Return the mean of each ``task/metric`` over sites, weighted by ``task/examples``.
 
@@ -141,6 +142,8 @@ def weighted_mean_metrics(
     ----------
     sites : mapping of str to mapping
         Metrics of each site from `evaluate_task`, with the task in the name.
+    max_weight : float, optional
+        Largest weight of a site (`limit_shares`).
 
     Returns
     -------
@@ -155,24 +158,37 @@ def weighted_mean_metrics(
     ... )
     {'t/mae': 1.25, 't/examples': 4}
     """
-    ordered = [sites[name] for name in sorted(sites)]
+    ordered = dict(sorted(sites.items()))
     result: dict[str, float | int | None] = {}
-    for key in dict.fromkeys(key for site in ordered for key in site):
+    for key in dict.fromkeys(key for site in ordered.values() for key in site):
         support = f"{key.partition('/')[0]}/examples"
         if key == support:
-            counts = [site.get(key, 0) for site in ordered]
+            counts = [site.get(key, 0) for site in ordered.values()]
             result[key] = None if None in counts else sum(int(n) for n in counts if n)
             continue
-        terms = [
-            (value, site[support])
-            for site in ordered
+        values = {
+            name: value
+            for name, site in ordered.items()
             if (value := site.get(key)) is not None and site.get(support, 0) != 0
-        ]
-        withheld = any(weight is None for _, weight in terms)
-        weights = [1 if withheld or weight is None else weight for _, weight in terms]
-        mean = sum(value * w for (value, _), w in zip(terms, weights, strict=True))
-        result[key] = mean / sum(weights) if terms else None
+        }
+        weights = _weights({name: ordered[name][support] for name in values}, max_weight)
+        mean = sum(value * weights[name] for name, value in values.items())
+        result[key] = mean / sum(weights.values()) if values else None
     return result
+
+
+def _weights(
+    examples: Mapping[str, float | int | None], max_weight: float | None
+) -> dict[str, float]:
+    """Return weights by site, with any sum: equal ones if a site withholds its examples."""
+    known = {name: n for name, n in examples.items() if n is not None}
+    weights: dict[str, float] = (
+        {**known} if len(known) == len(examples) else dict.fromkeys(examples, 1)
+    )
+    whole = sum(weights.values())
+    shares = {name: weight / whole for name, weight in weights.items()}
+    limited = limit_shares(shares, max_weight)
+    return weights if limited == shares else limited
 
 
 def _labelled_rows(targets: FloatArray) -> NDArray[np.bool_]:

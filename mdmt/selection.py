@@ -70,7 +70,7 @@ class Selection:
         dict
             Means over the reporting sites, weighted by their labelled images.
         """
-        means = weighted_mean_metrics(validation)
+        means = weighted_mean_metrics(validation, self.config.aggregation.max_weight)
         complete = {task for task, sites in expected.items() if set(sites) <= set(validation)}
         self._book(number, means, complete, lambda key: _defined(key, validation))
         if complete >= set(expected):

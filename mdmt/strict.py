@@ -9,6 +9,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mdmt.errors import ConfigError
 from mdmt.registry import Registry
+from mdmt.untrusted import printable
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -28,6 +29,8 @@ Names = Annotated[tuple[str, ...], AfterValidator(_distinct)]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 """Letters, digits, ``-`` and ``_``: names become folder and metric names."""
+Short = Annotated[str, Field(max_length=128), AfterValidator(printable)]
+"""A line of text from another party. It is safe to show."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]

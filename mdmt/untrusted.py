@@ -1,17 +1,10 @@
-"""Text that another party wrote: bounded, and without control characters.
+"""Text that another party wrote is bounded and has no control characters wherever it is shown.
 
-A terminal obeys escape sequences, so no such text may reach one. Messages refuse it when they are
-read (`Short`); a refusal that quotes such text escapes it (`shown`).
+A terminal obeys escape sequences. Messages refuse such text when they are read
+(`mdmt.strict.Short`). A refusal, which can quote a message, escapes it (`mdmt.errors.Refused`).
 """
 
 from __future__ import annotations
-
-from typing import Annotated
-
-from pydantic import AfterValidator, StringConstraints
-
-LONGEST = 128
-"""Largest number of characters of a name that a site sends."""
 
 
 def printable(text: str) -> str:
@@ -25,10 +18,6 @@ def printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("expected text without control characters")
     return text
-
-
-Short = Annotated[str, StringConstraints(max_length=LONGEST), AfterValidator(printable)]
-"""A short line of text from another party."""
 
 
 def shown(text: str, longest: int = 500) -> str:

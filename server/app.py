@@ -64,7 +64,7 @@ def federate(
 ) -> None:
     """Run all steps of a federation."""
     run.event("registration", sites=expected or sorted(config.sites))
-    registry = register_sites(grid, config, run.event, expected)
+    registry = register_sites(grid, config, run.event, expected, run.former_cards())
     run.write_sites(config, registry.sites)
     federation = begin(config, registry)
     resumed = resume and run.begun

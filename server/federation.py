@@ -25,6 +25,7 @@ from mdmt.models import (
     optimised_names,
     uploaded_names,
 )
+from mdmt.privacy.dp_training import check_private_model
 from mdmt.selection import Selection
 from mdmt.weighting import loss_coefficients
 from server.norm_bound import History
@@ -149,7 +150,10 @@ def initial_arrays(config: FederationConfig) -> Arrays:
 
 def _initial_model(config: FederationConfig) -> MDMTModel:
     shared = tuple(config.tasks) if config.aggregation.heads == "shared" else ()
-    return build_model(config, shared, weights=True)
+    model = build_model(config, shared, weights=True)
+    if config.privacy.dp is not None:
+        check_private_model(model, config)
+    return model
 
 
 def restore(federation: Federation, run: RunDirectory) -> None:

@@ -23,6 +23,8 @@ from mdmt.messages import (
     SiteCard,
     TrainReport,
 )
+from mdmt.untrusted import shown
+from server.claims import check_report
 from server.flower import ErrorCode
 
 _FIRST_POLL, _LAST_POLL = 0.05, 1.0
@@ -230,6 +232,7 @@ def read_report(kind: type[R], reply: Message, card: SiteCard, number: int) -> R
         raise Refused(f"the report is of site {report.site[:64]}, round {report.round}")
     if unknown := report.tasks - set(card.tasks):
         raise Refused(f"the report names the task {min(unknown)[:64]!r}, which the site lacks")
+    check_report(card, report)
     return report
 
 
@@ -254,5 +257,4 @@ def is_unavailable(reply: Message) -> bool:
 
 def reason(reply: Message) -> str:
     """Return the text of an error reply as one short line: a site can write any text."""
-    words = " ".join(without_head(str(reply.error.reason)).split())
-    return "".join(letter for letter in words if letter.isprintable())[:200]
+    return shown(without_head(str(reply.error.reason)), 200)

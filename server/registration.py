@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -15,7 +15,8 @@ from mdmt.errors import Refused, RegistrationError
 from mdmt.messages import SiteCard
 from server.flower import NodeInfo
 from server.messaging import Replies, deadline
-from server.site_registry import SiteRegistry, node_name, read_card, site_problems
+from server.site_cards import read_card
+from server.site_registry import SiteRegistry, node_name
 
 
 def register_sites(
@@ -23,6 +24,7 @@ def register_sites(
     config: FederationConfig,
     on_event: Callable[..., None] = lambda kind, **facts: None,
     expected: Iterable[str] = (),
+    former: Mapping[str, SiteCard] | None = None,
 ) -> SiteRegistry:
     """Query every connected node for its site card. Refuse a federation that cannot work.
 
@@ -31,18 +33,21 @@ def register_sites(
     grid : Grid
     config : FederationConfig
         In a simulation all `sites` must answer. Otherwise at least `aggregation.min_sites` must
-        answer, and with ``on_missing: continue`` a node that cannot answer is left out.
+        answer, and with ``on_missing: continue`` a node that cannot answer, or whose card cannot
+        be used, is left out.
     on_event : callable
         See `SiteRegistry`.
     expected : iterable of str
         Sites to wait for, at most `aggregation.join_timeout`.
+    former : mapping of str to SiteCard, optional
+        See `SiteRegistry`.
 
     Raises
     ------
     RegistrationError
         The message has one sentence for each problem.
     """
-    registry = SiteRegistry(grid, config, on_event)
+    registry = SiteRegistry(grid, config, on_event, former)
     wanted = max(config.aggregation.min_sites, len({*expected, *config.sites}))
     nodes, answers = _query(grid, config, registry, wanted)
     if not nodes:
@@ -50,18 +55,21 @@ def register_sites(
             f"no site connected within {config.aggregation.join_timeout:.0f} s;"
             " start the sites, or raise aggregation.join_timeout"
         )
-    cards: list[tuple[NodeInfo, SiteCard]] = []
+    cards: dict[str, tuple[NodeInfo, SiteCard]] = {}
     without: dict[str, str] = {}
     for node in nodes:
+        name, card = node_name(node), None
         try:
             card = read_card(node, answers.get(node.node_id))
             if card is not None:
-                cards.append((node, card))
+                name = card.name
+                registry.check(card, cards)
+                cards[card.name] = node, card
         except Refused as refused:
-            without[node_name(node)] = str(refused)
+            without[name] = str(refused)
             if node.node_id not in answers:
                 registry.forget(node)
-    problems = check_cards(config, [card for _, card in cards])
+    problems = check_cards(config, [card for _, card in cards.values()])
     if problems or config.sites or config.aggregation.on_missing == "stop":
         problems = [f"{name}: {why}" for name, why in without.items()] + problems
     if problems:
@@ -69,7 +77,7 @@ def register_sites(
     heads = {node_name(n): head_of(answers[n.node_id]) for n in nodes if n.node_id in answers}
     for name, why in without.items():
         on_event("refused", site=name, reason=why, head=heads.get(name))
-    for node, card in sorted(cards, key=lambda pair: pair[1].name):
+    for _, (node, card) in sorted(cards.items()):
         registry.register(node, card, head_of(answers[node.node_id]))
     return registry
 
@@ -109,8 +117,6 @@ def check_cards(config: FederationConfig, cards: Iterable[SiteCard]) -> list[str
             f"aggregation.max_weight {largest:g} needs at least {math.ceil(1 / largest)} sites,"
             f" {len(cards)} answered"
         )
-    for position, card in enumerate(cards):
-        problems += site_problems(config, card, cards[:position])
     for task in config.tasks:
         if all(card.labels(task) == 0 for card in cards):
             problems.append(f"no site has training labels of the task {task}")

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from mdmt.files import atomic_path, render, write_json, write_text
 from mdmt.messages import SiteCard
+from mdmt.privacy.accounting import describe_cost
 from mdmt.releases import RELEASE_FORMAT, backbone_file
 from server.federation import Federation
 from server.run import RunDirectory, versions
@@ -83,6 +84,7 @@ def _model_card(
         origin=_origin(config.model.weights),
         sites=len(sites),
         results=results,
+        privacy=describe_cost(config),
         rounds=rounds,
         versions=versions(),
     )

@@ -211,6 +211,12 @@ class RunDirectory:
         """True if there is a checkpoint or a history to continue from."""
         return bool(self.checkpoints.rounds()) or (self.folder / "history.jsonl").exists()
 
+    def former_cards(self) -> dict[str, SiteCard]:
+        """Return the cards of the sites that took part before this run was resumed."""
+        file = self.folder / "sites.json"
+        former = read_json(file)["sites"] if file.exists() else {}
+        return {name: SiteCard.model_validate(card) for name, card in former.items()}
+
     def write_sites(self, config: FederationConfig, cards: Mapping[str, SiteCard]) -> None:
         """Write the configuration, the site cards and the versions.
 

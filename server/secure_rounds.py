@@ -13,14 +13,7 @@ from pydantic import ValidationError
 from mdmt.algorithms import State
 from mdmt.blob import Arrays, unpack
 from mdmt.errors import Refused, RegistrationError, RunError
-from mdmt.messages import (
-    LONGEST_REPORT,
-    KeyOrder,
-    KeyStatement,
-    Metrics,
-    SecureRound,
-    SiteCard,
-)
+from mdmt.messages import LONGEST_REPORT, KeyOrder, KeyStatement, Metrics, SecureRound, SiteCard
 from mdmt.privacy.metric_sums import METRICS, MetricLayout, MetricSums, from_words
 from mdmt.privacy.statements import signer_of
 from mdmt.privacy.tables import cohort_problem, fixed_point, round_table

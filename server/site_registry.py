@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from pydantic import ValidationError
 
-from mdmt import __version__
 from mdmt.audit_head import head_of
 from mdmt.config import FederationConfig
 from mdmt.errors import Refused
-from mdmt.messages import PROTOCOL, Query, SiteCard, protocol_of
+from mdmt.messages import Query, SiteCard
 from server.flower import NodeInfo
-from server.messaging import is_lost, reason
+from server.messaging import is_lost
+from server.site_cards import check_card, read_card
 
 _PAUSE = 0.2
 """Seconds between two polls for nodes."""
@@ -33,13 +32,22 @@ class SiteRegistry:
     config : FederationConfig
     on_event : callable
         Called with ``"joined"`` or ``"refused"``, ``site``, ``head`` and, if refused, ``reason``.
+    former : mapping of str to SiteCard
+        Cards of the sites that took part in this run before it was resumed.
     """
 
-    def __init__(self, grid: Grid, config: FederationConfig, on_event: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        config: FederationConfig,
+        on_event: Callable[..., None],
+        former: Mapping[str, SiteCard] | None = None,
+    ) -> None:
         self.cards: dict[int, SiteCard] = {}
         self.connected: set[int] = set()
         self.left: set[int] = set()
         """Nodes that stayed away until a deadline. Nobody waits for them before they are back."""
+        self._former = dict(former or {})
         self._grid, self._config, self._on_event = grid, config, on_event
         self._queried: dict[int, str] = {}
         self._waiting: dict[str, tuple[NodeInfo, float]] = {}
@@ -101,11 +109,20 @@ class SiteRegistry:
             messages.append(Message(content, node.node_id, MessageType.QUERY, ttl=timeout))
         return messages
 
+    def check(self, card: SiteCard, others: Collection[str]) -> None:
+        """Check that a site can take part beside `others`; see `check_card`."""
+        check_card(self._config, card, others, self._former.get(card.name))
+
     def register(self, node: NodeInfo, card: SiteCard, head: str | None) -> None:
         """Register a site with its current node. `head` came with its card."""
         for former in [n for n, known in self.cards.items() if known.name == card.name]:
             del self.cards[former]
         self.cards[node.node_id] = card
+        before = self._former.get(card.name, card)
+        self._former[card.name] = card
+        if before.data != card.data:
+            message = f"{card.name} has other data than when it registered before"
+            self._on_event("notice", message=message)
         self._on_event("joined", site=card.name, head=head)
 
     def close(self, sites: Iterable[str]) -> list[str]:
@@ -147,9 +164,7 @@ class SiteRegistry:
                 return
             if self._admitted is not None and card.name not in self._admitted:
                 raise Refused("secure aggregation: the sites of a run are fixed")
-            others = [known for known in self.sites.values() if known.name != card.name]
-            if problems := site_problems(self._config, card, others):
-                raise Refused("; ".join(problems))
+            self.check(card, set(self.sites) - {card.name})
         except Refused as refused:
             self._on_event(
                 "refused", site=node_name(node), reason=str(refused), head=head_of(reply)
@@ -161,59 +176,3 @@ class SiteRegistry:
 def node_name(node: NodeInfo) -> str:
     """Return the registered name of a node's key, or its number if it has no name."""
     return node.name or f"node {node.node_id}"
-
-
-def read_card(node: NodeInfo, reply: Message | None) -> SiteCard | None:
-    """Read the site card of an answer; None for a simulated node without a site.
-
-    Raises
-    ------
-    Refused
-        The node did not answer, sent something else, or answered for another site.
-    """
-    if reply is None:
-        raise Refused("did not answer in time")
-    if reply.has_error():
-        raise Refused(reason(reply))
-    try:
-        text = str(reply.content.config_records["report"]["json"])
-        if text == "null":
-            return None
-        if (protocol := protocol_of(text)) != PROTOCOL:
-            raise Refused(
-                f"speaks protocol {protocol} and this server protocol {PROTOCOL} (mdmt"
-                f" {__version__}): install the same version at both ends"
-            )
-        card = SiteCard.model_validate_json(text)
-    except (KeyError, ValidationError) as error:
-        raise Refused("did not send a site card") from error
-    if node.name and node.name != card.name:
-        raise Refused(f"holds the key of {node.name} but says it is {card.name}")
-    return card
-
-
-def site_problems(
-    config: FederationConfig, card: SiteCard, others: Iterable[SiteCard]
-) -> list[str]:
-    """Return each reason why a site cannot take part in this federation, as a sentence."""
-    problems = []
-    if card.name in {other.name for other in others}:
-        problems.append(f"two sites are called {card.name}")
-    if card.federation != config.hash:
-        problems.append(f"site {card.name} answered for another federation")
-    for task, space in card.tasks.items():
-        if task not in config.tasks:
-            problems.append(
-                f"site {card.name} offers the task {task}, which the federation does not define"
-            )
-        elif difference := config.space(task).disagreement(space):
-            problems.append(f"site {card.name} disagrees on the task {task}: {difference}")
-    if all(card.labels(task) == 0 for task in card.tasks):
-        problems.append(f"site {card.name} has no labelled training sample")
-    withheld = [task for task in card.tasks if card.labels(task) is None]
-    if withheld and config.aggregation.weighting != "uniform":
-        problems.append(
-            f"site {card.name} withholds how many labels of the task {withheld[0]} it has, which"
-            " needs aggregation.weighting: uniform"
-        )
-    return problems

@@ -17,8 +17,8 @@ from mdmt.data.cache import POSITION, default_cache_dir
 from mdmt.data.manifest import Split
 from mdmt.errors import PolicyError
 from mdmt.models import MDMTModel, build_model, get_arrays, uploaded_names
-from mdmt.privacy.account import open_ledger
 from mdmt.privacy.accounting import epsilon, private_steps, recipe_mechanism
+from mdmt.privacy.ledger import open_ledger
 from mdmt.seeds import derive_seed
 from mdmt.training import round_batches, steps_per_round
 from mdmt.wire import Codec

@@ -72,6 +72,10 @@ def run_tables(folder: Path) -> Iterator[RenderableType]:
     elif run.history:
         yield _validation_table(run)
     yield _cost(run)
+    if run.config.privacy.dp is not None:
+        from mdmt.privacy.accounting import describe_cost
+
+        yield f"Differential privacy: {describe_cost(run.config)}"
     if run.outcome != "done":
         yield f"{run.folder.name}: {run.outcome}"
 

@@ -35,6 +35,8 @@ def validate(
         federation = build_config(FederationConfig, keys, path)
         sites, seed = dict(federation.sites), federation.seed
         problems = list(_disagreements(federation))
+        if federation.privacy.dp is not None:
+            problems += _privacy_problems(federation)
     typer.echo(f"{path}: valid configuration")
     for problem in problems:
         typer.echo(f"error: {problem}")
@@ -55,6 +57,20 @@ def _disagreements(federation: FederationConfig) -> Iterator[str]:
     for task in federation.tasks:
         if federation.sites and task not in offered:
             yield f"no site offers the task {task}"
+
+
+def _privacy_problems(federation: FederationConfig) -> Iterator[str]:
+    """Print what the recipe spends. Yield the reason if the backbone cannot be trained so."""
+    from mdmt.errors import ConfigError
+    from mdmt.models import build_model
+    from mdmt.privacy.accounting import describe_cost
+    from mdmt.privacy.dp_training import check_private_model
+
+    typer.echo(f"differential privacy: {describe_cost(federation)}")
+    try:
+        check_private_model(build_model(federation, (), weights=False), federation)
+    except ConfigError as error:
+        yield str(error)
 
 
 def _check_dataset(site: SiteConfig, seed: int) -> bool:

@@ -30,7 +30,7 @@ from mdmt.data.cohort import Cohort
 from mdmt.errors import StateError
 from mdmt.messages import TrainOrder, order_hash
 from mdmt.privacy.accounting import Mechanism
-from mdmt.privacy.ledger import Ledger
+from mdmt.privacy.ledger import LEDGER, open_ledger
 from mdmt.privacy.noise import NoiseSource
 
 SECRET_BYTES = 32
@@ -84,11 +84,6 @@ class PrivacyAccount:
         return NoiseSource(secret, identity)
 
 
-def open_ledger(site: SiteConfig) -> Ledger:
-    """Return the ledger of a site. Names of federations have no dot, so none can name this file."""
-    return Ledger(site.state_root / "dp.ledger.jsonl")
-
-
 def open_account(
     site: SiteConfig, federation: FederationConfig, order: TrainOrder, blob: bytes
 ) -> PrivacyAccount:
@@ -122,7 +117,7 @@ def site_secret(folder: Path) -> bytes:
 def _make_secret(path: Path) -> None:
     """Write a new secret, unless another process is faster."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    ledger = path.with_name("dp.ledger.jsonl")
+    ledger = path.with_name(LEDGER)
     os.close(os.open(ledger, os.O_CREAT | os.O_RDWR, 0o600))
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".dp.secret.")  # mode 0600
     try:

@@ -99,15 +99,19 @@ def _opacus() -> ModuleType:
     try:
         from opacus.accountants.analysis import rdp
     except ImportError as error:
-        raise ConfigError('privacy.dp: ε needs Opacus: pip install "mdmt[dp]"') from error
+        raise ConfigError('ε needs Opacus: pip install "mdmt[dp]"') from error
     return rdp  # type: ignore[no-any-return]
 
 
 def describe_cost(config: FederationConfig, delta: float = DELTA) -> str | None:
-    """Return in a sentence what the recipe spends at a site; None without `privacy.dp`."""
+    """Return in a phrase what the recipe spends at each site; None without `privacy.dp`."""
     mechanism = recipe_mechanism(config)
     if mechanism is None:
         return None
+    try:
+        spent = f"ε = {epsilon([mechanism], delta):.2f} at δ = {delta:g}"
+    except ConfigError as error:
+        spent = f"ε is unknown, because {error}"
     q, sigma, steps = mechanism
     how = f"{steps} steps, sampling probability {q:g}, noise multiplier {sigma:g}"
-    return f"ε = {epsilon([mechanism], delta):.2f} at δ = {delta:g} for each patient ({how})"
+    return f"{spent} for each training patient ({how})"

@@ -17,11 +17,13 @@ from typing import Annotated, BinaryIO
 
 from pydantic import Field, ValidationError
 
-from mdmt.config.site import Policy
+from mdmt.config.site import Policy, SiteConfig
 from mdmt.errors import PolicyError, StateError
 from mdmt.privacy.accounting import Mechanism, epsilon
 from mdmt.strict import Positive, Strict
 
+LEDGER = "dp.ledger.jsonl"
+"""Name of the file in the state folder. Names of federations have no dot, so none is this name."""
 _NOTHING = "0" * 64
 """What the first line names as the hash of the line before."""
 
@@ -150,6 +152,11 @@ class Ledger:
             entries.append(entry)
             previous = hashlib.sha256(line).hexdigest()
         return entries, previous
+
+
+def open_ledger(site: SiteConfig) -> Ledger:
+    """Return the ledger of a site."""
+    return Ledger(site.state_root / LEDGER)
 
 
 def _check_budget(policy: Policy, mechanisms: Sequence[Mechanism]) -> None:

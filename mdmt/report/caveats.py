@@ -86,7 +86,12 @@ def _result_caveats(run: Run) -> Iterator[str]:
                     what = f"{metric_name(metric)} of {task} at {site}"
                     why = "there, predictions or labels do not vary"
                     yield f"{what} is undefined for {', '.join(names)}: {why}."
-            if not tests.get("local only"):
+            if not tests.get("local only") and run.config.privacy.dp is not None:
+                yield (
+                    f"{task} at {site} has no local-only reference, which would not be private:"
+                    " whether the federation helped cannot be said."
+                )
+            elif not tests.get("local only"):
                 yield (
                     f"{task} at {site} has no local-only reference: whether the federation helped"
                     " cannot be said; see `references` in docs/configuration.md."

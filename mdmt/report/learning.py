@@ -33,6 +33,8 @@ def run_learning(run: Run) -> list[Figure | str]:
         places = ({"all sites": {"validation": line["tasks"]}} for line in history)
         history = [line | {"sites": of} for line, of in zip(history, places, strict=True)]
     figures = _figures({"federated": [history]}, spaces, caption, kept)
+    if history and run.config.privacy.dp is not None:
+        return ["With privacy.dp, sites withhold validation metrics: there are no curves."]
     return [*figures] or ["No round is finished yet."]
 
 

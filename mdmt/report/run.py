@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from mdmt.privacy.accounting import describe_cost
 from mdmt.report.canvas import Estimate, arm_colours, name_rows, panel
 from mdmt.report.caveats import run_caveats
 from mdmt.report.figures import draw_bars
@@ -64,6 +65,8 @@ def _summary(run: Run) -> Iterator[str]:
                 gain = describe_gain(final.get(key), local.get(key), space.primary_is_better_when)
                 sentence += f"; trained alone {format_metric(local, key)} (difference {gain})"
             yield f"{sentence}."
+    if cost := describe_cost(run.config):
+        yield f"Differential privacy: {cost}."
     if run.metrics is None:
         # Why a run failed may name files, and stays on its machine.
         state = "failed" if run.outcome.startswith("failed") else run.outcome

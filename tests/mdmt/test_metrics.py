@@ -192,3 +192,15 @@ def test_a_statistic_with_several_values_has_an_interval_for_each() -> None:
     low, high = bootstrap(means, np.array(list("abcd")), seed=0, resamples=2000)
     assert (low[0], high[0]) == pytest.approx((1.0, 3.0), abs=0.01)
     assert np.isnan([low[1], high[1]]).all()
+
+
+def test_a_largest_weight_limits_what_many_claimed_images_decide():
+    sites = {
+        "a": {"t/auroc": 0.5, "t/examples": 40},
+        "b": {"t/auroc": 0.7, "t/examples": 60},
+        "x": {"t/auroc": 1.0, "t/examples": 10**9},
+    }
+    assert weighted_mean_metrics(sites)["t/auroc"] == pytest.approx(1.0)
+    limited = weighted_mean_metrics(sites, 0.5)["t/auroc"]
+    assert limited == pytest.approx(0.2 * 0.5 + 0.3 * 0.7 + 0.5 * 1.0)
+    assert weighted_mean_metrics(sites, 0.9999999999) == weighted_mean_metrics(sites)

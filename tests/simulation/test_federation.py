@@ -362,7 +362,7 @@ def test_a_repeated_round_gives_the_same_bits(make_config, two_sites, federate, 
     [
         (
             {"prognosis": {"kind": "classification", "classes": ["SEVERE", "MILD"]}},
-            "site hospital disagrees on the task prognosis: classes",
+            "hospital: disagrees on the task prognosis: classes",
         ),
         ({"outcome": dict(PROGNOSIS)}, "hospital"),
     ],

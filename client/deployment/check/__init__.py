@@ -11,6 +11,7 @@ from client.deployment.check.kit import (
     check_ca,
     check_dataset,
     check_key,
+    check_privacy_account,
     check_site_file,
     check_table,
 )
@@ -23,6 +24,7 @@ from client.deployment.check.server import (
     check_server,
 )
 from mdmt.deployment.kits import SiteKit
+from mdmt.privacy.ledger import open_ledger
 
 __all__ = ["Check", "check_site"]
 
@@ -72,5 +74,7 @@ def check_site(
     yield check_folder("state_dir", site.state_root)
     yield check_approval(site)
     yield check_audit_log(kit, site)
+    if site.policy.max_epsilon is not None or open_ledger(site).path.exists():
+        yield check_privacy_account(site)
     yield check_folder("cache_dir", site.cache_dir or default_cache_dir())
     yield check_table(site) if starting else check_dataset(site, progress)

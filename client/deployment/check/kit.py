@@ -1,4 +1,4 @@
-"""Checks of the files of a kit, of the audit log and of the dataset."""
+"""Checks of the files of a kit, of the audit log, of the privacy ledger and of the dataset."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from mdmt.config import SiteConfig, load_site
 from mdmt.deployment.keys import read_certificate, read_key
 from mdmt.deployment.kits import SiteKit
 from mdmt.errors import ConfigError
+from mdmt.privacy.accounting import epsilon
+from mdmt.privacy.ledger import open_ledger
 
 _ALL = "mdmt validate site.yaml lists all"
 _CORRECT = "correct dataset in site.yaml, or its permissions"
@@ -80,6 +82,16 @@ def check_approval(site: SiteConfig) -> str:
     if not left[policy.recipes[-1]]:
         raise Warned(found, "raise policy.max_messages if more may be sent")
     return found
+
+
+@check("privacy ledger", "see docs/differential-privacy.md")
+def check_privacy_account(site: SiteConfig) -> str:
+    """Check that the ledger is intact, and tell what was spent over all federations."""
+    ledger, limit, delta = open_ledger(site), site.policy.max_epsilon, site.policy.delta
+    entries = ledger.entries() if ledger.path.exists() else []
+    spent = epsilon([entry.mechanism for entry in entries], delta)
+    allowed = "no limit (policy.max_epsilon)" if limit is None else f"at most {limit:g}"
+    return f"ε = {spent:.2f} spent in {len(entries)} trainings at δ = {delta:g}; {allowed}"
 
 
 @check("dataset", _CORRECT)
