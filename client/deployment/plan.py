@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from client.deployment.recipes import Change, changes, open_recipes, recipe_hash
-from client.policy import check_data, check_order
 from mdmt.config import FederationConfig, SiteConfig, load_federation, load_site
 from mdmt.config.federation import content_name
-from mdmt.config.site import Policy
 from mdmt.data.cohort import Cohort
 from mdmt.data.manifest import Manifest
 from mdmt.data.readers import read_manifest
 from mdmt.deployment.kits import SiteKit
 from mdmt.errors import BadInput, PolicyError
 from mdmt.registry import permit_plugins
-
-Limit = Callable[[Policy], None]
-"""Raises `PolicyError` if a policy does not allow something."""
 
 
 @dataclass(frozen=True)
@@ -81,32 +75,6 @@ class Plan:
             return None
         text = open_recipes(self.site).read(earlier[-1])
         return None if text is None else (earlier[-1], changes(text, self.recipe))
-
-    def refusals(self, *limits: Limit) -> list[str]:
-        """Return a sentence for each key of the policy that would refuse the approved recipe.
-
-        Each key is tried alone, because a check stops at the first that refuses.
-
-        Parameters
-        ----------
-        *limits
-            Further checks.
-        """
-        own: tuple[Limit, ...] = (
-            lambda policy: check_order(policy, self.federation, tasks=self.tasks),
-            lambda policy: check_data(policy, self.federation, self.cohort, self.tasks),
-        )
-        found: list[str] = []
-        for key in Policy.model_fields:
-            if key == "recipes":
-                continue
-            alone = Policy.model_validate({key: getattr(self.site.policy, key)})
-            for limit in (*own, *limits):
-                try:
-                    limit(alone)
-                except PolicyError as error:
-                    found.append(str(error))
-        return list(dict.fromkeys(found))
 
 
 def open_plan(kit: SiteKit, file: Path) -> Plan:

@@ -36,6 +36,7 @@ def approve(
     from client.deployment.approval import write_approval
     from client.deployment.plan import open_plan
     from client.deployment.plan_facts import Facts
+    from client.deployment.plan_limits import refusals
     from mdmt.deployment.kits import open_site_kit
 
     given = federation
@@ -45,14 +46,14 @@ def approve(
     plan = open_plan(opened, given or opened.federation_file)
     facts = Facts(plan)
     explain(plan, facts)
-    refusals = plan.refusals(*facts.limits())
-    for refusal in refusals:
+    refused = refusals(facts)
+    for refusal in refused:
         typer.echo(f"warning: this recipe will be refused: {refusal}", err=True)
     if plan.approved:
         write_approval(plan)  # the stored text may be missing
         typer.echo(f"{opened.site_file}: lists this recipe already; nothing was changed")
         return
-    question = "Approve it all the same?" if refusals else "Approve this recipe?"
+    question = "Approve it all the same?" if refused else "Approve this recipe?"
     if not (yes or typer.confirm(question)):
         typer.echo("not approved; nothing was written")
         raise typer.Exit(1)
@@ -99,14 +100,16 @@ def _runs(plan: Plan, facts: Facts) -> Table:
 
 
 def _leaves(facts: Facts) -> Table:
+    from client.deployment.outgoing import outgoing
+
     columns = ("message", "content", ">MB each", ">at most", "fewest patients behind it")
     table = _table("What will leave", *columns)
-    outgoing = facts.outgoing()
-    for kind in outgoing:
+    messages = outgoing(facts)
+    for kind in messages:
         size = f"{kind.megabytes:.1f}" if kind.megabytes >= 0.1 else "< 0.1"
         table.add_row(kind.kind, kind.content, size, str(kind.messages), kind.patients)
-    total = sum(kind.messages * kind.megabytes for kind in outgoing)
-    count = sum(kind.messages for kind in outgoing)
+    total = sum(kind.messages * kind.megabytes for kind in messages)
+    count = sum(kind.messages for kind in messages)
     table.add_row("all of a run", "", f"{total:.1f}", str(count), "")
     return table
 

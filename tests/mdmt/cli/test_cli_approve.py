@@ -172,6 +172,22 @@ def test_differential_privacy_is_told_with_its_epsilon(kit: Path) -> None:
     assert f"this recipe needs {told:.2f}" in result.stderr
 
 
+def test_secure_aggregation_needs_the_keys_of_two_other_sites(kit: Path) -> None:
+    secure = {"privacy": {"secure_aggregation": True}, "aggregation": {"norm_layers": "frozen"}}
+    write_recipe(kit, **secure)
+    result = run_cli("site", "approve", kit, "--yes")
+    assert "secure aggregation on The coordinator reads only the sum" in words(result)
+    assert "policy: peers lists 0 other sites" in result.stderr
+    fingerprints = [f"SHA256:{letter * 43}" for letter in "ab"]
+    peers = yaml.safe_dump(dict(zip(("north", "south"), fingerprints, strict=True)))
+    site = (kit / "site.yaml").read_text()
+    lines = "".join(f"    {line}\n" for line in peers.splitlines())
+    (kit / "site.yaml").write_text(site.replace("  max_rounds", f"  peers:\n{lines}  max_rounds"))
+    again = run_cli("site", "approve", kit, "--yes")
+    assert again.exit_code == 0
+    assert "warning" not in again.stderr
+
+
 def test_a_changed_recipe_shows_old_and_new(kit: Path) -> None:
     assert "No earlier recipe" in run_cli("site", "approve", kit, "--yes").stdout
     sha256 = write_recipe(kit, training={"rounds": 3, "local_steps": 2, "batch_size": 1})
