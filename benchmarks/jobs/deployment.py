@@ -10,11 +10,15 @@ import subprocess
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from benchmarks.processes import MDMT, Failed, background, wait_until
 from benchmarks.work import CONFIG
+from client.deployment.join import join_site
+from mdmt.config import load_federation
+from mdmt.deployment.kits import open_site_kit
 from mdmt.deployment.processes import last_error
 
 
@@ -25,19 +29,35 @@ def main(folder: Path, out: Path) -> None:
     with ExitStack() as stack:
         where = ["--server", f"localhost:{_three_ports()}", "--out", str(home / "kits")]
         _command(home, "provision", str(folder / CONFIG), *where)
+        kits = {site: home / "kits" / "sites" / site for site in federation["sites"]}
+        for site, settings in federation["sites"].items():
+            _fill_in(kits[site] / "site.yaml", settings, folder / CONFIG)
+            _join(home, kits[site])
         server = [MDMT, "server", "start", "kits/server"]
         log = stack.enter_context(background(server, home, "server.log", OMP_NUM_THREADS="1"))
         wait_until(lambda: "sites can connect" in log.read_text(), f"the server; see {log}")
-        for site, settings in federation["sites"].items():
-            kit = home / "kits" / "sites" / site
-            file = kit / "site.yaml"
-            own = yaml.safe_load(file.read_text()) | {
-                k: settings[k] for k in settings if k != "tasks"
-            }
-            file.write_text(yaml.safe_dump(own))
+        for site, kit in kits.items():
             start = [MDMT, "site", "start", str(kit)]
             stack.enter_context(background(start, home, f"{site}.log", OMP_NUM_THREADS="1"))
         _command(home, "server", "run", str(folder / CONFIG), "--out", str(out))
+
+
+def _fill_in(file: Path, settings: dict[str, Any], federation: Path) -> None:
+    """Fill in a site's file, and approve the federation without other limits."""
+    own = yaml.safe_load(file.read_text())
+    policy = {"apps": own["policy"]["apps"], "recipes": [load_federation(federation).hash]}
+    given = {key: value for key, value in settings.items() if key != "tasks"}
+    file.write_text(yaml.safe_dump(own | given | {"policy": policy}))
+
+
+def _join(home: Path, kit: Path) -> None:
+    """Let a site make its key, and the server admit it."""
+    request = join_site(open_site_kit(kit))
+    _command(
+        home,
+        *("server", "admit", str(request.request), "--kit", "kits/server"),
+        *("--fingerprint", request.fingerprint),
+    )
 
 
 def _command(home: Path, *arguments: str) -> None:
