@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mdmt.config import FederationConfig, SiteConfig
+    from mdmt.data.tabular import Issue
     from mdmt.data.validation import ValidationReport
 
 
@@ -34,9 +36,7 @@ def validate(
     else:
         federation = build_config(FederationConfig, keys, path)
         sites, seed = dict(federation.sites), federation.seed
-        problems = list(_disagreements(federation))
-        if federation.privacy.dp is not None:
-            problems += _privacy_problems(federation)
+        problems = [*_disagreements(federation), *_model_problems(federation)]
     typer.echo(f"{path}: valid configuration")
     for problem in problems:
         typer.echo(f"error: {problem}")
@@ -59,17 +59,27 @@ def _disagreements(federation: FederationConfig) -> Iterator[str]:
             yield f"no site offers the task {task}"
 
 
-def _privacy_problems(federation: FederationConfig) -> Iterator[str]:
-    """Print what the recipe spends. Yield the reason if the backbone cannot be trained so."""
-    from mdmt.errors import ConfigError
+def _model_problems(federation: FederationConfig) -> Iterator[str]:
+    """Build the backbone and open the file of its weights, as a simulation would.
+
+    A file without sites is not simulated. Weights of the model hub are not downloaded. With
+    differential privacy, print what the recipe spends, and yield why the model cannot be trained.
+    """
+    private = federation.privacy.dp is not None
+    if not federation.sites and not private:
+        return
+    from mdmt.errors import MDMTError
     from mdmt.models import build_model
     from mdmt.privacy.accounting import describe_cost
     from mdmt.privacy.dp_training import check_private_model
 
-    typer.echo(f"differential privacy: {describe_cost(federation)}")
+    if private:
+        typer.echo(f"differential privacy: {describe_cost(federation)}")
     try:
-        check_private_model(build_model(federation, (), weights=False), federation)
-    except ConfigError as error:
+        model = build_model(federation, (), weights=federation.model.weights != "timm")
+        if private:
+            check_private_model(model, federation)
+    except MDMTError as error:
         yield str(error)
 
 
@@ -99,6 +109,18 @@ def _tables(report: ValidationReport) -> Iterator[Table]:
     yield counts
     if report.issues:
         issues = new_table(f"{report.site}: issues", "severity", "place", "issue")
-        for issue in sorted(report.issues, key=lambda issue: issue.severity):
-            issues.add_row(issue.severity, issue.where, issue.message)
+        for severity, places, message in _grouped(report.issues):
+            issues.add_row(severity, places, message)
         yield issues
+
+
+def _grouped(issues: Iterable[Issue]) -> Iterator[tuple[str, str, str]]:
+    """Yield severity, places and message. Issues that differ only in a file or number are one."""
+    groups: dict[tuple[str, str], list[Issue]] = {}
+    for issue in sorted(issues, key=lambda issue: issue.severity):
+        kind = re.sub(r"\S*/\S+|\d+", "*", issue.message.replace(issue.where, "*"))
+        groups.setdefault((issue.severity, kind), []).append(issue)
+    for (severity, _), same in groups.items():
+        first = same[0]
+        places = first.where if len(same) == 1 else f"{first.where} and {len(same) - 1} more"
+        yield severity, places, first.message

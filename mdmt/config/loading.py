@@ -225,10 +225,31 @@ def build_config(
     ConfigError
         The message is one line with file, key, value and the expected value.
     """
+    if other := _other_kind(model, data):
+        raise ConfigError(f"{path}: {other}")
     try:
         return model.model_validate(data, context=context)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_explain(error, data)}") from error
+
+
+def _other_kind(model: type[BaseModel], data: dict[str, Any]) -> str | None:
+    """Return an explanation if the keys are those of another kind of file."""
+    found = {
+        "study": "arms" in data,
+        "federation": "model" in data and "training" in data,
+        "site": "dataset" in data and "model" not in data,
+    }
+    kind = next((name for name, is_it in found.items() if is_it), None)
+    wanted = model.__name__.removesuffix("Config").lower()
+    if kind is None or wanted not in found or kind == wanted:
+        return None
+    use = {
+        "study": "run it with mdmt study",
+        "federation": "run it with mdmt simulate",
+        "site": "it belongs into `sites` of a federation, or into a site's kit",
+    }
+    return f"this file describes a {kind}, not a {wanted}; {use[kind]}"
 
 
 def _explain(error: ValidationError, data: Any) -> str:

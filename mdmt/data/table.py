@@ -1,5 +1,6 @@
 """The reader of label tables: one row per image, with the site's own column names."""
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -191,7 +192,8 @@ class _RowReader:
                 target = entry.space.encode(own, label)
             except ValueError as error:
                 if label.lower() not in MISSING:
-                    self._error(row, column, f"{text!r} is no label of {task}: {error}")
+                    hint = _meaning(text, entry.space.labels) if entry.space.discrete else ""
+                    self._error(row, column, f"{text!r} is no label of {task}: {error}{hint}")
             targets.append(target)
         return targets
 
@@ -250,6 +252,17 @@ class _RowReader:
 
     def _error(self, row: Row, column: str, message: str) -> None:
         self.issues.append(Issue("error", row.where, f"column {column}: {message}"))
+
+
+def _meaning(text: str, labels: Sequence[str]) -> str:
+    """Return the line that gives a cell the meaning of the most similar label."""
+    by_name = {label.casefold(): label for label in labels}
+    near = difflib.get_close_matches(text.casefold(), by_name, n=1)
+    return (
+        f"; if it means {by_name[near[0]]}, add values: {{{text}: {by_name[near[0]]}}}"
+        if near
+        else ""
+    )
 
 
 def _splits(samples: Sequence[Sample], dataset: Table, seed: int) -> list[str]:

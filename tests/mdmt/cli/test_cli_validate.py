@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 from builders import PROGNOSIS
 from cli_builders import errors, patients, run_cli, table_site, write_rows
@@ -59,3 +60,48 @@ def test_neither_site_nor_federation(tmp_path: Path) -> None:
     assert result.exit_code == 2
     (line,) = errors(result)
     assert "notes.yaml" in line
+
+
+def test_equal_issues_are_one_line_with_the_line_to_add(
+    write_federation: Callable[..., Path], tmp_path: Path
+) -> None:
+    table = write_rows(tmp_path / "a", patients())
+    table.write_text(table.read_text().replace("SEVERE", "Severe"))
+    result = run_cli("validate", write_federation(sites={"a": table_site(tmp_path / "a")}))
+    assert result.exit_code == 2
+    (line,) = [line for line in result.stdout.splitlines() if line.lstrip().startswith("error ")]
+    assert "and 4 more" in line
+    assert "add values: {Severe: SEVERE}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ({"backbone": "test_resnett"}, "unknown backbone test_resnett; did you mean test_resnet"),
+        ({"weights": "absent.safetensors"}, "no such file"),
+    ],
+)
+def test_the_model_is_built(
+    write_federation: Callable[..., Path], tmp_path: Path, override: dict[str, str], says: str
+) -> None:
+    write_rows(tmp_path / "a", patients())
+    file = write_federation(sites={"a": table_site(tmp_path / "a")})
+    data = yaml.safe_load(file.read_text())
+    data["model"] |= override
+    file.write_text(yaml.safe_dump(data))
+    result = run_cli("validate", file)
+    assert result.exit_code == 2
+    assert says in result.stdout
+
+
+def test_a_mistaken_file_is_named(write_federation: Callable[..., Path], tmp_path: Path) -> None:
+    write_rows(tmp_path / "a", patients())
+    site = tmp_path / "site.yaml"
+    keys = table_site(tmp_path / "a") | {"name": "a", "tasks": {"prognosis": PROGNOSIS}}
+    site.write_text(yaml.safe_dump(keys))
+    result = run_cli("simulate", site, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "describes a site, not a federation" in errors(result)[0]
+    result = run_cli("study", write_federation(), "--out", tmp_path / "study")
+    assert result.exit_code == 2
+    assert "describes a federation, not a study" in errors(result)[0]
