@@ -67,7 +67,8 @@ def test_equal_issues_are_one_line_with_the_line_to_add(
 ) -> None:
     table = write_rows(tmp_path / "a", patients())
     table.write_text(table.read_text().replace("SEVERE", "Severe"))
-    result = run_cli("validate", write_federation(sites={"a": table_site(tmp_path / "a", "prognosis", "severity")}))
+    site = table_site(tmp_path / "a", "prognosis", "severity")
+    result = run_cli("validate", write_federation(sites={"a": site}))
     assert result.exit_code == 2
     (line,) = [line for line in result.stdout.splitlines() if line.lstrip().startswith("error ")]
     assert "and 4 more" in line
