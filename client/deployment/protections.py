@@ -69,8 +69,9 @@ def _of_recipe(facts: Facts) -> list[Protection]:
         Protection(
             "secure aggregation",
             privacy.secure_aggregation,
-            "The coordinator reads only the sum of all sites. A coordinator who works together with"
-            " all other sites can compute your update."
+            "The coordinator reads only the sum of all sites. With arrays made for it, the sum"
+            " shows parts of images, but not of which site. A coordinator together with all"
+            " other sites can compute your update."
             if privacy.secure_aggregation
             else f"The coordinator reads your update by itself, of at least {fewest} patients. The"
             " fewer they are, the more of their images can be computed from it. No number of"

@@ -45,7 +45,7 @@ def smallest_class(victim: Hospital) -> float:
 def label_of_a_tiny_split(victim: Hospital) -> float:
     """Return 1 if the validation metrics tell the label of the only validation patient."""
     sent = {k: np.zeros_like(v) for k, v in initial_arrays(victim.asked).items()}
-    loss = victim.train(sent).report["validation"].get(f"{TASK}/loss")
+    loss = victim.train(sent, number=2).report["validation"].get(f"{TASK}/loss")
     if loss is None:
         return 0.0
     cohort = victim.truth
