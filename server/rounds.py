@@ -119,8 +119,11 @@ def check_quorum(federation: Federation, number: int, collected: Collected) -> N
         or with secure aggregation.
     """
     options, accepted = federation.config.aggregation, len(collected.reports)
-    reasons = "; ".join(f"{site}: {why}" for site, why in collected.refusals.items())
-    if federation.statements and accepted < len(federation.statements):
+    # With secure aggregation a site that did not come back before a resumed run is missing, too.
+    away = dict.fromkeys(federation.statements.keys() - collected.reports.keys(), "not connected")
+    missing = sorted((away | collected.refusals).items())
+    reasons = "; ".join(f"{site}: {why}" for site, why in missing)
+    if away:
         raise RunError(
             f"round {number} stopped: secure aggregation needs the update of every site"
             f" ({reasons}); continue with --resume when all can answer"

@@ -49,7 +49,7 @@ def form_cohort(grid: Grid, federation: Federation, run: RunDirectory) -> None:
 
 def _statements(grid: Grid, federation: Federation) -> dict[str, KeyStatement]:
     cards, config = federation.registry.cards, federation.config
-    order, timeout = KeyOrder(run=federation.run_id, recipe=federation.recipe), 0.0
+    order = KeyOrder(run=federation.run_id, recipe=federation.recipe)
     timeout = deadline(config, len(cards))
     messages = [request(_KEYS, node, order, b"", timeout) for node in cards]
     found: dict[str, KeyStatement] = {}
