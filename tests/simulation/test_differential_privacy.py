@@ -148,6 +148,27 @@ def test_a_repeated_order_costs_nothing_and_gives_the_same_update(private, tmp_p
     assert len(open_ledger(site.config).entries()) == len(before) + 1
 
 
+def test_with_secure_aggregation_the_same_secrets_give_the_same_bits(
+    private, tmp_path, monkeypatch
+):
+    """Each run has new keys and masks. They change no random number of a site."""
+    monkeypatch.setattr(server_federation.secrets, "token_hex", lambda n: "0" * 2 * n)
+    third = {"ward": synthetic_site(tmp_path, "prognosis", "severity", patients=20)}
+    config = private(
+        sites=private().model_dump(mode="json")["sites"] | third,
+        privacy={"dp": DP, "secure_aggregation": True},
+    )
+    results = []
+    for name in ("one", "two", "others"):
+        out = tmp_path / name
+        if name != "others":
+            place_secrets(out, config)
+        simulate(config, out, "inprocess")
+        results.append(released(out))
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+
+
 def test_a_run_stops_where_the_budget_of_a_site_ends(private, federate):
     one_round = epsilon([Mechanism(0.5, 1.0, 2)], 1e-5)
     config = private(policy={"max_epsilon": one_round * 1.05})
