@@ -1,8 +1,9 @@
-"""Flower's private modules at a site: messages between processes, Fleet API and Runtime API.
+"""Flower's private modules at a site: messages between processes, and the Runtime API.
 
-A new Flower version changes this file and `server/flower.py`; no other file imports private
-modules. Modules that are slow to import stand inside functions: a simulation needs none of them.
-Flower's own `flwr-clientapp` would import what the server sent before anybody can inspect it.
+A new Flower version changes this file, `client/fleet.py` and `server/flower.py`; no other file
+imports private modules. Modules that are slow to import stand inside functions: a simulation needs
+none of them. Flower's own `flwr-clientapp` would import what the server sent before anybody can
+inspect it.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ import httpx
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.app.message.message import make_message  # rebuild a message and keep its metadata
 from flwr.common.constant import (
-    SYSTEM_TIME_TOLERANCE,  # seconds that a site's clock may be ahead of the server's
-    TIMESTAMP_TOLERANCE,  # seconds that it may be behind
     SubStatus,  # how a task ended
 )
 from flwr.common.serde import (  # contexts and messages between our own processes
@@ -33,7 +32,6 @@ from flwr.common.serde import (  # contexts and messages between our own process
     message_to_proto,
 )
 from flwr.proto import runtime_pb2 as api  # requests to the SuperNode
-from flwr.proto.fleet_pb2 import ActivateNodeRequest  # ask whether the server knows our key
 from flwr.proto.message_pb2 import Context as ContextProto  # how a context is serialised
 from flwr.proto.message_pb2 import Message as MessageProto  # how a message is
 from flwr.proto.node_pb2 import Node  # who pulls an object
@@ -46,16 +44,13 @@ from flwr.supercore.inflatable.inflatable_utils import (  # a message arrives as
     ObjectPullError,
     pull_and_inflate_object_from_tree,
 )
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes  # how Flower encodes keys
 from flwr.supercore.runtime import RuntimeHttpClient  # the connection to the SuperNode
 from flwr.supercore.task_identity import TaskIdentity  # who sends the messages of this process
-from flwr.supernode.fleet_http_client import FleetHttpClient  # the connection to the server
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from flwr.supercore.retry import RetryInvoker
 
-__all__ = ["SYSTEM_TIME_TOLERANCE", "TIMESTAMP_TOLERANCE", "ObjectPullError"]
+__all__ = ["ObjectPullError"]
 
 
 def identify(context: Context) -> None:
@@ -116,39 +111,6 @@ def _arrays(message: Message) -> Iterator[Array]:
     if message.has_content():
         for record in message.content.array_records.values():
             yield from record.values()
-
-
-def activate_node(
-    server: str, ca_certificate: bytes, key: EllipticCurvePrivateKey, heartbeat_interval: float
-) -> None:
-    """Ask the server to activate the node that `key` belongs to.
-
-    Raises
-    ------
-    httpx.HTTPError
-        The server refused or did not answer.
-    """
-    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor  # it signs
-
-    public = key.public_key()
-    request = ActivateNodeRequest(
-        public_key=public_key_to_bytes(public), heartbeat_interval=heartbeat_interval
-    )
-    with FleetHttpClient.from_server_address(
-        server,
-        insecure=False,
-        root_certificates=ca_certificate,
-        interceptors=[NodeAuthHttpInterceptor(key, public)],
-    ) as client:
-        client.ActivateNode(request)
-
-
-def refusal(response: httpx.Response) -> str:
-    """Name of the `ApiErrorCode` in the server's answer; empty if there is none."""
-    from flwr.supercore.error import ApiErrorCode, FlowerError
-
-    error = FlowerError.from_json(response.text)
-    return next((c.name for c in ApiErrorCode if error is not None and c == error.code), "")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Flower's private modules at the server. No other file of `server` imports them.
 
-A new Flower version changes this file and the two that `client.flower` names. Modules that are slow
+A new Flower version changes this file and the two in `client` that say so. Modules that are slow
 to import (the command line, the error codes) are imported inside the functions that need them: a
 simulation needs none.
 """

@@ -20,6 +20,7 @@ import httpx
 from flwr.app import Error, Message
 
 from client.deployment.audit import add_head, open_audit_log
+from client.deployment.place import Place
 from client.deployment.worker import Worker
 from client.flower import Assignment, ObjectPullError, Runtime, identify
 from client.policy import cap_memory, check_app
@@ -36,7 +37,8 @@ _SITE_FAILED = 2
 _PAUSE = 0.2
 """Seconds between two requests for a message."""
 _RESTARTS = (1.0, *(8.0,) * 10, 60.0)
-"""The server refuses a killed SuperNode's successor for a minute; later restarts are rarer."""
+"""Seconds before a restart. If the server was not told that a killed SuperNode ended (`Place`), it
+refuses the successor for a minute; later restarts are rarer."""
 
 
 def serve_site(kit: SiteKit, site: SiteConfig) -> None:
@@ -74,6 +76,7 @@ class _Launcher:
         self._secret_file.touch(mode=0o600)
         self._secret_file.write_bytes(self._secret)
         self._runtime: Runtime | None = None
+        self._place = Place(kit, site.state_root / "node.json")
         self._worker = Worker(partial(cap_memory, site.policy, site.device))
         self._training = threading.Lock()
         self._stopping = threading.Event()
@@ -95,6 +98,8 @@ class _Launcher:
         log.info("%s serves %s", self._site.name, self._kit.facts.server)
         while True:
             self._supernode.tend()
+            if supernode := self._supernode.pid:
+                self._place.watch(self._supernode.new_lines(), supernode)
             if self._training.acquire(blocking=False):
                 self._worker.tend()  # it imports torch before the first message
                 self._training.release()
@@ -108,10 +113,12 @@ class _Launcher:
         """End both processes."""
         self._stopping.set()
         self._worker.stop()
-        self._supernode.stop()
+        if self._supernode.stop():
+            self._place.left()
 
     def _command(self) -> list[str]:
-        """Write the SuperNode's command line, with a port that is free now."""
+        """Write the command line of the next SuperNode, with a port that is free now."""
+        self._place.free()
         host, port = "127.0.0.1", str(free_port())
         if self._runtime is not None:
             self._runtime.close()

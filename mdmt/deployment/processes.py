@@ -109,7 +109,7 @@ class Service:
         self._command, self._environment, self._log_file = command, environment, log_file
         self._process: subprocess.Popen[bytes] | None = None
         self._started = self._next_start = 0.0
-        self._log_begin = self._failures = 0
+        self._log_begin = self._log_read = self._failures = 0
 
     @property
     def pid(self) -> int | None:
@@ -120,7 +120,7 @@ class Service:
     def tend(self) -> None:
         """Start the process if it is not running and its pause is over. Never waits."""
         if limit_log(self._log_file):
-            self._log_begin = 0
+            self._log_begin = self._log_read = 0
         if self._process is not None and self._process.poll() is None:
             if time.monotonic() - self._started > _STEADY:
                 self._failures = 0
@@ -131,7 +131,7 @@ class Service:
             return
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         with self._log_file.open("ab") as stream:
-            self._log_begin = stream.tell()
+            self._log_begin = self._log_read = stream.tell()
             self._process = subprocess.Popen(
                 [*TIED_TO_PARENT, *self._command()],
                 env=dict(self._environment),
@@ -143,6 +143,17 @@ class Service:
         self._started = time.monotonic()
         log.info("%s runs as process %d", self.name, self._process.pid)
 
+    def new_lines(self) -> str:
+        """Return the complete lines that the process has written since the last call."""
+        if not self._log_file.exists():
+            return ""
+        with self._log_file.open("rb") as stream:
+            stream.seek(self._log_read)
+            found = stream.read()
+        complete = found[: found.rfind(b"\n") + 1]
+        self._log_read += len(complete)
+        return complete.decode(errors="replace")
+
     def _plan_restart(self, code: int) -> None:
         ending = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         pause = self.pauses[min(self._failures, len(self.pauses) - 1)]
@@ -153,16 +164,18 @@ class Service:
         self._process, self._next_start = None, time.monotonic() + pause
         self._failures += 1
 
-    def stop(self) -> None:
-        """End the process: terminate it, then kill it if it does not end."""
+    def stop(self) -> bool:
+        """End the process: terminate it, then kill it if it does not end. Return True if it did."""
         if self._process is None:
-            return
+            return True
         self._process.terminate()
         try:
             self._process.wait(_GRACE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+            return False
+        return True
 
 
 @contextmanager

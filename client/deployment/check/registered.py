@@ -6,7 +6,7 @@ import httpx
 
 from client.deployment.check.base import Failed, check
 from client.deployment.check.server import Answer, answered
-from client.flower import activate_node, refusal
+from client.fleet import activate_node, refusal
 from mdmt.deployment.keys import read_key
 from mdmt.deployment.kits import SiteKit
 from mdmt.errors import BadInput

@@ -162,7 +162,7 @@ def check_clock(answer: Answer | Exception) -> str:
 
     It accepts a clock that is up to 300 s behind, but only up to 5 s ahead.
     """
-    from client.flower import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
+    from client.fleet import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
     answer = answered(answer)
     try:
