@@ -25,7 +25,7 @@ from mdmt.messages import (
 )
 from mdmt.untrusted import shown
 from server.claims import check_report
-from server.flower import ErrorCode
+from server.flower import ErrorCode, NodeInfo
 
 _FIRST_POLL, _LAST_POLL = 0.05, 1.0
 """Seconds between two polls. The pause grows while nothing arrives: each poll is a request."""
@@ -97,6 +97,13 @@ class _Order:
     copies: list[str] = field(default_factory=list)
     lost: float | None = field(default_factory=time.monotonic)
 
+    def waits_for(self, node: NodeInfo) -> bool:
+        """Return True if no copy is on its way to a connected node.
+
+        A node that was activated meanwhile may know nothing of the earlier copy.
+        """
+        return self.lost is not None or node.last_activated_at != self.activated
+
 
 class Replies:
     """The replies to messages, as pairs of a node and its reply.
@@ -116,12 +123,12 @@ class Replies:
     timeout : float
         Seconds until the deadline of all messages.
     patience : float
-        Seconds to wait for a node that is not connected; the default is until the deadline.
+        Seconds to wait for a node that is lost; the default is until the deadline.
 
     Attributes
     ----------
     absent : set of int
-        After the iteration: nodes without a reply that are not connected.
+        After the iteration: nodes without a reply that were given up, or are not connected.
     notice : callable
         Called with a node and a text that says what happened to its message.
     """
@@ -190,26 +197,26 @@ class Replies:
         sent: list[tuple[_Order, Message]] = []
         for key, order in list(self._orders.items()):
             node = by_id.get(key) or by_name.get(order.name)
-            if node is None:
-                if order.lost is not None and now - order.lost >= self._patience:
-                    del self._orders[key]
-                    self.absent.add(key)
-                continue
-            # A node that was activated meanwhile may know nothing of the earlier copy.
-            waits = order.lost is not None or node.last_activated_at != order.activated
-            if waits and now - order.sent >= _AGAIN:
+            asked = node is None or order.sent > -inf
+            if asked and order.lost is not None and now - order.lost >= self._patience:
+                del self._orders[key]
+                self.absent.add(key)
+            elif node is not None and now - order.sent >= _AGAIN and order.waits_for(node):
                 if order.sent > -inf:
                     self.notice(key, "is connected; the same order is sent again")
-                if node.node_id != order.node:  # the former node cannot answer any more
-                    order.node, order.copies = node.node_id, []
-                order.activated, order.sent, order.lost = node.last_activated_at, now, None
-                known, left = order.message, max(_FIRST_POLL, self._end - now)
-                kind = known.metadata.message_type
-                sent.append((order, Message(known.content, order.node, kind, ttl=left)))
+                sent.append((order, self._copy(order, node, now)))
         if sent:
             self._grid.push_messages([copy for _, copy in sent])
         for order, copy in sent:
             order.copies.append(copy.metadata.message_id)
+
+    def _copy(self, order: _Order, node: NodeInfo, now: float) -> Message:
+        """Return a copy of a message, which the caller sends to this node."""
+        if node.node_id != order.node:  # the former node cannot answer any more
+            order.node, order.copies = node.node_id, []
+        order.activated, order.sent, order.lost = node.last_activated_at, now, None
+        kind, left = order.message.metadata.message_type, max(_FIRST_POLL, self._end - now)
+        return Message(order.message.content, order.node, kind, ttl=left)
 
 
 def read_report(kind: type[R], reply: Message, card: SiteCard, number: int) -> R:

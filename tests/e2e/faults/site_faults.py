@@ -30,8 +30,9 @@ def apply(module: Any) -> None:
         kind = faults.get(order.round, "")
         if kind == "exception":
             raise ValueError(f"{self.config.state_root}/{SECRET}: cannot be read")
-        if kind == "pause":  # until somebody kills this process
+        if kind in ("pause", "hold"):
             file.with_suffix(".pid").write_text(str(os.getpid()))
+        if kind == "pause":  # until somebody kills this process
             time.sleep(600)
         while kind == "hold" and file.exists():  # until the test has seen enough
             time.sleep(0.1)

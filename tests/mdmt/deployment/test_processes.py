@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from mdmt.deployment.processes import flower_environment, is_running, last_error
+from mdmt.deployment.processes import Service, flower_environment, is_running, last_error
 
 START = """
 import os, sys, time
@@ -68,3 +68,23 @@ def test_a_process_is_not_blamed_for_what_the_one_before_it_wrote(tmp_path):
     assert last_error(log, earlier) == "no output"
     log.write_text(log.read_text() + "KeyError: of today\n")
     assert last_error(log, earlier) == "KeyError: of today"
+
+
+def test_what_a_service_writes_is_read_once_and_by_whole_lines(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("of yesterday\n")
+    command = ["sh", "-c", "echo first; printf sec; sleep 30"]
+    service = Service("writer", lambda: command, os.environ, log)
+    service.tend()
+    try:
+        seen = ""
+        deadline = time.monotonic() + 10
+        while not seen and time.monotonic() < deadline:
+            seen = service.new_lines()
+        assert seen == "first\n"
+        assert service.new_lines() == ""
+        with log.open("a") as stream:
+            stream.write("ond\n")
+        assert service.new_lines().endswith("ond\n")
+    finally:
+        service.stop()
