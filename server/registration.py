@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -15,6 +14,7 @@ from mdmt.errors import Refused, RegistrationError
 from mdmt.messages import SiteCard
 from server.flower import NodeInfo
 from server.messaging import Replies, deadline
+from server.quorum import quorum
 from server.site_cards import read_card
 from server.site_registry import SiteRegistry, node_name
 
@@ -32,9 +32,9 @@ def register_sites(
     ----------
     grid : Grid
     config : FederationConfig
-        In a simulation all `sites` must answer. Otherwise at least `aggregation.min_sites` must
-        answer, and with ``on_missing: continue`` a node that cannot answer, or whose card cannot
-        be used, is left out.
+        In a simulation all `sites` must answer. Otherwise at least `quorum` sites must answer; with
+        ``on_missing: continue`` a node that cannot answer, or whose card cannot be used, is left
+        out.
     on_event : callable
         See `SiteRegistry`.
     expected : iterable of str
@@ -48,7 +48,7 @@ def register_sites(
         The message has one sentence for each problem.
     """
     registry = SiteRegistry(grid, config, on_event, former)
-    wanted = max(config.aggregation.min_sites, len({*expected, *config.sites}))
+    wanted = max(quorum(config)[0], len({*expected, *config.sites}))
     nodes, answers = _query(grid, config, registry, wanted)
     if not nodes:
         raise RegistrationError(
@@ -109,14 +109,9 @@ def check_cards(config: FederationConfig, cards: Iterable[SiteCard]) -> list[str
     cards = sorted(cards, key=lambda card: card.name)
     names = [card.name for card in cards]
     problems = [f"site {name} is missing" for name in sorted(set(config.sites) - set(names))]
-    if len(cards) < config.aggregation.min_sites:
-        problems.append(f"{len(cards)} sites answered, {config.aggregation.min_sites} are needed")
-    largest = config.aggregation.max_weight
-    if largest is not None and cards and len(cards) * largest < 1:
-        problems.append(
-            f"aggregation.max_weight {largest:g} needs at least {math.ceil(1 / largest)} sites,"
-            f" {len(cards)} answered"
-        )
+    needed, why = quorum(config)
+    if len(cards) < needed:
+        problems.append(f"{len(cards)} sites answered, {why} needs at least {needed}")
     for task in config.tasks:
         if all(card.labels(task) == 0 for card in cards):
             problems.append(f"no site has training labels of the task {task}")

@@ -22,6 +22,7 @@ from server.collection import Collected, Sent, collect, send
 from server.evaluation import evaluate_round
 from server.federation import Federation
 from server.norm_bound import History, find_large, per_root_step, remember, shorten
+from server.quorum import quorum
 from server.run import RunDirectory
 from server.secure_rounds import combine_masked, sum_metrics
 from server.update_buffer import UpdateBuffer
@@ -75,7 +76,7 @@ def admit(federation: Federation, run: RunDirectory) -> None:
             site: new[site] for site in joined - set(federation.coefficients)
         }
         run.write_sites(federation.config, registry.sites)
-    needed = len(federation.statements) or federation.config.aggregation.min_sites
+    needed = len(federation.statements) or quorum(federation.config)[0]
     registry.wait(lambda connected: len(connected & set(registry.cards)) >= needed)
 
 
@@ -83,7 +84,7 @@ def select(federation: Federation, number: int) -> dict[int, SiteCard]:
     """Draw the sites of a round, by node. The seed depends on the round."""
     cards, options = federation.registry.cards, federation.config.aggregation
     nodes = sorted(cards, key=lambda node: cards[node].name)
-    wanted = max(round(options.fraction * len(nodes)), options.min_sites)
+    wanted = max(round(options.fraction * len(nodes)), quorum(federation.config)[0])
     rng = np.random.default_rng(derive_seed(federation.config.seed, "sites", number))
     drawn = rng.choice(len(nodes), size=min(wanted, len(nodes)), replace=False)
     return {nodes[i]: cards[nodes[i]] for i in sorted(drawn)}
@@ -115,8 +116,8 @@ def check_quorum(federation: Federation, number: int, collected: Collected) -> N
     Raises
     ------
     RunError
-        There are fewer than `aggregation.min_sites`, or a site is missing with `on_missing: stop`
-        or with secure aggregation.
+        There are fewer than the `quorum`, or a site is missing with `on_missing: stop` or with
+        secure aggregation.
     """
     options, accepted = federation.config.aggregation, len(collected.reports)
     # With secure aggregation a site that did not come back before a resumed run is missing, too.
@@ -128,10 +129,11 @@ def check_quorum(federation: Federation, number: int, collected: Collected) -> N
             f"round {number} stopped: secure aggregation needs the update of every site"
             f" ({reasons}); continue with --resume when all can answer"
         )
-    if accepted < options.min_sites:
+    needed, why = quorum(federation.config)
+    if accepted < needed:
         raise RunError(
             f"round {number}: {accepted} updates could be used,"
-            f" {options.min_sites} are needed ({reasons})"
+            f" {needed} are needed ({reasons or why})"
         )
     if reasons and options.on_missing == "stop":
         raise RunError(f"round {number} stopped, as aggregation.on_missing says ({reasons})")

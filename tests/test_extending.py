@@ -69,7 +69,7 @@ def test_the_package_is_used_from_yaml(package, federation, tmp_path):
     sites = read_json(tmp_path / "run" / "metrics.json")["checkpoints"]["last"]["sites"]
     assert sites["ward"]["test"]["nodules/mae"] > 0
     recipe = yaml.safe_load((tmp_path / "run" / "federation.yaml").read_text())
-    assert recipe["algorithm"] == {"name": "median"}
+    assert recipe["algorithm"] == {"name": "geometric_median", "steps": 10}
     assert sites["clinic"]["test"]["outcome/examples"] > 0
     for command in ("show", "report"):
         done = mdmt(command, tmp_path / "run", path=package)

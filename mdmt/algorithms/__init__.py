@@ -3,6 +3,7 @@
 from mdmt.algorithms.base import Algorithm, AnyAlgorithm, State, Update, algorithms
 from mdmt.algorithms.fedavg import FedAvg
 from mdmt.algorithms.fedprox import FedProx
+from mdmt.algorithms.robust import Median, TrimmedMean
 from mdmt.algorithms.server_optimisers import FedAdam, FedAvgM, FedYogi
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "FedAvgM",
     "FedProx",
     "FedYogi",
+    "Median",
     "State",
+    "TrimmedMean",
     "Update",
     "algorithms",
 ]

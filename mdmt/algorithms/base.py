@@ -82,6 +82,11 @@ class Algorithm(Strict, ABC):
     needs: ClassVar[Literal["sum", "updates"]] = "sum"
     """``sum``: the server needs only the weighted sum of the updates. ``updates``: each update."""
 
+    @property
+    def fewest_updates(self) -> int:
+        """The smallest number of updates that the server can combine."""
+        return 1
+
     # At the server.
 
     def broadcast(self, state: State, site: str) -> Arrays:

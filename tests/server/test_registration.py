@@ -203,10 +203,23 @@ def test_a_task_whose_only_site_is_refused_ends_registration_with_both_reasons(c
 
 def test_a_largest_weight_needs_enough_sites(config, cards):
     federation = config(max_weight=0.3)
-    with pytest.raises(RegistrationError, match=r"max_weight 0\.3 needs at least 4 sites, 2"):
+    with pytest.raises(
+        RegistrationError, match=r"2 sites answered, aggregation\.max_weight 0\.3 needs at least 4"
+    ):
         register(federation, cards(federation))
     half = config(max_weight=0.5)
     assert len(register(half, cards(half))[0].sites) == 2
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "needed"), [("median", 3), ({"name": "trimmed_mean", "trim": 2}, 5)]
+)
+def test_a_robust_rule_needs_enough_sites(make_config, cards, algorithm, needed):
+    training = {"rounds": 1, "round_timeout": 1}
+    options = {"join_timeout": 0.1}
+    federation = make_config(algorithm=algorithm, aggregation=options, training=training)
+    with pytest.raises(RegistrationError, match=f"2 sites answered, algorithm .* {needed}"):
+        register(federation, cards(federation))
 
 
 def test_a_site_withholds_its_counts_with_uniform_weights(config, cards):
