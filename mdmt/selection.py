@@ -130,6 +130,13 @@ class Selection:
         self.compared = tuple(saved["compared"])
         self.rounds_without_gain = saved["rounds_without_gain"]
 
+    def forget(self, kept: Collection[int]) -> dict[str, int]:
+        """Forget best rounds that are not kept any more. Return them by task."""
+        lost = {task: best.round for task, best in self.best.items() if best.round not in kept}
+        for task in lost:
+            del self.best[task]
+        return lost
+
     def _compare(
         self,
         number: int,

@@ -185,6 +185,12 @@ def restore(federation: Federation, run: RunDirectory) -> None:
         }
         if number == federation.config.training.rounds and (metrics := run.read_metrics()):
             federation.results = Results.load(metrics)
+        for task, best in federation.selection.forget(run.checkpoints.rounds()).items():
+            # After `--from-round`: a round was the best one then, and a later one replaced it.
+            why = (
+                f"round {best}, the best of {task} until then, is not kept; the comparison restarts"
+            )
+            run.event("notice", round=number, message=why)
         run.rewind(number)
         run.event("resumed", round=number)
         return

@@ -20,6 +20,14 @@ _LOG_WIDTH = 160
 """Columns without a terminal, so that a table in a log is not truncated."""
 
 _OVERRIDE = "Override a key, as in training.rounds=5 or, of a study, seeds=[0]."
+FromRound = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="With --resume: forget all rounds after round N, one of the kept rounds.",
+    ),
+]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_OVERRIDE)]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mdmt.cli.console import Overrides, progress_console, show_results
+from mdmt.cli.console import FromRound, Overrides, progress_console, show_results
 
 if TYPE_CHECKING:
     from mdmt.config import FederationConfig
@@ -53,12 +53,13 @@ def simulate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run in --out, or the newest one.")
     ] = False,
+    from_round: FromRound = None,
 ) -> None:
     """Run a federation of several sites on this machine."""
     from mdmt.config import find_config, load_federation
 
     loaded = load_federation(find_config(config), set_ or ())
-    folder = _simulate(loaded, engine, out, workers, resume=resume)
+    folder = _simulate(loaded, engine, out, workers, resume=resume, from_round=from_round)
     typer.echo(f"Run directory: {folder}")
 
 
@@ -69,13 +70,17 @@ def _simulate(
     workers: int | None = None,
     *,
     resume: bool = False,
+    from_round: int | None = None,
 ) -> Path:
     """Check everything, then run and show the results; return the run directory."""
     from mdmt.cli.progress import watching
     from mdmt.cli.show import run_tables
     from mdmt.errors import BadInput, IncompleteError
+    from server.going_back import go_back
     from server.run import find_run, new_run_folder
 
+    if from_round is not None and not resume:
+        raise BadInput("--from-round: needs --resume")
     resumed = find_run(out, config) if resume else None
     existed = out is not None and out.exists()
     if out is not None and existed and not resume and (not out.is_dir() or any(out.iterdir())):
@@ -98,6 +103,8 @@ def _simulate(
         with console.status("reading") as status:
             prepare(config, lambda site, done, n: status.update(f"{site}: image {done} of {n}"))
         folder = resumed or new_run_folder(out, config.name)
+        if from_round is not None:
+            go_back(folder, config, from_round)
         console.print(f"running in {folder}")
         try:
             with watching(folder, config):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mdmt.cli.console import log_to_stderr, new_table, progress_console, show_results
+from mdmt.cli.console import FromRound, log_to_stderr, new_table, progress_console, show_results
 
 server = typer.Typer(
     name="server", no_args_is_help=True, help="The server of a deployed federation."
@@ -84,6 +84,7 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume, or watch, the run in --out or the newest one.")
     ] = False,
+    from_round: FromRound = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -100,19 +101,26 @@ def run(
     from mdmt.cli.show import run_tables
     from mdmt.config import find_config, load_federation
     from mdmt.deployment.kits import open_server_kit
-    from mdmt.errors import IncompleteError
+    from mdmt.errors import BadInput, IncompleteError
     from server.deployment.nodes import list_nodes
     from server.deployment.submission import follow_run, make_ready, submit, submitting
+    from server.going_back import go_back
     from server.run import find_run, new_run_folder
 
     opened = open_server_kit(kit)
     loaded = load_federation(find_config(config)).model_copy(update={"sites": {}})
+    if from_round is not None and not resume:
+        raise BadInput("--from-round: needs --resume")
     resumed = find_run(out, loaded, opened.runs) if resume else None
     console = progress_console()
     with ExitStack() as watch:
         with submitting(opened):
             submitted = make_ready(opened, loaded, resumed)
             folder = resumed or new_run_folder(out, loaded.name, opened.runs)
+            if from_round is not None:
+                if submitted:
+                    raise BadInput(f"--from-round: the run goes on; first mdmt server stop {kit}")
+                go_back(folder, loaded, from_round)
             if away := [node.name for node in list_nodes(opened) if node.status != "online"]:
                 seconds = f"{loaded.aggregation.join_timeout:.0f} s"
                 console.print(f"not connected: {', '.join(away)}; registration waits {seconds}")

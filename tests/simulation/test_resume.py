@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from client.site import Site
+from mdmt.algorithms import FedAvg
 from mdmt.cli.show import run_tables
 from mdmt.config import save_config
 from mdmt.errors import BadInput, IncompleteError, RunError
+from server.going_back import go_back
 from server.run import RunDirectory, find_run
 from simulation.simulate import simulate
 
@@ -260,3 +263,67 @@ def test_a_second_run_never_writes_over_the_first(config, tmp_path):
     with pytest.raises(BadInput, match="has a run already"):
         run(config, tmp_path / "out")
     assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_run_goes_back_to_a_kept_round_and_ends_as_an_undisturbed_one(
+    config, killed, undisturbed
+):
+    go_back(killed, config, 1)
+    assert [file.name for file in (killed / "checkpoints").iterdir()] == ["round-00001.safetensors"]
+    run(config, killed, resume=True)
+    events = lines(killed / "events.jsonl")
+    assert [e["round"] for e in events if e["event"] == "resumed"] == [1]
+    assert comparable(killed) == undisturbed
+
+
+def test_a_round_that_is_not_kept_or_damaged_is_refused_with_those_that_are(config, killed):
+    with pytest.raises(BadInput, match=r"does not keep this round; kept are the rounds 1, 2$"):
+        go_back(killed, config, 0)
+    (killed / "checkpoints" / "round-00001.safetensors").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"--from-round 1: .*cannot be read"):
+        go_back(killed, config, 1)
+    assert len(list((killed / "checkpoints").iterdir())) == 2
+
+
+def test_a_best_round_that_is_not_kept_any_more_is_forgotten_and_it_is_said(config, killed):
+    """Round 2 was kept as the best one; what was the best in its place before is gone."""
+    files = RunDirectory(killed, config).checkpoints
+    saved = files.load(2)
+    best = {"prognosis": [0, 0.9, ["hospital"]], "severity": [1, 0.1, ["clinic"]]}
+    facts = saved.facts | {"selection": saved.facts["selection"] | {"best": best}}
+    files.save(2, saved.tensors, facts)
+    run(config, killed, resume=True)
+    told = [e["message"] for e in lines(killed / "events.jsonl") if e["event"] == "notice"]
+    assert told == [
+        "round 0, the best of prognosis until then, is not kept; the comparison restarts"
+    ]
+    assert json.loads((killed / "metrics.json").read_text())["checkpoints"]["best:severity"]
+
+
+def test_a_model_that_became_bad_is_left_by_going_back(
+    make_config, two_sites, tmp_path, monkeypatch
+):
+    """Without a bound, an update of 9e5 gets in; then no site can train, and resuming fails too."""
+    options = {"training": TRAINING | {"rounds": 4}, "aggregation": {"norm_bound": None}}
+    config = make_config(sites=two_sites, **options)
+    whole = comparable(run(config, tmp_path / "whole"))
+    original = FedAvg.combine
+
+    def poisoned(self, state, mean):
+        name = next(iter(mean))
+        return original(self, state, mean | {name: np.full_like(mean[name], 1e38)})
+
+    out = tmp_path / "poisoned"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "event", stop_in_round(3))
+        with pytest.raises(Killed):
+            run(config, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(FedAvg, "combine", poisoned)
+        with pytest.raises(RunError, match="round 4: 0 updates could be used"):
+            run(config, out, resume=True)
+    with pytest.raises(RunError, match="round 4: 0 updates could be used"):
+        run(config, out, resume=True)
+    go_back(out, config, 2)
+    run(config, out, resume=True)
+    assert comparable(out) == whole
