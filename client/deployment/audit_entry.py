@@ -71,7 +71,7 @@ def describe(message: Message, asked: Message | None, **facts: str) -> Entry:
     """
     order = _order(asked)
     known: dict[str, Any] = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "kind": message.metadata.message_type,
         "flower_run": message.metadata.run_id,
         **order,
