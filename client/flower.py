@@ -30,6 +30,7 @@ from flwr.common.serde import (  # contexts and messages between our own process
     context_to_proto,
     message_from_proto,
     message_to_proto,
+    recorddict_to_proto,
 )
 from flwr.proto import runtime_pb2 as api  # requests to the SuperNode
 from flwr.proto.message_pb2 import Context as ContextProto  # how a context is serialised
@@ -62,6 +63,12 @@ def identify(context: Context) -> None:
 def context_bytes(context: Context) -> bytes:
     """Serialise a context."""
     data: bytes = context_to_proto(context).SerializeToString()
+    return data
+
+
+def content_bytes(content: RecordDict) -> bytes:
+    """Serialise the content of a message."""
+    data: bytes = recorddict_to_proto(content).SerializeToString()
     return data
 
 

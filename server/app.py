@@ -19,6 +19,7 @@ from server.release import write_release
 from server.results import describe_missing
 from server.rounds import run_rounds
 from server.run import RunDirectory, new_run_folder
+from server.sealed_grid import SealedGrid
 from server.secure_rounds import form_cohort
 
 _RUNS = Path("~/.local/state/mdmt/runs")
@@ -40,6 +41,8 @@ def main(grid: Grid, context: Context) -> None:
     expected = str(context.run_config.get("expected", "")).split()
     resume = bool(context.run_config.get("resume"))
     log.info("run directory: %s", folder)
+    if not config.sites:  # sites of other machines: Flower keeps their replies in its database
+        grid = SealedGrid(grid)
     with RunDirectory(folder, config) as run:
         if run.begun and not resume:
             raise BadInput(f"{folder}: has a run already; choose another out, or set resume=true")

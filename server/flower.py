@@ -14,12 +14,18 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flwr.app import RecordDict
+from flwr.app.message.message import make_message  # rebuild a message and keep its metadata
 from flwr.common.constant import ErrorCode  # what Flower answers in a site's stead
-from flwr.common.serde import user_config_to_proto  # how a run configuration is serialised
+from flwr.common.serde import (
+    recorddict_from_proto,  # how the content of a message is read
+    user_config_to_proto,  # how a run configuration is serialised
+)
 from flwr.proto import control_pb2  # requests to the SuperLink
 from flwr.proto.fab_pb2 import Fab  # a bundle
 from flwr.proto.federation_config_pb2 import SimulationConfig  # resources of simulated sites
 from flwr.proto.node_pb2 import NodeInfo  # what `Grid.get_nodes` returns
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto  # how a content is serialised
 from flwr.supercore.control import ControlHttpClient  # the connection to the SuperLink
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes  # how Flower encodes keys
 from flwr.supercore.run import Run  # what a grid of our own has to hold
@@ -35,6 +41,8 @@ __all__ = [
     "Ask",
     "build_bundle",
     "connect_control",
+    "make_message",
+    "parse_content",
     "public_key_to_bytes",
     "refused_with",
     "start_run",
@@ -54,6 +62,22 @@ def task_identity(node_id: int = 1) -> Iterator[None]:
         yield
     finally:
         TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before
+
+
+def parse_content(data: bytes) -> RecordDict:
+    """Read the content of a message.
+
+    Raises
+    ------
+    ValueError
+        These bytes are none.
+    """
+    from google.protobuf.message import DecodeError
+
+    try:
+        return recorddict_from_proto(RecordDictProto.FromString(data))
+    except (DecodeError, TypeError, KeyError) as error:
+        raise ValueError("it is not the content of a message") from error
 
 
 class Ask(Protocol):

@@ -21,6 +21,7 @@ from flwr.app import Error, Message
 
 from client.deployment.audit import add_head, open_audit_log
 from client.deployment.place import Place
+from client.deployment.sealing import seal_reply
 from client.deployment.worker import Worker
 from client.flower import Assignment, ObjectPullError, Runtime, identify
 from client.policy import cap_memory, check_app
@@ -146,11 +147,13 @@ class _Launcher:
                 # A reply that cannot be recorded is not sent.
                 head = self._audit.record(reply, task.message)
                 add_head(reply, head)
-                replies.append(reply)
+                replies.append(seal_reply(reply, task.message))
         except _StoppedError:
             log.info("a message is not answered, because the site is stopped")
         except (StateError, OSError) as error:
             log.error("nothing was sent, because the audit log cannot be written: %s", error)
+        except ValueError as error:
+            log.error("nothing was sent, because the reply cannot be sealed: %s", error)
         except (httpx.HTTPError, ObjectPullError) as error:
             log.warning("a message was lost at the SuperNode: %s", type(error).__name__)
         else:

@@ -5,7 +5,9 @@ The whole matrix is in ``matrix_of_faults.py`` and ``matrix_of_refusals.py`` (`m
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 
 import pytest
@@ -24,6 +26,35 @@ def test_a_healthy_run_gives_the_bits_of_the_simulation(real, tmp_path):
     history = real.lines("healthy", "history")
     assert [line["round"] for line in history] == [0, 1, 2, 3]
     assert all(line["refusals"] == {} for line in history)
+
+
+def test_what_the_database_keeps_of_replies_is_unreadable(real):
+    """Flower keeps messages after a run: updates of single sites were found there bit for bit."""
+    replies = [
+        file.read_bytes().partition(b"\n")[2].partition(b"\n")
+        for site in SITES
+        for file in (real.state(site) / "replies").iterdir()
+    ]
+    reports = [json.loads(text)["report"] for text, _, _ in replies]
+    blobs = [blob for _, _, blob in replies if blob]
+    assert len(blobs) >= len(SITES)
+    names = {name for text in reports for name in re.findall(r'"(\w+/[\w ]+)"', text)}
+    assert {"prognosis/auroc", "severity/mae"} <= names
+    parts = {blob[i : i + 16] for blob in blobs for i in range(len(blob) // 8, len(blob), 9001)}
+    assert len(parts) >= 100
+    kept = databases(real)
+    for text in (b'"coefficients"', b'"lr_factor"'):
+        assert any(text in data for data in kept), "orders are kept as they were sent"
+    texts = {text[:60] for text in reports} | names
+    for secret in parts | {text.encode() for text in texts}:
+        assert not any(secret in data for data in kept), secret
+
+
+def databases(real):
+    """The content of the SuperLink's database and of its write-ahead log."""
+    files = list(real.server_kit.folder.glob("superlink.db*"))
+    assert {file.name for file in files} >= {"superlink.db", "superlink.db-wal"}
+    return [file.read_bytes() for file in files]
 
 
 def test_what_left_a_site_is_in_its_audit_log(real):
