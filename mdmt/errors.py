@@ -12,6 +12,7 @@
     ├── PolicyError             exit 1: a site's policy forbids what the server asks
     ├── StateError              exit 1: saved state that does not belong here
     │   └── DamagedError        a saved file that differs from what was written
+    ├── DiskFullError           exit 1: a disk without space; nothing that was there is lost
     ├── RunError                exit 1: a run that started and failed
     │   └── IncompleteError     a trained run whose final test lacks a site
     └── Refused                 a site's answer that the server cannot use; written to the history
@@ -30,6 +31,7 @@ __all__ = [
     "ConfigError",
     "DamagedError",
     "DataError",
+    "DiskFullError",
     "ImageError",
     "IncompleteError",
     "MDMTError",
@@ -87,6 +89,10 @@ class StateError(MDMTError):
 
 class DamagedError(StateError):
     """A saved file differs from what was written."""
+
+
+class DiskFullError(MDMTError, OSError):
+    """There is no space for a file. It is an `OSError`, as it was before it had a path."""
 
 
 class RunError(MDMTError):

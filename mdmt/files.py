@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,8 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from mdmt.errors import DiskFullError
+
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+_RUST_FULL = f"(os error {errno.ENOSPC})"
 
 
 @contextmanager
@@ -31,18 +36,43 @@ def atomic_path(target: Path) -> Iterator[Path]:
     ------
     Path
         Where to write. It is removed if the block raises.
+
+    Raises
+    ------
+    DiskFullError
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(descriptor)
-    temporary = Path(name)
+    with naming_full_disk(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full_disk(target: Path) -> Iterator[None]:
+    """Turn the error of a full disk, which names no file, into one that names `target`.
+
+    Raises
+    ------
+    DiskFullError
+    """
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except Exception as error:
+        known = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        # safetensors is written in Rust and tells the number in its text.
+        if isinstance(error, DiskFullError) or not (known or _RUST_FULL in str(error)):
+            raise
+        raise DiskFullError(
+            f"{target}: No space left on device: the disk is full; free space there, then try again"
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

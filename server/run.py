@@ -21,7 +21,7 @@ from mdmt import __version__
 from mdmt.checkpoints import RoundFiles
 from mdmt.config import FederationConfig, load_saved_federation, save_config, saved_by
 from mdmt.errors import BadInput, IncompleteError, RunError
-from mdmt.files import read_json, write_json, write_text
+from mdmt.files import naming_full_disk, read_json, write_json, write_text
 from mdmt.messages import SiteCard
 from mdmt.results.runs import read_lines, read_object
 from server.run_lock import claim, only_writer
@@ -270,7 +270,8 @@ class RunDirectory:
 
     def _append(self, name: str, line: Mapping[str, Any], *, durable: bool = False) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / name).open("a+b") as stream:
+        file = self.folder / name
+        with naming_full_disk(file), file.open("a+b") as stream:
             stream.seek(0)
             # A crash or a full disk can leave an incomplete last line.
             stream.truncate(stream.read().rfind(b"\n") + 1)

@@ -6,6 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Self
 
+from mdmt.files import naming_full_disk
+
 _ROOM = 100_000_000
 """Bytes in memory: two exact updates of a resnet18, for any number of sites."""
 
@@ -42,10 +44,12 @@ class UpdateBuffer:
             self._room -= len(blob)
             self._blobs[name] = blob
             return
-        if self._file is None:
-            self._file = TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed by __exit__)
-        self._places[name] = self._file.seek(0, 2), len(blob)
-        self._file.write(blob)
+        with naming_full_disk(self._folder):
+            if self._file is None:
+                self._file = TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed by __exit__)
+            self._places[name] = self._file.seek(0, 2), len(blob)
+            self._file.write(blob)
+            self._file.flush()
 
     def take(self, name: str) -> bytes:
         """Return a blob and remove it."""

@@ -23,7 +23,7 @@ from mdmt.audit_head import KEY, RECORD, with_head
 from mdmt.config import SiteConfig
 from mdmt.deployment.kits import SiteKit
 from mdmt.errors import StateError
-from mdmt.files import read_json, write_json
+from mdmt.files import naming_full_disk, read_json, write_json
 from mdmt.strict import Strict
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class AuditLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if (recipe := asked_recipe(asked)) is not None:
             self.recipes.note(recipe)
-        with self.path.open("a+b") as stream:
+        with naming_full_disk(self.path), self.path.open("a+b") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             head, recovered = self._recover(stream)
             entry = describe(message, asked, previous=head.hash, **recovered)
