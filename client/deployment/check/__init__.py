@@ -46,8 +46,8 @@ def check_site(
         Called with (done, total) images.
     starting : bool
         Make only the checks of a start, which take no time and need no server. Images are not read
-        and the server may come later. But a clock that is known to be wrong, a missing table, GPU
-        or disk would fail every round.
+        and the server may come later. But a clock that is known to be wrong, another version of
+        the messages, a missing table, GPU or disk would fail every round.
     """
     from mdmt.data.cache import default_cache_dir
 
@@ -63,7 +63,8 @@ def check_site(
     if not starting:
         from client.deployment.check.registered import check_registered
 
-        yield from (check_registered(kit, answer), check_versions(kit.facts.versions))
+        yield check_registered(kit, answer)
+    yield check_versions(kit.facts.versions)
     if site is None:
         skipped = ("device", "state_dir", "approval", "audit log", "cache_dir", "dataset")
         for name in () if starting else skipped:

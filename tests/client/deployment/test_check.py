@@ -36,7 +36,7 @@ from client.deployment.check.server import (
 )
 from mdmt.config import Policy, load_site
 from mdmt.deployment.keys import new_key, read_certificate, read_key, write_key
-from mdmt.deployment.kits import open_site_kit, split_address
+from mdmt.deployment.kits import KIT_FILE, open_site_kit, split_address
 from server.deployment.certificates import (
     certificate_pem,
     issue_ca,
@@ -477,3 +477,13 @@ def test_an_audit_log_that_was_cut_is_said_at_the_start(kit):
     assert check.name == "audit log"
     assert "2 of 2 lines are missing" in check.found
     assert str(kit.audit_head) in check.remedy
+
+
+@pytest.mark.parametrize(("package", "fails"), [("mdmt", True), ("flwr", True), ("timm", False)])
+def test_a_start_refuses_the_versions_that_the_check_refuses(kit, package, fails):
+    facts = json.loads((kit.folder / KIT_FILE).read_text())
+    facts["versions"][package] = "0.0.1"
+    (kit.folder / KIT_FILE).write_text(json.dumps(facts))
+    checks = check_site(open_site_kit(kit.folder), starting=True)
+    failed = [item.name for item in checks if item.outcome == "fail"]
+    assert failed == (["versions"] if fails else [])
