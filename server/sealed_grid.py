@@ -2,7 +2,8 @@
 
 Flower's SuperLink keeps messages in its database after a run. So each order carries a public key of
 its own, and the site encrypts its reply with it. The private half is in the memory of this process
-only, until the reply arrives or the order expires: then nobody can open what the database keeps.
+only, until the reply arrives or the order expires, which is the deadline of its round at the
+latest: then nobody can open what the database keeps.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ class SealedGrid(Grid):
         return [self._open(reply) for reply in self._grid.pull_messages(message_ids)]
 
     def _open(self, reply: Message) -> Message:
-        key, _ = self._keys.pop(reply.metadata.reply_to_message_id, (None, 0.0))
-        if reply.has_error():
+        if reply.has_error():  # Flower may have answered in the stead of a site that answers later
             return reply
+        key, _ = self._keys.pop(reply.metadata.reply_to_message_id, (None, 0.0))
         try:
             if key is None:
                 raise ValueError("its key is deleted")

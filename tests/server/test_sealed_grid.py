@@ -14,7 +14,7 @@ from client.flower import content_bytes
 from mdmt.blob import BLOB
 from mdmt.messages import order_hash
 from mdmt.sealing import KEY, RECORD, seal
-from server.flower import task_identity
+from server.flower import ErrorCode, task_identity
 from server.sealed_grid import SealedGrid
 from simulation.engine import InProcessGrid
 
@@ -128,7 +128,24 @@ def test_an_error_passes_as_it_is():
     )
     reply = exchange(grid, order())
     assert (reply.error.code, reply.error.reason) == (2, "policy: no")
-    assert grid._keys == {}
+
+
+def test_a_site_can_answer_after_flower_has_answered_in_its_stead():
+    class TwoReplies:
+        def push_messages(self, messages):
+            (self.order,) = messages
+            self.order.metadata.__dict__["_message_id"] = "1"
+            gone = Message(Error(ErrorCode.NODE_UNAVAILABLE, "gone"), reply_to=self.order)
+            self.replies = [gone, seal_reply(answer(self.order), self.order)]
+
+        def pull_messages(self, ids):
+            return [self.replies.pop(0)]
+
+    grid = SealedGrid(TwoReplies())
+    grid.push_messages([order()])
+    first, second = (*grid.pull_messages(["1"]), *grid.pull_messages(["1"]))
+    assert first.error.code == ErrorCode.NODE_UNAVAILABLE
+    assert second.content.array_records["arrays"][BLOB].data == UPDATE
 
 
 def test_without_a_key_a_reply_stays_readable():
