@@ -84,7 +84,9 @@ class Site:
         cohort = self._cohort(federation, anew=True)  # the files may have changed
         check_data(self.config.policy, federation, cohort, self.tasks)
         first = self._seed(federation, 1)
-        check_patients(self.config.policy, federation, cohort, self.tasks, first)
+        check_patients(
+            self.config.policy, federation, cohort, dict.fromkeys(self.tasks, 1.0), first
+        )
         card = self._card(federation, cohort)
         self._pay(federation, "card", order_hash("card", card.model_dump_json()))
         return card
@@ -161,7 +163,9 @@ class Site:
         federation, cohort, device = self._open(order)
         policy, manifest = self.config.policy, cohort.manifest
         check_data(policy, federation, cohort, self.tasks)
-        check_patients(policy, federation, cohort, self.tasks, self._seed(federation, 1))
+        check_patients(
+            policy, federation, cohort, dict.fromkeys(self.tasks, 1.0), self._seed(federation, 1)
+        )
         files = round_files(self.config, federation, order.run, "local")
         site = self._round(federation, SiteMemory(files, -1), blob, cohort, order)
         self._pay(federation, "order", self._order_hash("evaluate.reference", order, blob))

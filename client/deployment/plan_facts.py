@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.deployment.plan import Plan
+from client.patients import labelled_patients
 from mdmt.config import TrainingConfig
 from mdmt.data.batches import batches_per_epoch
 from mdmt.data.cache import POSITION, default_cache_dir
@@ -64,25 +66,28 @@ class Facts:
 
     @cached_property
     def training_patients(self) -> tuple[int, int]:
-        """Fewest distinct patients in the batches of a round, and patients of the training split.
+        """Fewest patients of a task in the batches of a round, and patients of the training split.
 
-        The batches are those of the training: their order follows from the recipe. With
-        differential privacy any patient may be drawn, by a secret of the site.
+        The batches are those of the training: their order follows from the recipe. Tasks without a
+        label in them do not count. With differential privacy any patient may be drawn, by a secret
+        of the site.
         """
         plan, training = self.plan, self.plan.federation.training
         indices = plan.cohort.training_indices(plan.tasks)
-        patients = plan.manifest.patients
-        everybody = len(np.unique(patients[indices]))
-        whole = self.steps >= batches_per_epoch(len(indices), training.batch_size)
-        if not everybody or whole or self.private:
-            return everybody, everybody
-        fewest = everybody
+        everybody = len(np.unique(plan.manifest.patients[indices]))
+        fewest = self._fewest(indices)
+        if self.private or self.steps >= batches_per_epoch(len(indices), training.batch_size):
+            return fewest, everybody
         for number in range(1, training.rounds + 1):
             seed = derive_seed(plan.federation.seed, "train", plan.site.name, number)
             batches = round_batches(plan.cohort, plan.federation, plan.tasks, seed)
-            behind = np.unique(patients[np.concatenate(list(batches))])
-            fewest = min(fewest, len(behind))
+            fewest = min(fewest, self._fewest(np.concatenate(list(batches))))
         return fewest, everybody
+
+    def _fewest(self, images: NDArray[np.intp]) -> int:
+        """Fewest patients with a label of a task among `images`; 0 without labels."""
+        behind = [len(labelled_patients(self.plan.cohort, t, images)) for t in self.plan.tasks]
+        return min(filter(None, behind), default=0)
 
     def patients(self, split: Split) -> int:
         """Fewest patients behind a metric of a task on a split; tasks without labels do not count.

@@ -99,7 +99,7 @@ class Policy(Strict):
     report_histogram: bool = True
     """Report how often each label occurs in the training split."""
     min_patients_per_update: Count = 0
-    """Smallest number of patients in the batches of a round. With fewer, nothing is sent."""
+    """Smallest number of patients of a task in the batches of a round. Else nothing is sent."""
     max_messages: Limit | None = None
     """Largest number of answered orders, over all runs. Approving a recipe starts a new budget."""
     secure_aggregation: bool = False

@@ -50,6 +50,8 @@ class Patients:
     test: int = 14
     severe: int = 12
     """Training patients with the label SEVERE."""
+    rare: int = 0
+    """Training patients with a label of the second task."""
 
 
 class Refused(Exception):
@@ -172,7 +174,7 @@ class Hospital:
     @property
     def labels(self) -> NDArray[np.int64]:
         """The class of each training image."""
-        (task,) = self.asked.tasks
+        task = next(iter(self.asked.tasks))
         train = self.truth.manifest.indices("train")
         return self.truth.manifest.targets[task][train, 0].astype(np.int64)
 
@@ -207,12 +209,14 @@ def write_patients(patients: Patients, root: Path, name: str, size: int) -> None
     held_out = [rng.random() < 0.5 for _ in range(patients.val + patients.test)]
     splits = [(s, n) for s in ("train", "val", "test") for n in range(getattr(patients, s))]
     root.mkdir(parents=True)
-    lines = ["image,patient,split,prognosis"]
+    lines = ["image,patient,split,prognosis,finding"]
     for (split, number), label in zip(splits, [*severe, *held_out], strict=True):
         picture = draw_radiograph(rng.integers(0, 4, 6), rng, size=size, noise=0.05)
         image = f"{split}-{number}.png"
         Image.fromarray(np.rint(picture * 255).astype(np.uint8)).save(root / image)
-        lines.append(f"{image},{split}-{number},{split},{'SEVERE' if label else 'MILD'}")
+        finding = ("NO", "YES")[number % 2] if split != "train" or number < patients.rare else ""
+        labels = f"{'SEVERE' if label else 'MILD'},{finding}"
+        lines.append(f"{image},{split}-{number},{split},{labels}")
     (root / "labels.csv").write_text("\n".join(lines) + "\n")
 
 

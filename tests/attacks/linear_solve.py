@@ -8,11 +8,12 @@ the patches (Lu et al., APRIL, CVPR 2022).
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mdmt.config import FederationConfig
 
 from .hospital import Hospital, initial_arrays
-from .recipes import federation, one_image
+from .recipes import TASK, federation, one_image
 
 RATE = 1e3
 """A large rate: the update is then the gradient, without the rounding of the weights."""
@@ -20,19 +21,49 @@ RATE = 1e3
 
 def recipe() -> FederationConfig:
     """One image, one step: nobody else's image is in the gradient."""
+    return federation(model={"backbone": "test_vit", "image_size": 64}, training=one_image(lr=RATE))
+
+
+def recipe_of_two_tasks() -> FederationConfig:
+    """An ordinary recipe with one step of 16 images; few patients have a label of a task."""
+    classes = {"kind": "classification", "classes": ["MILD", "SEVERE"]}
+    finding = {"kind": "classification", "classes": ["NO", "YES"]}
     return federation(
         model={"backbone": "test_vit", "image_size": 64},
-        training=one_image(lr=RATE),
+        tasks={TASK: classes, "finding": finding},
+        training={"rounds": 15, "local_steps": 1, "batch_size": 16, "optimizer": {"name": "sgd"}},
     )
 
 
 def attack(victim: Hospital) -> float:
     """Return the fraction of pixels that are equal to those of a training image."""
     sent = initial_arrays(victim.asked)
-    got = victim.train(sent).arrays
+    return score(sent, victim.train(sent).arrays, victim)
 
-    def gradient(name: str) -> np.ndarray:
-        return (sent[name].astype(np.float64) - got[name]) / RATE
+
+def attack_with_coefficients(victim: Hospital) -> float:
+    """Give the task that all patients have a coefficient of 0, so that few are left in a batch.
+
+    In some round this is one patient, and the update is that of one image.
+    """
+    sent = initial_arrays(victim.asked)
+    coefficients = {TASK: 0.0, "finding": 1.0}
+    scores = []
+    for number in range(1, victim.asked.training.rounds + 1):
+        # A new run: its heads have their initial values.
+        got = victim.train(sent, run=number, number=number, coefficients=coefficients).arrays
+        scores.append(score(sent, got, victim))
+    return max(scores)
+
+
+def score(
+    sent: dict[str, NDArray[np.float32]], got: dict[str, NDArray[np.float32]], victim: Hospital
+) -> float:
+    """Solve for the image of an update, and compare it with the training images."""
+    rate = victim.asked.training.optimizer.lr
+
+    def gradient(name: str) -> NDArray[np.float64]:
+        return (sent[name].astype(np.float64) - got[name]) / rate
 
     embedding = gradient("backbone.patch_embed.proj.weight")
     width, _, patch, _ = embedding.shape

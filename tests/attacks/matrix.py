@@ -104,6 +104,8 @@ def _with(config: FederationConfig, privacy: Mapping[str, Any]) -> FederationCon
 
 FEW = "min_patients_per_update"
 RECIPE = "recipes does not list"
+TABLE = "do not follow"
+TABLE = "do not follow"
 FIRST = "is not the initial value"
 COORDINATOR = "coordinator"
 MASKED = {"secure aggregation": "", "DP": ""}
@@ -117,6 +119,17 @@ ATTACKS = {
         run=linear_solve.attack,
         success=0.95,
         fails=ONE_IMAGE,
+    ),
+    "coefficients": Attack(
+        title="One training image, pixel for pixel, from a batch: a coefficient of 0 for the task"
+        " that most patients have (ViT)",
+        who=COORDINATOR,
+        recipe=linear_solve.recipe_of_two_tasks,
+        run=linear_solve.attack_with_coefficients,
+        success=0.95,
+        fails={"policy": FEW, "default kit": FEW, "secure aggregation": TABLE, "DP": ""},
+        ordinary=True,
+        patients=Patients(train=60, severe=30, rare=10),
     ),
     "inversion": Attack(
         title="The likeness of one training image, by optimisation (ResNet, update of one image)",

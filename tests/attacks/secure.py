@@ -78,9 +78,20 @@ class Hospitals:
                 known[name] = KeyStatement.model_validate(report)
         return {name: known[name] for name in sorted(names or self.sites)}
 
-    def train(self, arrays: Arrays, *, run: int = 1, number: int = 1, rate: float = 1.0) -> Reply:
-        """Order a round, as an honest server does, and return what it can read: the sum."""
+    def train(
+        self,
+        arrays: Arrays,
+        *,
+        run: int = 1,
+        number: int = 1,
+        rate: float = 1.0,
+        coefficients: Mapping[str, float] | None = None,
+    ) -> Reply:
+        """Order a round, and return what the coordinator can read: the sum."""
         table = self.table(run, rate=rate)
+        if coefficients is not None:
+            own = {name: dict(coefficients) for name in table.statements}
+            table = table.model_copy(update={"coefficients": own})
         masked = [self.masked(name, arrays, table, run, number) for name in table.statements]
         return self.open(arrays, table, masked)
 

@@ -18,6 +18,7 @@ from mdmt.errors import PolicyError
 from mdmt.training import round_batches
 
 NAN = float("nan")
+ONE_SEVERITY = [[1.0] * 6] + [[NAN] * 6] * 4
 
 
 def cohort(patients: str, **targets: list[list[float]]) -> Cohort:
@@ -37,7 +38,8 @@ def cohort(patients: str, **targets: list[list[float]]) -> Cohort:
 def check(make_config, minimum, data, tasks=("prognosis",), seed=0, **training):
     config = make_config(training={"rounds": 1} | training)
     policy = Policy(min_patients_per_update=minimum)
-    return check_patients(policy, config, data, tasks, seed)
+    coefficients = tasks if isinstance(tasks, dict) else dict.fromkeys(tasks, 1.0)
+    return check_patients(policy, config, data, coefficients, seed)
 
 
 def test_patients_are_counted_and_not_images(make_config):
@@ -49,7 +51,7 @@ def test_patients_are_counted_and_not_images(make_config):
         check(make_config, 4, data, **steps)
     assert str(error.value) == (
         "policy: min_patients_per_update asks for 4 patients in the batches of a round, this round"
-        " has fewer"
+        " has fewer with a label of prognosis"
     )
 
 
@@ -85,13 +87,32 @@ def test_the_batches_are_those_of_the_training(ward, monkeypatch):
 
 
 def test_the_loss_of_a_task_with_few_patients_is_withheld(make_config):
-    """All five patients are in the batch; only one has a severity."""
-    severity = [[1.0] * 6] + [[NAN] * 6] * 4
-    data = cohort("abcde", prognosis=[[0.0]] * 5, severity=severity)
-    tasks = ("prognosis", "severity")
+    """All five patients are in the batch; only one has a severity, which is not trained."""
+    data = cohort("abcde", prognosis=[[0.0]] * 5, severity=ONE_SEVERITY)
+    tasks = {"prognosis": 1.0, "severity": 0.0}
     found = check(make_config, 2, data, tasks, local_epochs=1, batch_size=8)
     assert found == {"severity"}
     assert check(make_config, 1, data, tasks, local_epochs=1, batch_size=8) == frozenset()
+
+
+@pytest.mark.parametrize("prognosis", [0.0, 1e-9, 1.0])
+def test_a_coefficient_cannot_leave_a_task_of_few_patients_alone(make_config, prognosis):
+    data = cohort("abcde", prognosis=[[0.0]] * 5, severity=ONE_SEVERITY)
+    tasks = {"prognosis": prognosis, "severity": 1.0}
+    with pytest.raises(PolicyError, match="this round has fewer with a label of severity"):
+        check(make_config, 2, data, tasks, local_epochs=1, batch_size=8)
+
+
+def test_a_round_that_trains_nothing_has_no_patients(make_config):
+    data = cohort("abcde", prognosis=[[0.0]] * 5)
+    with pytest.raises(PolicyError, match="this round has fewer"):
+        check(make_config, 2, data, {"prognosis": 0.0}, local_epochs=1, batch_size=8)
+
+
+def test_a_task_of_few_patients_does_not_count_for_ever(make_config):
+    data = cohort("abcde", prognosis=[[0.0]] * 5)
+    with pytest.raises(PolicyError, match="this round has fewer"):
+        check(make_config, 6, data, local_steps=10**12, batch_size=2)
 
 
 def test_without_a_minimum_nothing_is_counted(make_config, monkeypatch):
