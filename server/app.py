@@ -12,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from mdmt.config import FederationConfig, find_config, load_federation
 from mdmt.errors import BadInput, IncompleteError, MDMTError
 from mdmt.memory import return_memory
+from mdmt.untrusted import shown
 from server.evaluation import final_test, references
 from server.federation import begin, restore
 from server.registration import register_sites
@@ -57,7 +58,7 @@ def main(grid: Grid, context: Context) -> None:
             run.event("failed", exit_code=1, message=why)
             raise
         except BaseException as error:
-            run.event("failed", exit_code=1, message=f"{type(error).__name__}: {error}")
+            run.event("failed", exit_code=1, message=shown(f"{type(error).__name__}: {error}"))
             raise
         run.event("done")
 

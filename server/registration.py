@@ -69,7 +69,10 @@ def register_sites(
             without[name] = str(refused)
             if node.node_id not in answers:
                 registry.forget(node)
-    problems = check_cards(config, [card for _, card in cards.values()])
+    problems = [
+        f"site {name} is missing" for name in sorted(set(config.sites) - {*cards, *without})
+    ]
+    problems += check_cards(config, [card for _, card in cards.values()])
     if problems or config.sites or config.aggregation.on_missing == "stop":
         problems = [f"{name}: {why}" for name, why in without.items()] + problems
     if problems:
@@ -107,8 +110,7 @@ def _query(
 def check_cards(config: FederationConfig, cards: Iterable[SiteCard]) -> list[str]:
     """Return each reason why these sites cannot form this federation, as a sentence."""
     cards = sorted(cards, key=lambda card: card.name)
-    names = [card.name for card in cards]
-    problems = [f"site {name} is missing" for name in sorted(set(config.sites) - set(names))]
+    problems = []
     needed, why = quorum(config)
     if len(cards) < needed:
         problems.append(f"{len(cards)} sites answered, {why} needs at least {needed}")

@@ -63,7 +63,7 @@ def test_counts_that_are_not_told_need_uniform_weighting(
     sites = with_policy(two_sites, **policy)
     with pytest.raises(
         RegistrationError,
-        match=r"site hospital withholds how many labels of the task prognosis it has, which"
+        match=r"hospital: withholds how many labels of the task prognosis it has, which"
         r" needs aggregation\.weighting: uniform",
     ):
         federate(make_config(sites=sites, aggregation={"weighting": weighting}))

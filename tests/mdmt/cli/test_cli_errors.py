@@ -50,6 +50,19 @@ def test_wrong_configuration(
     assert not (tmp_path / "out").exists()
 
 
+def test_going_back_needs_a_run_that_is_resumed(
+    write_federation: WriteFederation, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "a", patients())
+    file = write_federation(sites={"a": table_site(tmp_path / "a", "prognosis", "severity")})
+    out = tmp_path / "out"
+    line = refused("simulate", file, "--out", out, "--from-round", "2")
+    assert line == "error: --from-round: needs --resume"
+    save_config(load_federation(file), out / "federation.yaml")
+    line = refused("simulate", file, "--out", out, "--resume", "--from-round", "2")
+    assert line.endswith("does not keep this round; kept are the rounds none")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -113,6 +113,27 @@ def test_a_run_under_way_is_watched_when_it_is_to_be_resumed_and_no_other(
     assert superlink == []
 
 
+def test_a_run_goes_back_only_if_it_is_resumed_stopped_and_kept_the_round(
+    config, superlink, tmp_path, monkeypatch
+):
+    kit = open_server_kit(tmp_path / "kits" / "server")
+    loaded = load_federation(config)
+    save_config(loaded, tmp_path / "first" / "federation.yaml")
+    back = ["server", "run", config, "--out", tmp_path / "first", "--from-round", "2"]
+    assert errors(run_cli(*back)) == ["error: --from-round: needs --resume"]
+    monkeypatch.setattr("server.deployment.nodes.list_nodes", lambda kit: [])
+    write_json(kit.submissions, {"7": [str(tmp_path / "first"), 0]})
+    done = run_cli(*back, "--resume")
+    assert done.exit_code == 2
+    assert errors(done)[-1].startswith(
+        "error: --from-round: the run goes on; first mdmt server stop"
+    )
+    monkeypatch.setattr(submission, "list_runs", lambda kit: [])
+    done = run_cli(*back, "--resume")
+    assert done.exit_code == 2
+    assert errors(done)[-1].endswith("does not keep this round; kept are the rounds none")
+
+
 @pytest.mark.parametrize("ending", ["killed", "failed"])
 def test_what_is_left_of_a_killed_run_is_stopped_when_it_is_resumed(
     config, superlink, tmp_path, monkeypatch, ending
