@@ -13,6 +13,8 @@ from mdmt.algorithms import FedAvg
 from mdmt.cli.show import run_tables
 from mdmt.config import save_config
 from mdmt.errors import BadInput, IncompleteError, RunError
+from mdmt.report.caveats import run_caveats
+from mdmt.results.runs import read_run
 from server.going_back import go_back
 from server.run import RunDirectory, find_run
 from simulation.simulate import simulate
@@ -129,6 +131,8 @@ def test_a_final_test_without_a_site_is_incomplete_and_resume_asks_what_is_missi
     assert "| - | missing: the site was not tested |" in (out / "release/README.md").read_text()
     shown = [str(part) for part in run_tables(out)]
     assert any("incomplete: results are missing: clinic (ValueError" in line for line in shown)
+    caveats = run_caveats(read_run(out))
+    assert "Results of clinic are missing; --resume completes them." in caveats
     assert find_run(out, config) == out
     asked.clear()
     run(config, out, resume=True)
