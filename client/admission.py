@@ -7,11 +7,13 @@ parsed, so that nothing in it opens data or imports the code of a plug-in.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 
 from client.policy import check_order, check_threads
 from mdmt.config import FederationConfig, SiteConfig, parse_recipe
 from mdmt.config.site import Policy
+from mdmt.config.training import Plateau
 from mdmt.data.cohort import Cohort
 from mdmt.errors import PolicyError
 from mdmt.messages import EvaluateOrder, KeyOrder, Query, ReferenceOrder, TrainOrder
@@ -39,6 +41,8 @@ def admit(site: SiteConfig, order: Order) -> FederationConfig:
     number = 0 if isinstance(order, Query | KeyOrder) else order.round
     tasks = order.coefficients if isinstance(order, TrainOrder) else ()
     check_order(policy, federation, number, tasks)
+    if isinstance(order, TrainOrder) and policy.recipes is not None:
+        check_rate(order.lr_factor, federation)
     if site.threads is None:
         check_threads(policy, federation)
     if policy.recipes is not None and federation.recipe != order.recipe:
@@ -47,6 +51,26 @@ def admit(site: SiteConfig, order: Order) -> FederationConfig:
             " server and at this site may differ"
         )
     return federation
+
+
+def check_rate(factor: float, federation: FederationConfig) -> None:
+    """Refuse a factor on the learning rate that the schedule of the recipe cannot give.
+
+    With a rate near 0 the model does not move during a round. Then the losses of two rounds show
+    how many patients have a label.
+
+    Raises
+    ------
+    PolicyError
+    """
+    scheduler, rounds = federation.training.scheduler, federation.training.rounds
+    possible = [1.0]
+    if isinstance(scheduler, Plateau):
+        possible = [scheduler.gamma**times for times in range(rounds // scheduler.patience + 1)]
+    if not any(math.isclose(factor, value, rel_tol=1e-9) for value in possible):
+        raise PolicyError(
+            f"the rate factor {factor:g} is none that training.scheduler of the recipe can give"
+        )
 
 
 def check_approved(policy: Policy, recipe: str) -> None:

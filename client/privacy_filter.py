@@ -63,11 +63,13 @@ def train_report(
     policy, manifest = site.policy, cohort.manifest
     few = {*withheld, *(t for t in site.offered if _few(policy, manifest, t, "train"))}
     reported = policy.report_counts and not few
+    # A loss is a sum over labels: it would show how often a label occurs.
+    hidden = {t for t, columns in _histograms(site, manifest).items() if None in columns.values()}
     return TrainReport(
         site=site.name,
         round=order.round,
         validation=reported_metrics(policy, manifest, validation, "val"),
-        losses={task: None if task in few else result.losses.get(task) for task in site.offered},
+        losses={t: None if t in few | hidden else result.losses.get(t) for t in site.offered},
         images=result.images if reported else None,
         steps=result.steps if reported else None,
         seconds=seconds,

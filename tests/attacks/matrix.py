@@ -106,6 +106,7 @@ FEW = "min_patients_per_update"
 RECIPE = "recipes does not list"
 TABLE = "do not follow"
 TABLE = "do not follow"
+RATE = "rate factor"
 FIRST = "is not the initial value"
 COORDINATOR = "coordinator"
 MASKED = {"secure aggregation": "", "DP": ""}
@@ -191,7 +192,7 @@ ATTACKS = {
         recipe=labels.recipe_of_a_transformer,
         run=labels.count_of_a_label,
         success=1.0,
-        fails=MASKED,
+        fails=MASKED | {"policy": "", "approval": RATE, "default kit": RATE},
         ordinary=True,
         patients=Patients(severe=3),
     ),

@@ -31,7 +31,7 @@ Named = dict[str, NDArray[np.float32]]
 VICTIM = "a-hospital"
 SMALL = Patients(train=2, val=2, test=2, severe=1)
 NO_RATE = 1e-9
-"""A factor on the rate with which a site trains nothing."""
+"""A factor on the rate with which a site trains nothing. Here the schedule allows it."""
 
 
 def recipe(weighting: str = "uniform") -> FederationConfig:
@@ -40,6 +40,12 @@ def recipe(weighting: str = "uniform") -> FederationConfig:
         model={"backbone": "test_efficientnet_ln", "image_size": 32},
         aggregation={"weighting": weighting, "norm_layers": "frozen"},
         privacy={"secure_aggregation": True},
+        training={
+            "rounds": 3,
+            "batch_size": 32,
+            "optimizer": {"name": "sgd", "lr": 0.05},
+            "scheduler": {"name": "plateau", "patience": 1, "gamma": NO_RATE},
+        },
     )
 
 

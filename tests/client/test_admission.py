@@ -103,6 +103,18 @@ def test_a_task_that_the_site_does_not_offer_is_refused(ward):
     assert "and for no other task; its tasks are prognosis" in reason
 
 
+def test_a_rate_factor_is_one_that_the_schedule_can_give(ward, make_config):
+    site = ward()
+    assert "rate factor 0.5 is none" in refusal(site.train(lr_factor=0.5))
+    plateau = {"name": "plateau", "gamma": 0.5, "patience": 1}
+    training = site.config.training.model_dump() | {"rounds": 3, "scheduler": plateau}
+    site.config = make_config(training=training)
+    site.allow(recipes=[site.config.hash])
+    update(site.train(lr_factor=0.5))
+    assert "rate factor 0.3 is none" in refusal(site.train(lr_factor=0.3))
+    assert "rate factor 0.0625 is none" in refusal(site.train(lr_factor=0.5**4))
+
+
 def test_a_round_after_the_last_one_is_refused(ward):
     assert refusal(ward().train(3)) == "the recipe has 2 rounds, the order is for round 3"
 

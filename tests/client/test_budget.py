@@ -62,7 +62,7 @@ def test_an_earlier_order_is_paid_again(ward):
     site = ward({"max_messages": 9})
     arrays = {n: np.array(v) for n, v in unpack(update(site.train())).items()}
     second = update(site.train(2, arrays=arrays))
-    update(site.train(lr_factor=0.5))
+    update(site.train(coefficients={"prognosis": 0.5}))
     assert update(site.train(2, arrays=arrays)) != second
     assert spent(site) == 4
 

@@ -334,12 +334,15 @@ def test_a_run_cannot_be_named_so_that_its_heads_lie_elsewhere(run):
 @pytest.mark.parametrize(
     ("policy", "loss", "images"),
     [
-        ({"min_examples_per_metric": 7}, 0.5, 7),
+        ({}, 0.5, 7),
+        ({"min_examples_per_metric": 7}, None, 7),
         ({"min_examples_per_metric": 8}, None, None),
-        ({"report_counts": False}, 0.5, None),
+        ({"report_counts": False}, None, None),
+        ({"report_histogram": False}, None, 7),
     ],
 )
 def test_a_training_report_tells_no_small_count(make_site, policy, loss, images):
+    """A loss is a sum over labels: without the histogram there is no loss either."""
     cohort = make_cohort(prognosis=LABELS)
     result = TrainingResult({"prognosis": 0.5}, images=7, steps=1, moments={})
     report = train_report(
