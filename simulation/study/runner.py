@@ -1,6 +1,5 @@
 """Running a study: every cell that is not finished yet, then the tables of all."""
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mdmt.config import save_config
+from mdmt.config.federation import content_name
 from mdmt.deployment.processes import only_one
 from mdmt.errors import BadInput, MDMTError, RunError
 from mdmt.models import build_model
@@ -125,10 +125,8 @@ def plan_cells(study: StudyConfig, data: Mapping[int, StudyData]) -> list[Cell]:
     cells = []
     for backbone in study.grid_backbones:
         built: dict[str, Any] = {"backbone": backbone.model_dump(mode="json", exclude={"name"})}
-        weights = study.model(backbone).weights
-        if weights not in ("none", "timm", "offline"):
-            with Path(weights).open("rb") as stream:  # another file may be put in its place
-                built["weights"] = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+        # Another file may be put in the place of a file of weights.
+        built["weights"] = content_name(study.model(backbone).weights)
         for arm in study.arms:
             own = shared | built | {"arm": arm.model_dump(mode="json", exclude={"name"})}
             for seed in study.seeds:

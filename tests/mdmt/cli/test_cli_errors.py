@@ -122,7 +122,10 @@ def test_sites_that_cannot_federate_leave_no_run(
     swapped = PROGNOSIS | {"classes": ["SEVERE", "MILD"]}
     unlabelled = table_site(tmp_path / "a", "prognosis")
     for sites, says in (
-        ({"a": a, "b": b | {"tasks": {"prognosis": swapped}}}, "b disagrees on the task prognosis"),
+        (
+            {"a": a, "b": b | {"tasks": {"prognosis": swapped}}},
+            "b: disagrees on the task prognosis",
+        ),
         ({"a": a, "b": b | {"name": "a"}}, "a"),
         ({"a": unlabelled}, "task severity"),
     ):

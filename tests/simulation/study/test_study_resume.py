@@ -258,7 +258,7 @@ def test_cells_from_another_file_of_weights_are_refused(load, tables, tmp_path):
     run_study(study, out, workers=0)
     run_study(study, out, workers=0)
     save_file({name: tensor + 1 for name, tensor in state.items()}, file)
-    with pytest.raises(StateError, match="was made with other weights"):
+    with pytest.raises(StateError, match="was made with other recipe, weights"):
         run_study(study, out, workers=0)
 
 
