@@ -50,8 +50,12 @@ def test_what_the_database_keeps_of_replies_is_unreadable(real):
 
 
 def share_found(content, places):
-    """Share of the parts of a content that are in one of the places."""
+    """Share of the parts of a content that are in one of the places.
+
+    Parts of one repeated number, such as a weight of 1, are everywhere and do not count.
+    """
     parts = [content[i : i + 16] for i in range(len(content) // 8, len(content), 9001)]
+    parts = [part for part in parts if len(set(part)) > 8]
     assert len(parts) > 100
     return sum(any(part in place for place in places) for part in parts) / len(parts)
 

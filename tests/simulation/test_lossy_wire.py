@@ -123,7 +123,6 @@ def test_only_large_arrays_are_rounded(make_config, two_sites, federate, norm_la
 @pytest.mark.parametrize(
     "changes",
     [
-        {"wire": LOSSY},
         {"wire": {"up": "float16"}, "algorithm": "fedadam"},
         {"wire": LOSSY, "aggregation": {"heads": "shared", "norm_layers": "local"}},
     ],
