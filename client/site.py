@@ -88,7 +88,7 @@ class Site:
             self.config.policy, federation, cohort, dict.fromkeys(self.tasks, 1.0), first
         )
         card = self._card(federation, cohort)
-        self._pay(federation, "card", order_hash("card", card.model_dump_json()))
+        self._pay(federation, "card", lambda: order_hash("card", card.model_dump_json()))
         return card
 
     def key(self, order: KeyOrder) -> KeyStatement:
@@ -97,7 +97,7 @@ class Site:
         if not federation.privacy.secure_aggregation:
             raise PolicyError("the recipe does not use secure aggregation: it needs no key")
         card = self._card(federation, self._cohort(federation))
-        self._pay(federation, "card", order_hash("card", card.model_dump_json()))
+        self._pay(federation, "card", lambda: order_hash("card", card.model_dump_json()))
         counts = {task: card.labels(task) for task in self.tasks}
         signing_key = self.kit / "site.key" if self.kit else None
         return key_statement(self.config, federation, order.run, counts, signing_key)
@@ -115,7 +115,7 @@ class Site:
         few = check_patients(self.config.policy, federation, cohort, order.coefficients, seed)
         memory = SiteMemory(round_files(self.config, federation, order.run), order.round - 1)
         site = self._round(federation, memory, blob, cohort, order)
-        self._pay(federation, "order", self._order_hash("train", order, blob))
+        self._pay(federation, "order", lambda: self._order_hash("train", order, blob))
         federation.algorithm.load(site)
         private = federation.privacy.dp is not None
         validation: Metrics = {}
@@ -148,7 +148,7 @@ class Site:
         federation, cohort, device = self._open(order)
         memory = SiteMemory(round_files(self.config, federation, order.run), order.round)
         site = self._round(federation, memory, blob, cohort, order)
-        self._pay(federation, "order", self._order_hash("evaluate", order, blob))
+        self._pay(federation, "order", lambda: self._order_hash("evaluate", order, blob))
         federation.algorithm.load(site)
         found = evaluate_splits(site.model, cohort, federation, self.tasks, device)
         metrics = reported_splits(self.config.policy, cohort.manifest, found)
@@ -168,7 +168,7 @@ class Site:
         )
         files = round_files(self.config, federation, order.run, "local")
         site = self._round(federation, SiteMemory(files, -1), blob, cohort, order)
-        self._pay(federation, "order", self._order_hash("evaluate.reference", order, blob))
+        self._pay(federation, "order", lambda: self._order_hash("evaluate.reference", order, blob))
         report = ReferenceReport(site=self.config.name, round=order.round, metrics={})
         # Both references depend on the training labels too.
         if "constant" in federation.references:
@@ -248,11 +248,13 @@ class Site:
         """Return what identifies an order of a type of message, in every engine."""
         return self.asked or order_hash(kind, order.model_dump_json(), blob)
 
-    def _pay(self, federation: FederationConfig, purpose: Purpose, identity: str) -> None:
-        """Pay a message from the budget, before its order runs."""
+    def _pay(
+        self, federation: FederationConfig, purpose: Purpose, identity: Callable[[], str]
+    ) -> None:
+        """Pay a message from the budget, before its order runs. A simulation computes no hash."""
         limit = self.config.policy.max_messages
         if limit is not None:
-            open_budget(self.config).pay(federation.hash, limit, purpose, identity)
+            open_budget(self.config).pay(federation.hash, limit, purpose, identity())
 
     def _cohort(self, federation: FederationConfig, *, anew: bool = False) -> Cohort:
         """Return the cohort of the site. Use the open one of this process unless `anew` is set."""
