@@ -219,6 +219,24 @@ class Replies:
         return Message(order.message.content, order.node, kind, ttl=left)
 
 
+def report_text(reply: Message) -> str:
+    """Return the text of a report, of bounded length.
+
+    Raises
+    ------
+    Refused
+        The reply is an error, or the text is too long.
+    KeyError
+        The reply has no report.
+    """
+    if reply.has_error():
+        raise Refused(reason(reply))
+    text = str(reply.content.config_records["report"]["json"])
+    if len(text) > LONGEST_REPORT:
+        raise Refused(f"the report has {len(text)} characters")
+    return text
+
+
 def read_report(kind: type[R], reply: Message, card: SiteCard, number: int) -> R:
     """Read the report in a reply. Check its site, its round and its tasks.
 
@@ -226,13 +244,8 @@ def read_report(kind: type[R], reply: Message, card: SiteCard, number: int) -> R
     ------
     Refused
     """
-    if reply.has_error():
-        raise Refused(reason(reply))
     try:
-        text = str(reply.content.config_records["report"]["json"])
-        if len(text) > LONGEST_REPORT:
-            raise Refused(f"the report has {len(text)} characters")
-        report = kind.model_validate_json(text)
+        report = kind.model_validate_json(report_text(reply))
     except (KeyError, ValidationError) as error:
         raise Refused("the reply holds no valid report") from error
     if (report.site, report.round) != (card.name, number):

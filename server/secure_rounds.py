@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from mdmt.algorithms import State
 from mdmt.blob import Arrays, unpack
 from mdmt.errors import Refused, RegistrationError, RunError
-from mdmt.messages import LONGEST_REPORT, KeyOrder, KeyStatement, Metrics, SecureRound, SiteCard
+from mdmt.messages import KeyOrder, KeyStatement, Metrics, SecureRound, SiteCard
 from mdmt.privacy.metric_sums import METRICS, MetricLayout, MetricSums, from_words
 from mdmt.privacy.statements import signer_of
 from mdmt.privacy.tables import cohort_problem, fixed_point, round_table
 from server.federation import Federation
-from server.messaging import Replies, deadline, reason, request
+from server.messaging import Replies, deadline, report_text, request
 from server.run import RunDirectory
 
 _KEYS = "query.keys"
@@ -74,13 +74,8 @@ def _read_statement(federation: Federation, card: SiteCard, reply: Message) -> K
     ------
     Refused
     """
-    if reply.has_error():
-        raise Refused(reason(reply))
     try:
-        text = str(reply.content.config_records["report"]["json"])
-        if len(text) > LONGEST_REPORT:
-            raise Refused(f"the statement has {len(text)} characters")
-        statement = KeyStatement.model_validate_json(text)
+        statement = KeyStatement.model_validate_json(report_text(reply))
         signer_of(statement)
     except (KeyError, ValidationError) as error:
         raise Refused("the reply has no valid statement") from error

@@ -32,7 +32,8 @@ def init(
     The names of columns and their cells tell what they probably mean. With several tables, each is
     a site of the federation, and a named column counts for the tables that have it.
     """
-    from mdmt.data.guess import Named, guess_columns, unite
+    from mdmt.data.guess import Named, guess_columns
+    from mdmt.data.guess_union import unite
     from mdmt.data.tabular import read_tabular_file
 
     tables = dict(zip(_names(table), table, strict=True))

@@ -171,9 +171,9 @@ def test_a_cache_beyond_the_limit_is_not_built(ward):
 
 def test_a_run_starts_from_the_arrays_of_the_recipe(ward):
     site = ward(references=["constant"])
-    report(site.train())
-    report(site.evaluate(0))
-    report(site.reference())
+    assert report(site.train())["round"] == 1
+    assert report(site.evaluate(0))["round"] == 0
+    assert report(site.reference())["metrics"]["constant"]
 
 
 @pytest.mark.parametrize("send", [Ward.train, lambda s, arrays: s.evaluate(0, arrays)])
@@ -205,7 +205,7 @@ def test_a_later_round_may_start_from_any_arrays(ward):
     """The mean of all sites is not known here."""
     site = ward()
     first = {name: np.array(v) for name, v in unpack(update(site.train())).items()}
-    report(site.train(2, arrays=first))
+    assert report(site.train(2, arrays=first))["round"] == 2
 
 
 @pytest.mark.parametrize("down", ["float32", "float16"])
