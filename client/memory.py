@@ -18,7 +18,7 @@ from mdmt.config import FederationConfig, SiteConfig
 from mdmt.errors import StateError
 from mdmt.site_round import MOMENTS
 
-RunMode = Literal["federated", "local"]
+RunMode = Literal["federated", "local", "refitted"]
 _LOST = "lost."
 """Prefix of the rounding errors of the last update (see `mdmt.wire`)."""
 
@@ -65,13 +65,23 @@ class SiteMemory:
 def kept_tensors(
     site: SiteConfig, federation: FederationConfig, run: str, up_to: int
 ) -> dict[str, Tensor]:
-    """Return the memory of a site after round `up_to`, without optimiser moments.
+    """Return the heads and local norms of a site for the model of round `up_to`.
+
+    These are the refitted ones with `training.refit_heads`, and those of its memory without.
 
     Raises
     ------
     StateError
-        There is no memory: the site never trained, or its state is in another folder.
+        There are none: the site never trained or tested, or its state is in another folder.
     """
+    if federation.training.refit_heads:
+        files = round_files(site, federation, run, "refitted")
+        if up_to not in files.rounds():
+            raise StateError(
+                f"{files.folder}: {site.name} has no refitted heads of round {up_to}: it did not"
+                " test this round; resume the run"
+            )
+        return files.load(up_to).tensors
     memory = SiteMemory(round_files(site, federation, run), up_to)
     if memory.empty:
         raise StateError(

@@ -14,6 +14,7 @@ from mdmt.data.cohort import Cohort
 from mdmt.evaluation import Held, evaluate_constant, evaluate_splits
 from mdmt.messages import Metrics
 from mdmt.models import MDMTModel
+from mdmt.refit import evaluate_refitted, linear_probe, refit_heads
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,19 @@ def constant_metrics(
     """Return validation and test metrics of the best constant of the training labels."""
     splits: tuple[Held, ...] = ("val", "test")
     return {s: evaluate_constant(cohort, s, federation, tasks) for s in splits}
+
+
+def probe_metrics(
+    model: MDMTModel,
+    cohort: Cohort,
+    federation: FederationConfig,
+    tasks: Sequence[str],
+    device: torch.device,
+) -> dict[Held, Metrics]:
+    """Fit linear heads on the initial backbone, which is not trained. Return their metrics."""
+    probe = linear_probe(model, federation, tasks)
+    refitted = refit_heads(probe, cohort, federation, tasks, device, choose=False)
+    return evaluate_refitted(refitted, cohort, federation, tasks, device)
 
 
 def local_metrics(
@@ -66,4 +80,7 @@ def local_metrics(
         files.save(done.number, done.tensors(), done.selection.save())
         files.prune([done.number])
         log.info("local reference: round %d of %d", done.number, rounds)
+    if federation.training.refit_heads:
+        refitted = refit_heads(model, cohort, federation, tasks, device)
+        return evaluate_refitted(refitted, cohort, federation, tasks, device)
     return evaluate_splits(model, cohort, federation, tasks, device)

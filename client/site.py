@@ -20,7 +20,7 @@ from client.patients import check_patients
 from client.policy import check_data
 from client.privacy_filter import reported_splits, site_card, train_report
 from client.private_reports import private_card, private_splits, private_train_report
-from client.references import constant_metrics, local_metrics
+from client.references import constant_metrics, local_metrics, probe_metrics
 from client.secure_site import key_statement, open_round, secure_store
 from client.site_model import receive, site_model
 from mdmt.config import FederationConfig, SiteConfig, WireConfig
@@ -41,8 +41,10 @@ from mdmt.messages import (
     TrainReport,
     order_hash,
 )
+from mdmt.models import local_tensors
 from mdmt.privacy.account import open_account
 from mdmt.privacy.dp_training import train_privately
+from mdmt.refit import evaluate_refitted, refit_heads
 from mdmt.seeds import derive_seed
 from mdmt.site_round import SiteRound
 from mdmt.strict import Strict
@@ -150,7 +152,13 @@ class Site:
         site = self._round(federation, memory, blob, cohort, order)
         self._pay(federation, "order", lambda: self._order_hash("evaluate", order, blob))
         federation.algorithm.load(site)
-        found = evaluate_splits(site.model, cohort, federation, self.tasks, device)
+        if federation.training.refit_heads:
+            refitted = refit_heads(site.model, cohort, federation, self.tasks, device)
+            found = evaluate_refitted(refitted, cohort, federation, self.tasks, device)
+            files = round_files(self.config, federation, order.run, "refitted")
+            files.save(order.round, local_tensors(refitted.final, federation.aggregation))
+        else:
+            found = evaluate_splits(site.model, cohort, federation, self.tasks, device)
         metrics = reported_splits(self.config.policy, cohort.manifest, found)
         if federation.privacy.dp is not None:
             metrics = private_splits(metrics)
@@ -170,12 +178,15 @@ class Site:
         site = self._round(federation, SiteMemory(files, -1), blob, cohort, order)
         self._pay(federation, "order", lambda: self._order_hash("evaluate.reference", order, blob))
         report = ReferenceReport(site=self.config.name, round=order.round, metrics={})
-        # Both references depend on the training labels too.
+        # All references depend on the training labels too.
         if "constant" in federation.references:
             found = constant_metrics(cohort, federation, self.tasks)
             report.metrics["constant"] = reported_splits(policy, manifest, found, "train")
+        site.load()
+        if "probe" in federation.references:
+            found = probe_metrics(site.model, cohort, federation, self.tasks, device)
+            report.metrics["probe"] = reported_splits(policy, manifest, found, "train")
         if "local" in federation.references:
-            site.load()
             found = local_metrics(
                 site.model, files, cohort, federation, self.config.name, order.round, device
             )

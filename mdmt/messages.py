@@ -227,7 +227,7 @@ class EvaluateReport(Strict):
         yield from self.metrics.items()
 
 
-Reference = Literal["constant", "local"]
+Reference = Literal["constant", "probe", "local"]
 """A reference that a federation is compared with. The site computes it."""
 
 

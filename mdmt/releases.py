@@ -89,8 +89,14 @@ class Release:
         except StateError as error:
             raise BadInput(f"{file}: not a saved state of this release: {error}") from error
         # Version 0.1.0 called the mode an arm.
-        if saved.identity.get("mode", saved.identity.get("arm")) != "federated":
+        mode = saved.identity.get("mode", saved.identity.get("arm"))
+        if mode == "local":
             raise BadInput(f"{file}: a model that the site trained alone, not one of this release")
+        if mode != (expected := "refitted" if self.config.training.refit_heads else "federated"):
+            raise BadInput(
+                f"{file}: heads that were not released; give the file of this name in"
+                f" {file.parent.parent / expected}"
+            )
         own = {n: v for n, v in saved.tensors.items() if n.startswith(("heads.", "backbone."))}
         tasks = _tasks(own)
         # If a site missed a round, its heads are those of the last round it took part in.

@@ -181,7 +181,7 @@ class FederationConfig(Strict):
     aggregation: AggregationConfig = AggregationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     wire: WireConfig = WireConfig()
-    references: tuple[Literal["constant", "local"], ...] = ()
+    references: tuple[Literal["constant", "probe", "local"], ...] = ()
     """References that the federation is compared with."""
     sites: dict[Name, SiteConfig] = {}
 
@@ -218,6 +218,11 @@ class FederationConfig(Strict):
                         f"augmentation.flip: task {name} has several outputs and no mirror: add"
                         f" tasks.{name}.mirror, such as {{A: D}}, or {{}} if a flip changes none"
                     )
+        if self.training.refit_heads and self.aggregation.heads == "shared":
+            raise ValueError(
+                "training.refit_heads: a shared head is the same at all sites, and a refitted head"
+                " is not; use false, or aggregation.heads: local"
+            )
         for conflict in dp_conflicts(self):
             raise ValueError(f"with privacy.dp {conflict}")
         for conflict in secure_conflicts(self):

@@ -48,6 +48,8 @@ def dp_conflicts(config: FederationConfig) -> Iterator[str]:
         yield "references must be [], because they are computed from the training labels"
     if training.scheduler.name == "plateau":
         yield "training.scheduler must not be plateau, because sites withhold validation metrics"
+    if training.refit_heads:
+        yield "training.refit_heads must be false, because the test would show the refitted labels"
     if training.amp != "none":
         yield "training.amp must be none, because gradients of single patients are computed"
     if training.compile:

@@ -70,6 +70,8 @@ class TrainingConfig(Strict):
     optimizer: Optimizer = SGD()
     scheduler: Scheduler = Constant()
     amp: Literal["none", "bf16", "fp16"] = "none"
+    refit_heads: bool = False
+    """After the last round, fit the last layer of each head on the final backbone, at the site."""
     compile: bool = False
     """Train with torch.compile. A new process compiles for minutes; the result has other bits."""
     clip_norm: Positive | None = None

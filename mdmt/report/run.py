@@ -108,7 +108,10 @@ def result_table(run: Run, task: str, site: str, tests: Tests) -> Table:
 def _result_plots(run: Run, task: str, tests: Tests) -> Iterator[Figure]:
     """Plot the primary metric of every model, and the error of each output if there are several."""
     space = run.config.space(task)
-    colours, key = arm_colours(("constant", "local", "federated")), f"{task}/{space.primary}"
+    colours, key = (
+        arm_colours(("constant", "probe", "local", "federated")),
+        f"{task}/{space.primary}",
+    )
     colour_of = {name: colours[name.split()[0].rstrip(",")] for name in tests}
     estimates = [
         Estimate(name, test[key], test.get(f"{key}_low"), test.get(f"{key}_high"), colour_of[name])

@@ -49,14 +49,16 @@ class Run:
     def tests(self, task: str) -> Iterator[tuple[str, dict[str, dict[str, Any] | None]]]:
         """Yield each site that tests `task`, with the test metrics of every model there.
 
-        Models are ``constant``, ``local only``, ``federated, last (round)`` and ``federated, best
-        (round)``, if the run has them; None if a model has no test metrics at the site.
+        Models are ``constant``, ``probe``, ``local only``, ``federated, last (round)`` and
+        ``federated, best (round)``, if the run has them; None if a model has no test metrics at the
+        site.
         """
         if self.metrics is None:
             return
         checkpoints, references = self.metrics["checkpoints"], self.metrics.get("references", {})
         last, best = checkpoints["last"], checkpoints.get(f"best:{task}")
-        models = {"constant": references.get("constant"), "local only": references.get("local")}
+        models = {name: references.get(name) for name in ("constant", "probe")}
+        models["local only"] = references.get("local")
         models |= {f"federated, last ({last['round']})": last}
         models |= {f"federated, best ({best['round']})": best} if best else {}
         tested = [model["sites"] for model in (last, best) if model]

@@ -13,6 +13,7 @@ from mdmt.central import Start, Trained, train_centrally
 from mdmt.config import FederationConfig
 from mdmt.errors import StateError
 from mdmt.models import MDMTModel, build_model, head_task, set_arrays
+from mdmt.refit import linear_probe, refit_heads
 from mdmt.releases import open_release
 from mdmt.results.runs import read_lines
 from server.run import RunDirectory
@@ -116,6 +117,18 @@ def _metadata(bench: Bench) -> Outcome:
     return outcome
 
 
+def _probe(bench: Bench) -> Outcome:
+    outcome = Outcome()
+    model = build_model(bench.config, list(bench.config.tasks), weights=True).to(bench.device)
+    for site, cohort in bench.cohorts.items():
+        tasks = bench.tasks(site)
+        probe = linear_probe(model, bench.config, tasks)
+        refitted = refit_heads(probe, cohort, bench.config, tasks, bench.device, choose=False)
+        for task in tasks:
+            outcome.predict(bench, site, task, refitted.final)
+    return outcome
+
+
 def _local(bench: Bench) -> Outcome:
     outcome = Outcome()
     for site in bench.cohorts:
@@ -194,7 +207,11 @@ def _train(
 def _test(bench: Bench, outcome: Outcome, trained: Trained, site: str, tasks: list[str]) -> None:
     """Let a model predict a site's test images, and count the steps that saw the target."""
     for task in tasks:
-        outcome.predict(bench, site, task, trained.model_of(task, bench.study.checkpoint))
+        model = trained.model_of(task, bench.study.checkpoint)
+        if bench.config.training.refit_heads:
+            cohort = bench.cohorts[site]
+            model = refit_heads(model, cohort, bench.config, [task], bench.device).final
+        outcome.predict(bench, site, task, model)
         if task == bench.study.target:
             outcome.steps[site] = outcome.steps.get(site, 0) + trained.steps
 
@@ -202,6 +219,7 @@ def _test(bench: Bench, outcome: Outcome, trained: Trained, site: str, tasks: li
 ARMS: dict[str, Callable[[Bench], Outcome]] = {
     "constant": _constant,
     "metadata": _metadata,
+    "probe": _probe,
     "local": _local,
     "finetune": _finetune,
     "average_init": _average_init,

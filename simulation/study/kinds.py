@@ -27,11 +27,12 @@ class Plain(_Arm):
     """An arm without other keys.
 
     ``constant`` is the best constant prediction from a site's training labels, ``local`` each site
-    alone with its own task, and ``pooled`` all tasks on the pooled data of all sites: the paper's
+    alone with its own task, ``probe`` linear heads of each site on the initial backbone, which is
+    not trained, and ``pooled`` all tasks on the pooled data of all sites: the paper's
     MDMT.
     """
 
-    kind: Literal["constant", "local", "pooled"]
+    kind: Literal["constant", "probe", "local", "pooled"]
 
 
 class Metadata(_Arm):
