@@ -69,12 +69,14 @@ def simulate(
     MDMTError
         The federation could not start, or failed.
     """
+    from simulation.divide import divide_sites
     from simulation.heads import release_heads
 
     out = out.resolve()  # a path in federation.yaml is relative to that file
     config = config.model_copy(
         update={"sites": {name: _at_home(site, out) for name, site in config.sites.items()}}
     )
+    config = divide_sites(config, out)
     file = out / "federation.yaml"
     save_config(config, file)
     if engine == "ray":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ import typer
 from mdmt.cli.console import new_table, progress_console, show_results
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.table import Table
 
     from mdmt.config import FederationConfig, SiteConfig
@@ -40,7 +43,8 @@ def validate(
     typer.echo(f"{path}: valid configuration")
     for problem in problems:
         typer.echo(f"error: {problem}")
-    wrong = [_check_dataset(sites[name], seed) for name in sorted(sites)]
+    splits = _common_splits(sites, seed)
+    wrong = [_check_dataset(sites[name], seed, splits.get(name)) for name in sorted(sites)]
     if problems or any(wrong):
         raise typer.Exit(2)
 
@@ -83,16 +87,40 @@ def _model_problems(federation: FederationConfig) -> Iterator[str]:
         yield str(error)
 
 
-def _check_dataset(site: SiteConfig, seed: int) -> bool:
+def _common_splits(
+    sites: Mapping[str, SiteConfig], seed: int
+) -> dict[str, NDArray[np.str_]]:
+    """Return the splits that a simulation of all sites uses; none of a site that cannot be read."""
+    from mdmt.data.readers import inspect_manifest
+    from mdmt.data.stratified import stratify
+    from mdmt.errors import DataError
+
+    manifests = {}
+    for name, site in sites.items():
+        with suppress(DataError):  # reported by the check of the dataset
+            manifests[name] = inspect_manifest(site, seed)[0]
+    if sum(m.division.by == "stratified" for m in manifests.values()) and len(sites) > 1:
+        typer.echo("a patient of several sites is on one side: all sites are divided at once")
+    return {name: manifest.splits for name, manifest in stratify(sites, manifests, seed).items()}
+
+
+def _check_dataset(
+    site: SiteConfig, seed: int, splits: NDArray[np.str_] | None
+) -> bool:
     """Print the counts and issues of a site. Return True if an issue is an error."""
     from mdmt.data.validation import validate_dataset
 
     with progress_console().status(f"{site.name}: reading") as status:
         report = validate_dataset(
-            site, seed, progress=lambda done, n: status.update(f"{site.name}: image {done} of {n}")
+            site,
+            seed,
+            progress=lambda done, n: status.update(f"{site.name}: image {done} of {n}"),
+            splits=splits,
         )
     if report.account:
         typer.echo(f"{site.name}: {report.account}")
+    if report.division:
+        typer.echo(f"{site.name}: {report.division}")
     show_results(*_tables(report))
     return bool(report.errors)
 

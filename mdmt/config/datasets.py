@@ -9,6 +9,8 @@ from mdmt.registry import Registry
 from mdmt.strict import Strict, by_kind
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+BY_HASH = "hash"
+"""The value of `Table.split` that is not a column."""
 
 
 class Dataset(Strict):
@@ -53,9 +55,14 @@ class Table(Dataset):
     patient: str | None = None
     """Column of patient ids. Without it every image counts as one patient."""
     split: str | None = None
-    """Column of splits. Without it patients are split 60/20/20 with the federation's seed."""
+    """Column of splits. Without it patients are split 60/20/20, stratified by class.
+
+    ``hash`` is no column: patients are split by the hash of their ids and the federation's seed.
+    """
     splits: dict[str, Literal["train", "val", "test"]] | None = None
     """Meaning of the split names in the table, such as ``{val: test}``."""
+    validation: Literal["stratified", "hash"] = "stratified"
+    """How validation patients are chosen if the split column has no validation split."""
     mask: str | None = None
     """Column of lung masks."""
     where: dict[str, str | tuple[str, ...]] = {}
@@ -64,6 +71,16 @@ class Table(Dataset):
     """Column of centres. Folds are stratified by centre, or leave a centre out."""
     metadata: tuple[str, ...] = ()
     """Columns that the `metadata` arm of a study can use, such as ``[view, age, sex]``."""
+
+    @property
+    def split_column(self) -> str | None:
+        """Column of splits."""
+        return None if self.split == BY_HASH else self.split
+
+    @property
+    def by_hash(self) -> bool:
+        """Whether splits that the table does not give follow the hash of the patient id."""
+        return BY_HASH in (self.split, self.validation)
 
     @model_validator(mode="after")
     def _one_meaning_of_centre(self) -> Self:
@@ -81,6 +98,8 @@ class _Published(Dataset):
     """Column of patient ids, if it differs from the default."""
     split_files: Path | None = None
     """Folder of ``train.txt``, ``val.txt`` and ``test.txt``, relative to `root`."""
+    split: Literal["hash"] | None = None
+    """``hash``: drawn splits follow the hash of the patient id; without it they are stratified."""
     metadata: tuple[str, ...] = ()
     """Columns that the `metadata` arm of a study can use, such as ``[Age, Sex]``."""
 

@@ -17,6 +17,37 @@ CENTRE = "centre"
 
 
 @dataclass(frozen=True)
+class Division:
+    """How the splits of a manifest were chosen.
+
+    Parameters
+    ----------
+    by : {"dataset", "hash", "stratified"}
+        The dataset gives them; or the hash of the patient id (`split_patients`); or patients are
+        dealt in exact fractions (`mdmt.data.stratified`).
+    val : float
+        Fraction of the patients; of the training patients if the dataset gives the test split.
+    test : float or None
+        Fraction of the patients; None if the dataset gives the test split.
+    """
+
+    by: Literal["dataset", "hash", "stratified"] = "dataset"
+    val: float = 0.0
+    test: float | None = None
+
+    def __str__(self) -> str:
+        if self.by == "dataset":
+            return "the splits are those of the dataset"
+        exact = "in exact fractions, stratified by class"
+        how = {"hash": "by the hash of the patient id", "stratified": exact}[self.by]
+        if self.test is None:
+            who = f"{self.val:.0%} of the training patients validate"
+            return f"the test split is that of the dataset; {who}, chosen {how}"
+        parts = (1 - self.val - self.test, self.val, self.test)
+        return f"patients are split {'/'.join(f'{100 * p:.3g}' for p in parts)} {how}"
+
+
+@dataclass(frozen=True)
 class Manifest:
     """N images with their patients, splits and targets. A manifest never leaves the site.
 
@@ -37,6 +68,8 @@ class Manifest:
         unknown.
     account : str
         How many rows the table has, how many are used, and why the others are not.
+    division : Division
+        How the splits were chosen.
     """
 
     images: tuple[Path, ...]
@@ -47,6 +80,7 @@ class Manifest:
     masks: tuple[Path | None, ...]
     columns: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
     account: str = ""
+    division: Division = Division()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,6 +96,7 @@ class Manifest:
             masks=tuple(self.masks[i] for i in indices),
             columns={name: values[indices] for name, values in self.columns.items()},
             account=self.account,
+            division=self.division,
         )
 
     def indices(self, split: Split) -> NDArray[np.intp]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mdmt.data.manifest import SPLITS, Manifest, Split
+from mdmt.data.manifest import SPLITS, Division, Manifest, Split
 from mdmt.errors import DataError
 from mdmt.files import atomic_path
 from mdmt.seeds import derive_seed
@@ -40,13 +40,18 @@ def split_patients(
     """
 
     def side(patient: str) -> str:
-        position = derive_seed(seed, "split", patient) / 2**63
+        place = position(seed, patient)
         # Validation comes first, so that `carve_validation` chooses the same patients.
-        if position < val_fraction:
+        if place < val_fraction:
             return "val"
-        return "test" if position < val_fraction + test_fraction else "train"
+        return "test" if place < val_fraction + test_fraction else "train"
 
     return [side(patient) for patient in patients]
+
+
+def position(seed: int, patient: str) -> float:
+    """Return the place of a patient in [0, 1): a hash of (seed, patient)."""
+    return derive_seed(seed, "split", patient) / 2**63
 
 
 def carve_validation(
@@ -146,4 +151,5 @@ def divide(manifest: Manifest, file: Path) -> Manifest:
     for row in manifest.rows:
         if row not in splits:
             raise DataError(f"{file}: no split for {row}: it was written for other data")
-    return replace(manifest, splits=np.array([splits[row] for row in manifest.rows]))
+    found = np.array([splits[row] for row in manifest.rows])
+    return replace(manifest, splits=found, division=Division())

@@ -5,14 +5,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from mdmt.config.datasets import Table
 from mdmt.config.site import SiteConfig, SiteTask
 from mdmt.data.find_files import FileFinder
-from mdmt.data.manifest import CENTRE, SPLITS, Manifest
+from mdmt.data.manifest import CENTRE, SPLITS, Division, Manifest
 from mdmt.data.splits import carve_validation, split_patients
+from mdmt.data.stratified import stratify
 from mdmt.data.table_checks import (
     NO_PATIENTS,
     Sample,
@@ -40,14 +42,15 @@ def read_table(site: SiteConfig, seed: int) -> tuple[Manifest, list[Issue]]:
     Rows that do not match `where`, and rows without a label of the site's tasks, are dropped.
     The task's `values` translate a label cell first. Blank and `MISSING` are missing labels.
     The splits come from the split column. If it has no validation split, a part of the training
-    patients becomes the validation split. Without a split column `split_patients` makes all three.
+    patients becomes the validation split. Without a split column all three are drawn. Drawn splits
+    are stratified, or follow the hash of the patient id; see `Division`.
 
     Parameters
     ----------
     site : SiteConfig
         Its `dataset` is a `Table`.
     seed : int
-        Seed of the federation: a patient of two sites is in the same split at both.
+        Seed of the federation. It decides the drawn splits.
 
     Returns
     -------
@@ -99,7 +102,7 @@ def read_rows(
     wanted = [row for row in tabular.rows if _is_wanted(row, dataset)]
     samples = [sample for row in wanted if (sample := reader.read(row))]
     issues = [*reader.issues, *repeated_images(samples)]
-    if dataset.split is not None:
+    if dataset.split_column is not None:
         issues += patients_in_two_splits(samples)
     if not samples and not any(issue.severity == "error" for issue in issues):
         counts = f"{len(tabular.rows)} rows, {len(wanted)} of them match dataset.where"
@@ -108,10 +111,11 @@ def read_rows(
     issues += similar_patients(samples)
     if dataset.patient is None and samples:
         issues.append(Issue("warning", str(tabular.path), NO_PATIENTS))
-    told = account(tabular, len(wanted), reader.unlabelled, len(samples))
-    return replace(
-        _manifest(samples, site.tasks, _splits(samples, dataset, seed)), account=told
-    ), issues
+    manifest = replace(
+        _manifest(samples, site.tasks),
+        account=account(tabular, len(wanted), reader.unlabelled, len(samples)),
+    )
+    return _divided(manifest, site, dataset, seed), issues
 
 
 def label_columns(task: str, entry: SiteTask) -> tuple[str, ...]:
@@ -137,7 +141,13 @@ def label_columns(task: str, entry: SiteTask) -> tuple[str, ...]:
 
 
 def _need_columns(tabular: TabularFile, dataset: Table, labels: dict[str, tuple[str, ...]]) -> None:
-    keys = {key: getattr(dataset, key) for key in ("image", "patient", "split", "mask", "centre")}
+    keys = {key: getattr(dataset, key) for key in ("image", "patient", "mask", "centre")}
+    keys["split"] = dataset.split_column
+    if dataset.split_column is None and dataset.split in tabular.columns:
+        raise DataError(
+            f"{tabular.path}: has a column {dataset.split}, and dataset.split: {dataset.split} means"
+            " the hash of the patient id: rename the column, or omit dataset.split"
+        )
     wanted = {column: f"dataset.{key}" for key, column in keys.items() if column is not None}
     wanted |= dict.fromkeys(dataset.where, "dataset.where")
     wanted |= dict.fromkeys(dataset.metadata, "dataset.metadata")
@@ -234,7 +244,7 @@ class _RowReader:
         return patient.partition(".")[0] if _FLOAT_ID.fullmatch(patient) else patient
 
     def _split(self, row: Row) -> str:
-        column = self.dataset.split
+        column = self.dataset.split_column
         if column is None:
             return ""
         text = row.cells[column]
@@ -265,18 +275,26 @@ def _meaning(text: str, labels: Sequence[str]) -> str:
     )
 
 
-def _splits(samples: Sequence[Sample], dataset: Table, seed: int) -> list[str]:
-    patients, splits = [s.patient for s in samples], [s.split for s in samples]
-    if dataset.split is None:
-        return split_patients(patients, seed, dataset.val_fraction, dataset.test_fraction)
-    if "val" in splits:
-        return splits
-    return carve_validation(patients, splits, seed, dataset.val_fraction)
+def _divided(manifest: Manifest, site: SiteConfig, dataset: Table, seed: int) -> Manifest:
+    """Draw the splits that the table does not give."""
+    val, test = dataset.val_fraction, dataset.test_fraction
+    given = dataset.split_column is not None
+    if given and ("val" in manifest.splits or not val):
+        return manifest
+    by: Literal["hash", "stratified"] = "hash" if dataset.by_hash else "stratified"
+    manifest = replace(manifest, division=Division(by, val, None if given else test))
+    if by == "stratified":
+        return stratify({site.name: site}, {site.name: manifest}, seed)[site.name]
+    patients, splits = manifest.patients.tolist(), manifest.splits.tolist()
+    drawn = (
+        carve_validation(patients, splits, seed, val)
+        if given
+        else split_patients(patients, seed, val, test)
+    )
+    return replace(manifest, splits=np.array(drawn, dtype=np.str_))
 
 
-def _manifest(
-    samples: Sequence[Sample], tasks: dict[str, SiteTask], splits: Sequence[str]
-) -> Manifest:
+def _manifest(samples: Sequence[Sample], tasks: dict[str, SiteTask]) -> Manifest:
     targets = {
         # reshape: without a sample there is no second axis
         task: np.reshape([s.targets[task] for s in samples], (len(samples), entry.space.width))
@@ -287,7 +305,7 @@ def _manifest(
         images=tuple(s.image for s in samples),
         rows=tuple(s.where for s in samples),
         patients=np.array([s.patient for s in samples], dtype=np.str_),
-        splits=np.array(splits, dtype=np.str_),
+        splits=np.array([s.split or "train" for s in samples], dtype=np.dtype("<U6")),
         targets={task: values.astype(np.float32) for task, values in targets.items()},
         masks=tuple(s.mask for s in samples),
         columns={name: np.array([s.columns[name] for s in samples], np.str_) for name in names},

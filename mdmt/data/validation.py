@@ -1,12 +1,13 @@
 """Check a dataset before training: its table, its images and masks, its labels and splits."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mdmt.config.site import SiteConfig
 from mdmt.data.header_checks import header_notices
@@ -37,6 +38,8 @@ class ValidationReport:
     """Patients of the usable images."""
     account: str = ""
     """See `Manifest.account`."""
+    division: str = ""
+    """How the splits were chosen."""
     labels: LabelCounts = field(default_factory=dict)
     """Labelled samples by task, split, table column and label."""
 
@@ -47,7 +50,11 @@ class ValidationReport:
 
 
 def validate_dataset(
-    site: SiteConfig, seed: int, *, progress: Callable[[int, int], None] | None = None
+    site: SiteConfig,
+    seed: int,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    splits: NDArray[np.str_] | None = None,
 ) -> ValidationReport:
     """Read the table, every image and every mask of a site, and collect all issues.
 
@@ -60,11 +67,15 @@ def validate_dataset(
         Seed of the federation. It decides the splits if the table does not.
     progress : callable, optional
         Called with (done, total) images.
+    splits : ndarray of str, optional
+        Splits of the usable rows that replace those of the site, as in a simulation.
     """
     try:
         manifest, issues = inspect_manifest(site, seed)
     except DataError as error:
         return ValidationReport(site.name, (Issue("error", f"site {site.name}", str(error)),))
+    if splits is not None:
+        manifest = replace(manifest, splits=splits)
     checks = list(_check_images(manifest, site, progress))
     issues += [issue for _, found in checks for issue in found]
     usable = manifest.select(np.flatnonzero([digest is not None for digest, _ in checks]))
@@ -72,6 +83,7 @@ def validate_dataset(
     labels = _count_labels(usable, site)
     if len(manifest):
         issues += _missing_labels(usable, site, labels)
+        issues += _one_class(site, labels, usable.splits.tolist())
         issues += [
             Issue("warning", f"site {site.name}", f"no image in the {split} split")
             for split in ("val", "test")
@@ -84,6 +96,7 @@ def validate_dataset(
         images={split: len(indices) for split, indices in rows.items()},
         patients={split: len(set(usable.patients[i].tolist())) for split, i in rows.items()},
         account=manifest.account,
+        division=str(manifest.division),
         labels=labels,
     )
 
@@ -159,3 +172,23 @@ def _missing_labels(manifest: Manifest, site: SiteConfig, labels: LabelCounts) -
                 if absent:
                     message = f"column {column}: no {', '.join(absent)} in the train split"
                     yield Issue("warning", f"task {task}", message)
+
+
+def _one_class(site: SiteConfig, labels: LabelCounts, splits: Collection[str]) -> Iterator[Issue]:
+    """Find validation and test splits without a label, without a class, or with one class only."""
+    for task, entry in site.tasks.items():
+        for split, columns in labels[task].items():
+            if split == "train" or split not in splits:
+                continue
+            if not any(n for counts in columns.values() for n in counts.values()):
+                yield Issue("warning", f"task {task}", f"no labelled image in the {split} split")
+                continue
+            absent = {c: [v for v, n in counts.items() if not n] for c, counts in columns.items()}
+            lacking = [
+                f"{column}: no {', '.join(values)}"
+                for column, values in absent.items()
+                if values and (entry.space.exclusive or len(columns[column]) - len(values) == 1)
+            ]
+            if lacking:
+                message = f"the {split} split has too few classes to compare them"
+                yield Issue("warning", f"task {task}", f"{message}: {'; '.join(lacking)}")

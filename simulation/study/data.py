@@ -12,6 +12,7 @@ from mdmt.config import SiteConfig, Synthetic
 from mdmt.data.cohort import Cohort, open_cohort
 from mdmt.data.manifest import SPLITS, Manifest
 from mdmt.data.splits import absent_classes, write_division
+from mdmt.data.stratified import stratify
 from mdmt.errors import DataError
 from simulation.study.config import StudyConfig
 from simulation.study.folds import (
@@ -142,7 +143,8 @@ def make_folds(config: FoldsConfig, sites: Sites, manifests: Manifests, seed: in
     sites : mapping of str to SiteConfig
         Their tasks, and the roots of their datasets.
     manifests : mapping of str to Manifest
-        Manifests by site. Their splits are used only for ``kind: own``.
+        Manifests by site. Their splits are used only for ``kind: own``; those that are drawn are
+        stratified over the patients of all sites.
     seed : int
 
     Raises
@@ -161,7 +163,8 @@ def make_folds(config: FoldsConfig, sites: Sites, manifests: Manifests, seed: in
             folds = folds_from_files(config, sites, manifests)
             tested = tested if len(folds) > 1 else {}  # one fold is a hold-out
         case _:
-            folds, tested = [Fold("own", {name: m.splits for name, m in manifests.items()})], {}
+            own = stratify(sites, manifests, seed)
+            folds, tested = [Fold("own", {name: m.splits for name, m in own.items()})], {}
     check_folds(folds, sites, manifests, tested)
     return folds
 

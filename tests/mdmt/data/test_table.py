@@ -274,6 +274,7 @@ def test_the_real_sites_keep_shared_patients_on_one_side(covid_cxr: Path) -> Non
             {"prognosis": space},
             patient="patient_id",
             splits={"train": "train", "val": "test"},
+            validation="hash",
         )
         manifest = read_manifest(site, 0)
         assert set(manifest.splits) == {"train", "val", "test"}

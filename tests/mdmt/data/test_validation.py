@@ -192,3 +192,17 @@ def test_progress_counts_every_image(data: Dataset) -> None:
     told: list[tuple[int, int]] = []
     validate_dataset(site, 0, progress=lambda done, total: told.append((done, total)))
     assert told == [(n, 8) for n in range(1, 9)]
+
+
+def test_empty_and_one_class_splits_are_warnings(data: Dataset) -> None:
+    data.rows[6][5] = "SEVERE"  # the test split had one of each
+    report = data.validate({"prognosis": TASKS["prognosis"]})
+    only(report, "warning", "task prognosis", "the test split has too few classes")
+    assert "prognosis: no MILD" in report.issues[0].message
+    assert report.division == "the splits are those of the dataset"
+    for row in data.rows[6:]:
+        row[5] = ""
+        row[3] = "1"
+    found = [(issue.where, issue.message) for issue in data.validate().issues]
+    assert ("task prognosis", "no labelled image in the test split") in found
+    assert any(w == "task severity" and "A: no 0" in message for w, message in found)
