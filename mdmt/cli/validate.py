@@ -87,9 +87,7 @@ def _model_problems(federation: FederationConfig) -> Iterator[str]:
         yield str(error)
 
 
-def _common_splits(
-    sites: Mapping[str, SiteConfig], seed: int
-) -> dict[str, NDArray[np.str_]]:
+def _common_splits(sites: Mapping[str, SiteConfig], seed: int) -> dict[str, NDArray[np.str_]]:
     """Return the splits that a simulation of all sites uses; none of a site that cannot be read."""
     from mdmt.data.readers import inspect_manifest
     from mdmt.data.stratified import stratify
@@ -104,9 +102,7 @@ def _common_splits(
     return {name: manifest.splits for name, manifest in stratify(sites, manifests, seed).items()}
 
 
-def _check_dataset(
-    site: SiteConfig, seed: int, splits: NDArray[np.str_] | None
-) -> bool:
+def _check_dataset(site: SiteConfig, seed: int, splits: NDArray[np.str_] | None) -> bool:
     """Print the counts and issues of a site. Return True if an issue is an error."""
     from mdmt.data.validation import validate_dataset
 

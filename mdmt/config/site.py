@@ -132,7 +132,10 @@ class SiteConfig(Strict):
     dataset: DatasetConfig
     tasks: Annotated[dict[str, SiteTask], Field(min_length=1)]
     fold: Path | None = None
-    """CSV file (row, split) with splits that replace those of the dataset. A study or a simulation writes it."""
+    """CSV file (row, split) with splits that replace those of the dataset.
+
+    A study or a simulation writes it.
+    """
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: Annotated[int, Field(gt=0)] | None = None
     """CPU threads. The default is `training.threads` of the federation."""

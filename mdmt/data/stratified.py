@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdmt.config.site import SiteConfig
-from mdmt.data.manifest import Division, Manifest
+from mdmt.data.manifest import Manifest
 from mdmt.data.splits import position
 
 Sites = Mapping[str, SiteConfig]

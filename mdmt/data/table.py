@@ -145,8 +145,8 @@ def _need_columns(tabular: TabularFile, dataset: Table, labels: dict[str, tuple[
     keys["split"] = dataset.split_column
     if dataset.split_column is None and dataset.split in tabular.columns:
         raise DataError(
-            f"{tabular.path}: has a column {dataset.split}, and dataset.split: {dataset.split} means"
-            " the hash of the patient id: rename the column, or omit dataset.split"
+            f"{tabular.path}: has a column {dataset.split}, but dataset.split: {dataset.split}"
+            " means the hash of the patient id: rename the column, or omit dataset.split"
         )
     wanted = {column: f"dataset.{key}" for key, column in keys.items() if column is not None}
     wanted |= dict.fromkeys(dataset.where, "dataset.where")

@@ -46,7 +46,7 @@ def test_shared_patients_are_on_one_side_and_fractions_are_exact(
     table.write_text("\n".join([*lines, lines[-1].replace("19.png", "0.png").replace("p19", "q")]))
     again = divide_sites(make_config(sites=sites), tmp_path / "run")
     assert {file: file.read_text() for file in files} == files
-    with pytest.raises(DataError, match="written for other data|already in"):
+    with pytest.raises(DataError, match="already in"):
         read_manifest(again.sites["clinic"], config.seed)
 
 
@@ -66,9 +66,7 @@ def _only(task: str) -> dict[str, Any]:
     return {task: federation_dict()["tasks"][task]}
 
 
-def test_simulate_and_validate_use_these_splits(
-    sites: dict[str, Any], tmp_path: Path
-) -> None:
+def test_simulate_and_validate_use_these_splits(sites: dict[str, Any], tmp_path: Path) -> None:
     training = {"rounds": 1, "local_steps": 1, "batch_size": 8}
     file = tmp_path / "federation.yaml"
     file.write_text(yaml.safe_dump(federation_dict(sites=sites, training=training)))

@@ -32,9 +32,10 @@ def site(name: str = "a", **tasks: Any) -> SiteConfig:
     )
 
 
-def manifest(
-    patients: list[str], division: Division = Division("stratified", 0.2, 0.2), **targets: Any
-) -> Manifest:
+EXACT = Division("stratified", 0.2, 0.2)
+
+
+def manifest(patients: list[str], division: Division = EXACT, **targets: Any) -> Manifest:
     n = len(patients)
     return Manifest(
         images=tuple(Path(f"{i}.png") for i in range(n)),
