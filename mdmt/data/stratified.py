@@ -144,6 +144,7 @@ def _levels(targets: NDArray[np.float32], has_labels: bool) -> list[str]:
         of_image = labelled.sum(axis=1)
         means = np.where(labelled, targets, 0).sum(axis=1) / np.maximum(of_image, 1)
         present = of_image > 0
-        edges = np.unique(np.quantile(means[present], QUARTERS)) if present.any() else []
-        texts = [f"{quarter}" for quarter in np.digitize(means, edges)]
-    return [t if some else "-" for t, some in zip(texts, labelled.any(axis=1), strict=True)]
+        edges = np.quantile(means[present], QUARTERS) if present.any() else np.empty(0)
+        texts = [f"{quarter}" for quarter in np.digitize(means, np.unique(edges))]
+    some = np.atleast_1d(labelled.any(axis=1))
+    return [text if any_ else "-" for text, any_ in zip(texts, some, strict=True)]

@@ -46,7 +46,7 @@ def test_shared_patients_are_on_one_side_and_fractions_are_exact(
     table.write_text("\n".join([*lines, lines[-1].replace("19.png", "0.png").replace("p19", "q")]))
     again = divide_sites(make_config(sites=sites), tmp_path / "run")
     assert {file: file.read_text() for file in files} == files
-    with pytest.raises(DataError, match="already in"):
+    with pytest.raises(DataError, match="written for other data"):
         read_manifest(again.sites["clinic"], config.seed)
 
 
