@@ -12,9 +12,9 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, TypeVar
@@ -144,17 +144,18 @@ def running(workers: Sequence[W]) -> Iterator[Sequence[W]]:
 def map_jobs(workers: Sequence[WorkerProcess], jobs: Iterable[J]) -> Iterator[tuple[J, Any]]:
     """Give each free process the next job, and yield each job with its reply, in any order.
 
-    Jobs and replies go through `Connection.send` and `recv`. If a process dies, the reply to its
-    job is a `RunError` that names the job, and a new process gets the next job.
+    Jobs and replies go through `Connection.send` and `recv`. A job is taken from `jobs` when a
+    process is free. If a process dies, the reply to its job is a `RunError` that names the job, and
+    a new process gets the next job.
     """
-    waiting, working = deque(jobs), dict[Any, tuple[WorkerProcess, J]]()
+    waiting, working = iter(jobs), dict[Any, tuple[WorkerProcess, J]]()
 
     def employ(worker: WorkerProcess) -> None:
-        if waiting:
+        for job in islice(waiting, 1):
             worker.start()
             with suppress(OSError):  # it has just died: its connection is readable then
-                worker.connection.send(waiting[0])
-            working[worker.connection] = worker, waiting.popleft()
+                worker.connection.send(job)
+            working[worker.connection] = worker, job
 
     for worker in workers:
         employ(worker)

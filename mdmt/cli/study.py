@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from simulation.study.cells import Cell
     from simulation.study.runner import Saved
 
+TIME_OVER = 3
+"""Exit code of a study that stopped because its time was over."""
+
 
 def study(
     config: Annotated[str, typer.Argument(help="Study YAML, or the name of one in the package.")],
@@ -31,8 +35,15 @@ def study(
             min=0, help="Cells at a time; 0: in this process.", show_default="one per GPU, or core"
         ),
     ] = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Start no cell that would end later.", show_default="no limit"),
+    ] = None,
 ) -> None:
-    """Run a study, or continue an interrupted one; then show its main tables."""
+    """Run a study, or continue an interrupted one; then show its main tables.
+
+    The exit code is 3 if cells remain because of --max-minutes; the same command continues.
+    """
     from mdmt.config import find_config
 
     console = progress_console()
@@ -51,10 +62,11 @@ def study(
             status.update(progress.status(time.monotonic()))
 
         console.print(f"reading the data of {', '.join(sorted(loaded.federation.sites))}")
-        run_study(
+        finished = run_study(
             loaded,
             folder,
             workers=workers,
+            max_minutes=max_minutes,
             watch=lambda site, done, n: status.update(f"{site}: image {done} of {n}"),
             on_plan=lambda finished, cells: show(
                 f"running in {folder}: {progress.plan(finished, cells)}"
@@ -62,6 +74,11 @@ def study(
             on_cell=lambda saved: show(progress.book(saved)),
             on_fail=lambda cell, error: show(progress.drop(cell, error)),
         )
+    if left := progress.total - len(finished):
+        again = ["mdmt", "study", config, *(f"--set={one}" for one in set_ or ())]
+        command = shlex.join([*again, "--out", str(folder), "--workers", str(workers)])
+        typer.echo(f"Stopped: {left} of {progress.total} cells remain. Next:  {command}")
+        raise typer.Exit(TIME_OVER)
     from mdmt.cli.show import study_tables
 
     show_results(*study_tables(folder))

@@ -11,6 +11,7 @@ from mdmt.config.federation import (
 )
 from mdmt.config.loading import (
     build_config,
+    change_config,
     find_config,
     load_federation,
     load_saved_federation,
@@ -44,6 +45,7 @@ __all__ = [
     "TrainingConfig",
     "WireConfig",
     "build_config",
+    "change_config",
     "find_config",
     "load_federation",
     "load_saved_federation",

@@ -132,6 +132,25 @@ def _check_plugins(pinned: Any, federation: FederationConfig) -> None:
             )
 
 
+def change_config(config: M, overrides: Sequence[str]) -> M:
+    """Return a configuration with overrides, validated anew; see `load_federation`.
+
+    A path in an override must be absolute: there is no file that it could be relative to.
+
+    Raises
+    ------
+    ConfigError
+        The message names the key, the value and the expected value.
+    """
+    data = config.model_dump(mode="json")
+    for override in overrides:
+        _override(data, override)
+    try:
+        return type(config).model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, data)) from error
+
+
 def save_config(config: BaseModel, path: Path) -> None:
     """Write a resolved configuration as YAML, atomically. Its first line has the version."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

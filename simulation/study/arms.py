@@ -38,9 +38,7 @@ def run_federated(bench: Bench) -> Outcome:
         name: site.model_copy(update={"state_dir": run / "sites" / name})
         for name, site in bench.config.sites.items()
     }
-    own = {key: getattr(bench.arm, key) for key in ("algorithm", "aggregation")}
-    given = {key: value for key, value in own.items() if value is not None}
-    config = bench.config.model_copy(update=given | {"references": (), "sites": sites})
+    config = bench.config.model_copy(update={"references": (), "sites": sites})
     run.mkdir(parents=True)
     simulate(config, run, "inprocess")
     history = read_lines(run / "history.jsonl")

@@ -27,7 +27,8 @@ class Bench:
     arm : Arm
         One of ``study.arms``.
     config : FederationConfig
-        The federation of this cell: its seed and backbone; sites as they read this fold.
+        The federation of this cell: the recipe of its arm, its seed and backbone; sites as they
+        read this fold.
     cohorts : dict of str to Cohort
         By site, divided by this fold.
     work : Path

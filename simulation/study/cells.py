@@ -70,10 +70,10 @@ class Cell:
         return labels | {"fold": self.fold, "seed": self.seed}
 
 
-def in_cell(study: StudyConfig, backbone: Backbone, seed: int) -> FederationConfig:
-    """The study's federation with the backbone and the seed of a cell."""
-    changes = {"seed": seed, "model": study.model(backbone)}
-    return study.federation.model_copy(update=changes)
+def in_cell(study: StudyConfig, arm: Arm, backbone: Backbone, seed: int) -> FederationConfig:
+    """The federation with the arm's changes, the backbone and the seed of a cell."""
+    changes = {"seed": seed, "model": study.model(arm, backbone)}
+    return study.recipe(arm).model_copy(update=changes)
 
 
 def run_cell(study: StudyConfig, cell: Cell, out: Path) -> None:
@@ -92,7 +92,7 @@ def run_cell(study: StudyConfig, cell: Cell, out: Path) -> None:
         The arm failed; the logs of its sites stay in ``failed`` until the cell is tried again.
     """
     started = time.monotonic()
-    torch.set_num_threads(study.federation.training.threads)
+    torch.set_num_threads(study.recipe(cell.arm).training.threads)
     target = out / "cells" / cell.path
     target.parent.mkdir(parents=True, exist_ok=True)
     kept = out / "failed" / cell.path
@@ -141,7 +141,8 @@ def _bench(study: StudyConfig, cell: Cell, out: Path, work: Path) -> Bench:
         name: site_in_fold(study, site, out, cell.seed, cell.number)
         for name, site in study.federation.sites.items()
     }
-    config = in_cell(study, cell.backbone, cell.seed).model_copy(update={"sites": sites})
+    config = in_cell(study, cell.arm, cell.backbone, cell.seed)
+    config = config.model_copy(update={"sites": sites})
     cohorts = {name: open_cohort(site, config) for name, site in sorted(sites.items())}
     return Bench(study, cell.arm, config, cohorts, work)
 

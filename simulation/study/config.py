@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -11,12 +11,13 @@ from mdmt.config import (
     ModelConfig,
     Synthetic,
     build_config,
+    change_config,
     find_config,
     load_federation,
     read_yaml,
 )
 from mdmt.errors import ConfigError
-from mdmt.strict import Name, Strict
+from mdmt.strict import Name, Positive, Strict
 from simulation.study.kinds import Arm, AverageInit, Backbone, Finetune, FoldsConfig, OwnSplits
 
 _FEDERATION = "federation."
@@ -29,7 +30,13 @@ class StudyConfig(Strict):
     federation: FederationConfig
     """Recipe and sites that all arms share."""
     target: Name
-    """The task that arms are compared on."""
+    """The task that every arm must test, and that arms of two stages end with."""
+    targets: tuple[Name, ...] = ()
+    """The tasks of the gains: by default only `target`."""
+    comparators: tuple[Name, ...] = ()
+    """Arms, such as ``[local, probe]``, over which the gains of the other arms are computed."""
+    margins: dict[Name, Positive] = {}
+    """Task → loss of its primary metric below which an arm counts as not worse."""
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
     backbones: tuple[Backbone, ...] = ()
     """The federation's own unless given."""
@@ -46,8 +53,19 @@ class StudyConfig(Strict):
         """Backbones of the grid."""
         return self.backbones or (Backbone(backbone=self.federation.model.backbone),)
 
-    def model(self, backbone: Backbone) -> ModelConfig:
-        """The federation's model with this backbone.
+    def recipe(self, arm: Arm) -> FederationConfig:
+        """The federation with the changes of an arm.
+
+        Raises
+        ------
+        ConfigError
+            A change is not possible; the message names its key.
+        """
+        changes = getattr(arm, "set", ())
+        return change_config(self.federation, changes) if changes else self.federation
+
+    def model(self, arm: Arm, backbone: Backbone) -> ModelConfig:
+        """The model of an arm with this backbone.
 
         Raises
         ------
@@ -56,7 +74,7 @@ class StudyConfig(Strict):
         """
         changes = backbone.model_dump(include={"backbone", "weights"}, exclude_none=True)
         try:
-            return ModelConfig.model_validate(self.federation.model.model_dump() | changes)
+            return ModelConfig.model_validate(self.recipe(arm).model.model_dump() | changes)
         except ValidationError as error:
             problem = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise ValueError(f"backbones: {backbone.label}: {problem}") from error
@@ -71,6 +89,23 @@ class StudyConfig(Strict):
         return sorted(s.name for s in self.federation.sites.values() if self.target in s.tasks)
 
     @model_validator(mode="after")
+    def _recipes(self) -> Self:
+        _check_steps(self.federation, "federation.")
+        fixed = _fixed(self.federation)
+        for arm in self.arms:
+            try:
+                own = self.recipe(arm)
+            except ConfigError as error:
+                raise ValueError(f"arms.{arm.label}.set: {error}") from error
+            for key, value in _fixed(own).items():
+                if value != fixed[key]:
+                    raise ValueError(f"arms.{arm.label}.set: {key}: all arms of a study share it")
+            _check_steps(own, f"arms.{arm.label}.set: ")
+            if isinstance(arm, AverageInit) and own.training.rounds < 2:
+                raise ValueError(f"arms.{arm.label}: its two stages need training.rounds of 2")
+        return self
+
+    @model_validator(mode="after")
     def _a_grid(self) -> Self:
         for key, labels in (
             ("arms", [arm.label for arm in self.arms]),
@@ -81,7 +116,7 @@ class StudyConfig(Strict):
                 if labels.count(label) > 1:
                     raise ValueError(f"{key}: {label} is given twice; give each its own name")
         for backbone in self.grid_backbones:
-            self.model(backbone)
+            self.model(self.arms[0], backbone)
         return self
 
     @model_validator(mode="after")
@@ -91,13 +126,18 @@ class StudyConfig(Strict):
             raise ValueError(f"target: {self.target} is none of {', '.join(federation.tasks)}")
         if not self.target_sites():
             raise ValueError(f"target: no site of the federation has the task {self.target}")
-        if federation.training.local_steps is None:
-            raise ValueError(
-                "federation.training.local_steps: a study needs it, so that every arm makes"
-                " equally many optimiser steps; see docs/paper.md"
-            )
-        if federation.aggregation.fraction < 1:
-            raise ValueError("federation.aggregation.fraction: must be 1, or steps differ by arm")
+        for task in self.targets:
+            if not any(task in site.tasks for site in federation.sites.values()):
+                raise ValueError(f"targets: no site of the federation has the task {task}")
+        if self.targets and self.target not in self.targets:
+            raise ValueError(f"targets: expected {self.target}, the target, among them")
+        for task in self.margins:
+            if task not in (self.targets or (self.target,)):
+                raise ValueError(f"margins: {task} is no target")
+        labels = [arm.label for arm in self.arms]
+        for arm in self.comparators:
+            if arm not in labels:
+                raise ValueError(f"comparators: no arm {arm}; the arms are {', '.join(labels)}")
         if self.redraw and not all(
             isinstance(site.dataset, Synthetic) for site in federation.sites.values()
         ):
@@ -115,9 +155,28 @@ class StudyConfig(Strict):
                 raise ValueError(f"arms.{arm.label}.source: name one of {', '.join(others)}")
             if arm.source is not None and arm.source not in others:
                 raise ValueError(f"arms.{arm.label}.source: no other task {arm.source} at a site")
-            if isinstance(arm, AverageInit) and self.federation.training.rounds < 2:
-                raise ValueError(f"arms.{arm.label}: its two stages need training.rounds of 2")
         return self
+
+
+def _check_steps(recipe: FederationConfig, where: str) -> None:
+    """Refuse a recipe with which the number of optimiser steps depends on the kind of arm."""
+    if recipe.training.local_steps is None:
+        raise ValueError(
+            f"{where}training.local_steps: a study needs it, so that every arm makes"
+            " equally many optimiser steps; see docs/paper.md"
+        )
+    if recipe.aggregation.fraction < 1:
+        raise ValueError(f"{where}aggregation.fraction: must be 1, or steps differ by arm")
+
+
+def _fixed(recipe: FederationConfig) -> dict[str, Any]:
+    """What an arm cannot change, by key: arms would have other data, or nothing in common."""
+    keys = ("name", "seed", "sites", "references")
+    return {key: getattr(recipe, key) for key in keys} | {
+        "model.backbone": recipe.model.backbone,
+        "model.weights": recipe.model.weights,
+        "tasks": {name: task.space for name, task in recipe.tasks.items()},
+    }
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:

@@ -5,8 +5,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mdmt.algorithms import AnyAlgorithm
-from mdmt.config import AggregationConfig
 from mdmt.strict import Name, Probability, Strict
 
 
@@ -23,16 +21,10 @@ class _Arm(Strict):
         return self.name or self.kind
 
 
-class Plain(_Arm):
-    """An arm without other keys.
+class Constant(_Arm):
+    """The best constant prediction from a site's training labels."""
 
-    ``constant`` is the best constant prediction from a site's training labels, ``local`` each site
-    alone with its own task, ``probe`` linear heads of each site on the initial backbone, which is
-    not trained, and ``pooled`` all tasks on the pooled data of all sites: the paper's
-    MDMT.
-    """
-
-    kind: Literal["constant", "probe", "local", "pooled"]
+    kind: Literal["constant"]
 
 
 class Metadata(_Arm):
@@ -43,7 +35,25 @@ class Metadata(_Arm):
     """Such as ``[view, age, sex]``; `dataset.metadata` of every target site must name each."""
 
 
-class _FromSource(_Arm):
+class Trained(_Arm):
+    """An arm that trains, by the recipe of the federation with its own changes."""
+
+    set: tuple[str, ...] = ()
+    """Changes to the recipe for this arm, such as ``[algorithm=fedprox, training.rounds=10]``."""
+
+
+class Plain(Trained):
+    """A trained arm without other keys.
+
+    ``local`` is each site alone with its own task, ``probe`` linear heads of each site on the
+    initial backbone, which is not trained, and ``pooled`` all tasks on the pooled data of all
+    sites: the paper's MDMT.
+    """
+
+    kind: Literal["probe", "local", "pooled"]
+
+
+class _FromSource(Trained):
     source: Name | None = None
     """Task that is trained first; by default the federation's only other task."""
 
@@ -63,13 +73,10 @@ class AverageInit(_FromSource):
     """The second stage: each target site alone, or all tasks on pooled data."""
 
 
-class Federated(_Arm):
+class Federated(Trained):
     """All tasks at their sites, through the real server and client."""
 
     kind: Literal["federated"]
-    algorithm: AnyAlgorithm | None = None
-    aggregation: AggregationConfig | None = None
-    """By default both are those of the federation."""
 
 
 def _of_kind(value: Any) -> Any:
@@ -78,7 +85,10 @@ def _of_kind(value: Any) -> Any:
 
 
 Arm = Annotated[
-    Annotated[Plain | Metadata | Finetune | AverageInit | Federated, Field(discriminator="kind")],
+    Annotated[
+        Constant | Metadata | Plain | Finetune | AverageInit | Federated,
+        Field(discriminator="kind"),
+    ],
     BeforeValidator(_of_kind),
 ]
 

@@ -23,6 +23,7 @@ from simulation.study.data import StudyData, Watch, open_data
 from simulation.study.kinds import Metadata
 from simulation.study.metadata import check_columns, has_columns
 from simulation.study.tables import TABLES, write_tables
+from simulation.study.time_limit import TimeLimit
 from simulation.workers import prepare_worker
 
 Saved = dict[str, Any]
@@ -34,6 +35,7 @@ def run_study(
     out: Path,
     *,
     workers: int,
+    max_minutes: float | None = None,
     watch: Watch = lambda site, done, n: None,
     on_plan: Callable[[Sequence[Saved], Sequence[Cell]], None] = lambda finished, cells: None,
     on_cell: Callable[[Saved], None] = lambda saved: None,
@@ -48,6 +50,9 @@ def run_study(
         A new or empty folder, or that of the same study.
     workers : int
         Number of cells at the same time, each in its own process; 0 runs them in this process.
+    max_minutes : float, optional
+        A cell that would probably end later is not started. The tables are made when a later call
+        has run the others.
     watch : callable
         Called with (site, images done, images in all) while data are read.
     on_plan : callable
@@ -60,7 +65,7 @@ def run_study(
     Returns
     -------
     list of dict
-        All cells, in order of the grid.
+        All cells, in order of the grid; without those that were not started.
 
     Raises
     ------
@@ -68,6 +73,7 @@ def run_study(
         Data that cannot be used, a folder of another study, or, when all others are finished, cells
         that failed.
     """
+    limit = TimeLimit(max_minutes)
     out = out.resolve()  # it goes into files that read a path relative to themselves
     _refuse_others(study, out)
     data = _open(study, watch)
@@ -83,22 +89,26 @@ def run_study(
         for seed, opened in data.items():
             opened.write_folds(study, out, seed)
         on_plan(list(finished.values()), cells)
+        for saved in finished.values():
+            limit.book(saved)
         failed: list[str] = []
-        with closing(run_cells(study, todo, out, workers)) as ended:
+        with closing(run_cells(study, todo, out, workers, limit)) as ended:
             for cell, error in ended:
                 if error is not None:
                     failed.append(str(error))
                     on_fail(cell, error)
-                elif saved := read_cell(out, cell):
-                    finished[cell.path] = saved
-                    on_cell(saved)
+                elif found := read_cell(out, cell):
+                    finished[cell.path] = found
+                    limit.book(found)
+                    on_cell(found)
         if failed:
             raise RunError(
                 f"{len(failed)} of {len(cells)} cells failed; the same command tries them again:\n"
                 + "\n".join(failed)
             )
-        ordered = [finished[cell.path] for cell in cells]
-        write_tables(study, out, data, list(zip(cells, ordered, strict=True)))
+        ordered = [finished[cell.path] for cell in cells if cell.path in finished]
+        if len(ordered) == len(cells):
+            write_tables(study, out, data, list(zip(cells, ordered, strict=True)))
     return ordered
 
 
@@ -116,7 +126,6 @@ def plan_cells(study: StudyConfig, data: Mapping[int, StudyData]) -> list[Cell]:
     devices = {resolve_device(site.device).type for site in study.federation.sites.values()}
     shared = {
         "format": FORMAT,
-        "recipe": study.federation.hash,
         "target": study.target,
         "checkpoint": study.checkpoint,
         "devices": sorted(devices),
@@ -125,10 +134,11 @@ def plan_cells(study: StudyConfig, data: Mapping[int, StudyData]) -> list[Cell]:
     cells = []
     for backbone in study.grid_backbones:
         built: dict[str, Any] = {"backbone": backbone.model_dump(mode="json", exclude={"name"})}
-        # Another file may be put in the place of a file of weights.
-        built["weights"] = content_name(study.model(backbone).weights)
         for arm in study.arms:
             own = shared | built | {"arm": arm.model_dump(mode="json", exclude={"name"})}
+            own["recipe"] = study.recipe(arm).hash
+            # Another file may be put in the place of a file of weights.
+            own["weights"] = content_name(study.model(arm, backbone).weights)
             for seed in study.seeds:
                 for number, fold in enumerate(data[seed].folds):
                     identity = own | {"data": data[seed].digest(fold)}
@@ -152,8 +162,13 @@ def _check(study: StudyConfig, data: Mapping[int, StudyData]) -> None:
                     manifest = opened.manifests[name]
                     if study.target in site.tasks or has_columns(manifest, arm.columns):
                         check_columns(manifest, site, arm.columns)
-    for backbone in study.grid_backbones:
-        build_model(in_cell(study, backbone, study.seeds[0]), (), weights=True)
+    cells = (
+        in_cell(study, arm, backbone, study.seeds[0])
+        for arm in study.arms
+        for backbone in study.grid_backbones
+    )
+    for config in {config.model: config for config in cells}.values():
+        build_model(config, (), weights=True)
 
 
 def _refuse_others(study: StudyConfig, out: Path) -> None:
@@ -200,7 +215,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def run_cells(
-    study: StudyConfig, todo: Sequence[Cell], out: Path, workers: int
+    study: StudyConfig, todo: Sequence[Cell], out: Path, workers: int, limit: TimeLimit
 ) -> Generator[tuple[Cell, MDMTError | None]]:
     """Run cells and yield each when it has ended, in any order, with the error if it failed.
 
@@ -211,9 +226,11 @@ def run_cells(
     out : Path
     workers : int
         Processes; 0 runs the cells in this one. A process that dies costs its cell.
+    limit : TimeLimit
+        Says which cells may start.
     """
     if workers == 0:
-        for cell in todo:
+        for cell in limit.admit(todo):
             yield cell, _try_cell(study, out, cell)
         return
     serve = partial(_serve_cell, study, out)
@@ -222,7 +239,7 @@ def run_cells(
         for number in range(min(workers, len(todo)))
     ]
     with _thread_limit(study.federation.training.threads), running(processes):
-        yield from map_jobs(processes, todo)
+        yield from map_jobs(processes, limit.admit(todo))
 
 
 def _try_cell(study: StudyConfig, out: Path, cell: Cell) -> MDMTError | None:

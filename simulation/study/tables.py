@@ -60,7 +60,10 @@ def write_tables(
                 {"seeds": [seed for seed, one in data.items() if one is opened]} | opened.describe()
                 for opened in distinct.values()
             ],
-            "caveats": find_caveats(study, data, written, statistics),
+            "caveats": [
+                *find_caveats(study, data, written, statistics),
+                *steps_caveats(study, [saved for _, saved in cells]),
+            ],
             "cells": {
                 "done": len(cells),
                 "of": len(cells),
@@ -120,6 +123,15 @@ def _data_caveats(study: StudyConfig, data: StudyData) -> Iterator[str]:
         if patients < len(manifest):
             images = f"{site} has {len(manifest)} images of {patients} patients"
             yield f"{images}: tests over patients cluster them"
+
+
+def steps_caveats(study: StudyConfig, cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield where arms made different numbers of steps with images of the target."""
+    for site in study.target_sites():
+        by_arm = {cell["arm"]: cell["steps"][site] for cell in cells if site in cell["steps"]}
+        if len(set(by_arm.values())) > 1:
+            numbers = ", ".join(f"{arm} {steps}" for arm, steps in by_arm.items())
+            yield f"{site}: arms differ in steps with images of {study.target}: {numbers}"
 
 
 def shortcut_caveats(study: StudyConfig, statistics: Mapping[str, Any]) -> Iterator[str]:

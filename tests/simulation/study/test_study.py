@@ -19,7 +19,7 @@ import mdmt.central
 import simulation.study.arms
 import simulation.study.cells
 from mdmt.config import find_config
-from mdmt.errors import RunError
+from mdmt.errors import RunError, StateError
 from mdmt.tasks.statistics import auroc
 from simulation.simulate import simulate
 from simulation.study.bench import Outcome
@@ -322,7 +322,7 @@ def test_study_json_says_what_was_run_and_what_to_beware_of(load, tables, tmp_pa
 
 
 def test_the_federated_arm_may_aggregate_in_its_own_way(load, tables, tmp_path):
-    own = {"kind": "federated", "name": "uniform", "aggregation": {"weighting": "uniform"}}
+    own = {"kind": "federated", "name": "uniform", "set": ["aggregation.weighting=uniform"]}
     weight = {"prognosis": PROGNOSIS, "severity": SEVERITY | {"weight": 3}}
     study = load(sites=tables, arms=["federated", own], federation={"tasks": weight})
     run_study(study, tmp_path / "out", workers=0)
@@ -337,7 +337,8 @@ def test_the_federated_arm_may_aggregate_in_its_own_way(load, tables, tmp_path):
 
 
 def test_two_federated_arms_may_have_different_algorithms(load, tables, tmp_path):
-    own = {"kind": "federated", "name": "proximal", "algorithm": {"name": "fedprox", "mu": 100}}
+    algorithm = "algorithm={name: fedprox, mu: 100}"
+    own = {"kind": "federated", "name": "proximal", "set": [algorithm]}
     run_study(load(sites=tables, arms=["federated", own]), tmp_path / "out", workers=0)
     predictions = read(tmp_path / "out" / "predictions.csv")
     average, proximal = (
@@ -346,12 +347,30 @@ def test_two_federated_arms_may_have_different_algorithms(load, tables, tmp_path
     )
     assert average != proximal
     study = yaml.safe_load((tmp_path / "out" / "study.yaml").read_text())
-    assert study["arms"][1]["algorithm"]["name"] == "fedprox"
+    assert study["arms"][1]["set"] == [algorithm]
+
+
+def test_an_arm_may_change_the_recipe_and_its_cells_know_it(load, tables, tmp_path):
+    """Three rounds instead of two, images of 24 pixels instead of 32; other arms keep theirs."""
+    own = {"kind": "local", "name": "longer", "set": ["training.rounds=3", "model.image_size=24"]}
+    study = load(sites=tables, arms=["local", own, "pooled"])
+    local, longer, pooled = run_study(study, tmp_path / "out", workers=0)
+    assert [one["steps"]["hospital"] for one in (local, longer, pooled)] == [4, 6, 4]
+    assert longer["identity"]["arm"]["set"] == list(own["set"])
+    assert local["identity"]["recipe"] == pooled["identity"]["recipe"]
+    assert longer["identity"]["recipe"] == study.recipe(study.arms[1]).hash
+    assert study.recipe(study.arms[1]).model.image_size == 24
+    caveats = json.loads((tmp_path / "out" / "study.json").read_text())["caveats"]
+    differ = "hospital: arms differ in steps with images of prognosis: local 4, longer 6, pooled 4"
+    assert differ in caveats
+    other = load(sites=tables, arms=["local", own | {"set": ["training.rounds=4"]}])
+    with pytest.raises(StateError, match="was made with other arm, recipe"):
+        run_study(other, tmp_path / "out", workers=0)
 
 
 def test_a_site_that_withholds_its_counts_made_the_steps_of_every_arm(load, tables, tmp_path):
     for site in tables.values():
         site["policy"] = {"report_counts": False}
-    own = {"kind": "federated", "aggregation": {"weighting": "uniform"}}
+    own = {"kind": "federated", "set": ["aggregation.weighting=uniform"]}
     (finished,) = run_study(load(sites=tables, arms=[own]), tmp_path / "out", workers=0)
     assert finished["steps"] == {"hospital": 4}

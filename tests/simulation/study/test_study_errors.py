@@ -39,6 +39,34 @@ CASES = {
         {"arms": [{"kind": "finetune", "source": "view"}]},
         "arms.finetune.source: no other task view at a site",
     ),
+    "an arm with an unknown key of the recipe": (
+        {"arms": [{"kind": "federated", "name": "ca", "set": ["training.round=3"]}]},
+        "arms.ca.set: training.round: no such key; did you mean rounds?",
+    ),
+    "an arm with an impossible value": (
+        {"arms": [{"kind": "local", "set": ["training.rounds=many"]}]},
+        "arms.local.set: training.rounds: ",
+    ),
+    "an arm without a value": (
+        {"arms": [{"kind": "local", "set": ["training.rounds"]}]},
+        "arms.local.set: --set training.rounds: expected KEY.KEY=VALUE",
+    ),
+    "an arm with epochs": (
+        {"arms": [{"kind": "pooled", "set": ["training={rounds: 2, local_epochs: 1}"]}]},
+        "arms.pooled.set: training.local_steps: a study needs it",
+    ),
+    "an arm with other data": (
+        {"arms": [{"kind": "local", "set": ["sites={}"]}]},
+        "arms.local.set: sites: all arms of a study share it",
+    ),
+    "an arm with another backbone": (
+        {"arms": [{"kind": "local", "set": ["model.backbone=resnet18"]}]},
+        "arms.local.set: model.backbone: all arms of a study share it",
+    ),
+    "changes of an arm that does not train": (
+        {"arms": [{"kind": "constant", "set": ["training.rounds=3"]}]},
+        "arms.0.set: no such key",
+    ),
     "redrawn tables": ({"redraw": True}, "redraw: only sites with dataset.kind synthetic"),
     "unknown folds": ({"folds": {"kind": "random"}}, "folds.kind: expected one of"),
     "more folds than patients": (

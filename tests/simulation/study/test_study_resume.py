@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -10,11 +11,12 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from builders import study_dict
-from cli_builders import patients, table_site, write_rows
+from cli_builders import patients, run_cli, table_site, write_rows
 from safetensors.torch import save_file
 
 import simulation.study.cells
@@ -26,6 +28,7 @@ from mdmt.report import write_report
 from mdmt.results.studies import read_study
 from simulation.study.config import load_study
 from simulation.study.runner import run_study
+from simulation.study.time_limit import TimeLimit
 
 ROOT = Path(__file__).parents[3]
 TABLES = ("results.csv", "predictions.csv", "statistics.json")
@@ -269,6 +272,39 @@ def test_a_damaged_cell_is_refused(load, tables, tmp_path):
     file.write_text(file.read_text()[:100])
     with pytest.raises(StateError, match="is damaged: delete it"):
         run_study(study, out, workers=0)
+
+
+def test_a_cell_starts_only_if_it_can_end_in_time():
+    """Ten minutes. A local cell took 100 s before; nothing is known of pooled until it ran."""
+    now = [0.0]
+    limit = TimeLimit(10, clock=lambda: now[0])
+    arms = ["pooled", "local", "pooled", "local", "pooled"]
+    cells = [SimpleNamespace(arm=SimpleNamespace(label=arm)) for arm in arms]
+    limit.book({"arm": "local", "seconds": 100.0})
+    started = []
+    for cell in limit.admit(cells):
+        arm = cell.arm.label
+        started.append((now[0], arm))
+        now[0] += {"local": 90.0, "pooled": 205.0}[arm]
+        limit.book({"arm": arm, "seconds": {"local": 90.0, "pooled": 205.0}[arm]})
+    # The last pooled cell would end at 205 + 90 + 205 + 205 s; the local cell before it at 595 s.
+    assert started == [(0, "pooled"), (205, "local"), (295, "pooled")]
+    now[0] = 495
+    assert list(limit.admit(cells[:2])) == [cells[1]]
+    assert list(TimeLimit(None).admit(cells)) == cells
+
+
+def test_a_study_without_time_stops_and_the_command_that_it_prints_goes_on(undisturbed, tmp_path):
+    file, expected = undisturbed
+    out = tmp_path / "out"
+    stopped = run_cli("study", file, "--out", out, "--workers", 0, "--max-minutes", 0)
+    assert stopped.exit_code == 3, stopped.output
+    line = stopped.stdout.strip()
+    assert line.startswith("Stopped: 3 of 3 cells remain. Next:  mdmt study ")
+    assert not (out / "results.csv").exists()
+    again = run_cli(*shlex.split(line.partition("mdmt ")[2]), "--max-minutes", 60)
+    assert again.exit_code == 0, again.output
+    assert tables_of(out) == expected
 
 
 def test_two_studies_do_not_run_in_one_folder(load, tables, tmp_path):
