@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from mdmt.report import figures, tables
 from mdmt.report.canvas import arm_colours
 from mdmt.report.caveats import study_caveats
+from mdmt.report.gains import gain_tables
 from mdmt.report.learning import study_learning
 from mdmt.report.page import Block, Details, Page
 from mdmt.report.setup import config_blocks, fold_blocks, versions_paragraph
@@ -24,6 +25,7 @@ def study_page(study: Study) -> Page:
         summary=list(_summary(study)),
         caveats=study_caveats(study),
         sections=[
+            ("gains", "Gains over the comparators", list(gain_tables(study))),
             ("results", "Results on the test sets", list(_results(study))),
             ("differences", "Paired differences", list(_differences(study))),
             ("predictions", "Predictions", list(prediction_blocks(study))),

@@ -7,7 +7,7 @@ seed together, say whether it would hold in other patients like these.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from mdmt.metrics import bootstrap_interval
 from mdmt.results.delong import compare_aurocs
+from mdmt.results.gains import gain_tables
 from mdmt.results.predictions import ALL, CellName, Predictions
 from mdmt.results.statistics import compare_pairs, holm, mean_of
 from mdmt.results.studies import Study
@@ -23,6 +24,11 @@ from mdmt.seeds import derive_seed
 FORMAT = 1
 _DISTINCT = "those that test the same images are averaged first and count once"
 _WITHIN = "an AUROC compares images of one fold, which one model ranked, and folds weigh by pairs"
+_RESAMPLES = "percentile bootstrap of 1000 resamples that draw patients with all their images"
+_PAIRED = (
+    "metrics of all folds, averaged over seeds; a gain is positive if the arm is better; each"
+    " resample draws the same patients for both arms, at all sites"
+)
 UNITS = {
     "summary": f"cells: {_DISTINCT}; mean and standard error over the n test sets; folds share"
     " training images, so the error is a lower bound",
@@ -34,18 +40,32 @@ UNITS = {
     "delong": f"patients: test predictions of all folds of one seed; {_WITHIN}; DeLong's test with"
     " images clustered by patient (Obuchowski 1997); two-sided; Holm's correction over the pairs"
     " of arms of one backbone, seed, site and output",
+    "out_of_fold": "patients: test predictions of all folds of a seed, metrics averaged over"
+    f" seeds; {_WITHIN}; {_RESAMPLES}",
+    "gains": f"patients: {_PAIRED}; p is two-sided, with Holm's correction over the targets (means"
+    " of their sites) of one arm and comparator; not worse: the lower end of the interval is above"
+    " minus the margin",
+    "endpoint": f"patients: {_PAIRED}; the mean over targets of standardised gains: parts of the"
+    " way from the best constant prediction to a perfect one",
 }
 
 Values = dict[CellName, float]
 
 
-def study_statistics(study: Study) -> dict[str, Any]:
+def study_statistics(study: Study, chosen: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Compute every table of ``statistics.json`` from the study's results and predictions.
+
+    Parameters
+    ----------
+    study : Study
+    chosen : mapping of str to str, optional
+        Task → its comparator (`gain_tables`).
 
     Returns
     -------
     dict
-        ``summary``, ``paired``, ``intervals`` and ``delong``: each a ``unit`` and ``rows``.
+        ``summary``, ``paired``, ``intervals``, ``delong``, and those of `gain_tables`: each a
+        ``unit`` and ``rows``.
     """
     compared = _compared(study)
     tables = {
@@ -53,6 +73,7 @@ def study_statistics(study: Study) -> dict[str, Any]:
         "paired": _paired(study),
         "intervals": [_interval(one) for one in study.predictions],
         "delong": list(_delong([one for one in study.predictions if one.arm in compared])),
+        **gain_tables(study, chosen),
     }
     primary = {
         name: {"metric": space.primary, "better": space.primary_is_better_when}
