@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mdmt.blob import Arrays, fingerprint
 from mdmt.config import FederationConfig
-from mdmt.config.federation import BY_CONTENT, content_name
+from mdmt.config.model import BY_CONTENT, content_name
 from mdmt.errors import ConfigError, PolicyError, WeightsError
 from mdmt.models import broadcast_names, build_model, get_arrays
 from mdmt.wire import Codec

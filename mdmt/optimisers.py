@@ -32,16 +32,19 @@ def build_optimizer(
     model : MDMTModel
     training : TrainingConfig
     rates : mapping of str to float
-        Factors on the rate of ``backbone`` and of ``heads.<task>``. The default is 1.
+        Factors on the rate of ``backbone``, beside `training.backbone_lr_mult`, and of
+        ``heads.<task>``. The default is 1.
     saved : mapping of str to Tensor
         `moments` to continue from. Other parameters start without moments.
     """
+    factors = dict(rates)
+    factors["backbone"] = factors.get("backbone", 1.0) * training.backbone_lr_mult
     parts: dict[str, nn.Module] = {"backbone": model.backbone}
     parts |= {f"heads.{task}": head for task, head in model.heads.items()}
     groups = [
         {
             "params": [p for p in part.parameters() if p.requires_grad],
-            "rate": rates.get(name, 1.0),
+            "rate": factors.get(name, 1.0),
         }
         for name, part in parts.items()
     ]

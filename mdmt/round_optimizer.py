@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mdmt.config import TrainingConfig
-from mdmt.models import MDMTModel
+from mdmt.models import MDMTModel, Part
 from mdmt.optimisers import build_optimizer, moments, set_rates
 
 
@@ -30,6 +30,8 @@ class RoundOptions(TypedDict, total=False):
         Moments from an earlier `TrainingResult`, to continue from.
     rates : mapping of str to float, optional
         Factors on the rate of ``backbone`` and of ``heads.<task>`` (property P2 needs them).
+    part : {"all", "backbone", "heads"}
+        The part of the model that trains. In a warm-up round only the heads train.
     """
 
     round_number: int
@@ -38,6 +40,17 @@ class RoundOptions(TypedDict, total=False):
     anchor: Mapping[str, Tensor] | None
     start_moments: Mapping[str, Tensor] | None
     rates: Mapping[str, float] | None
+    part: Part
+
+
+def trained_part(training: TrainingConfig, options: RoundOptions) -> Part:
+    """Return the part of the model that trains: in a warm-up round always the heads.
+
+    The heads then fit the features of the initial backbone, so that their first gradients do not
+    damage it (LP-FT, Kumar et al. 2022).
+    """
+    warm_up = options.get("round_number", 1) <= training.warmup_rounds
+    return "heads" if warm_up else options.get("part", "all")
 
 
 class RoundOptimizer:
@@ -80,7 +93,8 @@ class RoundOptimizer:
             if parameter.grad is not None:  # add μ(θ - θ_0), the gradient of the proximal term
                 parameter.grad.add_(parameter.detach() - start, alpha=self._mu)
         if training.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._model.parameters(), training.clip_norm)
+            trained = [p for p in self._model.parameters() if p.requires_grad]
+            nn.utils.clip_grad_norm_(trained, training.clip_norm)
         progress = self._round - 1 + number / self._steps
         set_rates(self._optimizer, training, self._lr_factor, progress)
         self._scaler.step(self._optimizer)

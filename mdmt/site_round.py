@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mdmt.blob import Arrays
 from mdmt.config import AggregationConfig
-from mdmt.models import MDMTModel, get_arrays, local_tensors, set_arrays
+from mdmt.models import MDMTModel, Part, get_arrays, local_tensors, set_arrays
 from mdmt.training import TrainingResult
 
 MOMENTS = "moments."
@@ -55,7 +55,11 @@ class SiteRound:
         set_arrays(self.model, kept or initial)
 
     def train(
-        self, *, proximal_mu: float = 0.0, anchor: Mapping[str, Tensor] | None = None
+        self,
+        *,
+        proximal_mu: float = 0.0,
+        anchor: Mapping[str, Tensor] | None = None,
+        part: Part = "all",
     ) -> TrainingResult:
         """Train the model in place, from its current values.
 
@@ -65,12 +69,15 @@ class SiteRound:
             μ of the proximal term μ/2·‖θ - anchor‖² over the backbone.
         anchor : mapping of str to Tensor, optional
             Values by parameter name. The default is the current values.
+        part : {"all", "backbone", "heads"}
+            The part of the model that trains. In a warm-up round only the heads train.
         """
         uploaded = set(self.uploaded)
         result = self.loop(
             self.model,
             proximal_mu=proximal_mu,
             anchor=anchor,
+            part=part,
             start_moments={
                 name.removeprefix(MOMENTS): value
                 for name, value in self.memory.items()

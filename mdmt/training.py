@@ -28,7 +28,7 @@ from mdmt.errors import ConfigError, DataError
 from mdmt.losses import Objective
 from mdmt.memory import keep_memory
 from mdmt.models import MDMTModel, set_training_mode
-from mdmt.round_optimizer import RoundOptimizer, RoundOptions
+from mdmt.round_optimizer import RoundOptimizer, RoundOptions, trained_part
 
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -142,7 +142,8 @@ def train(
     steps = _steps(config, cohort.strata(indices))
     torch.manual_seed(seed)
     # One image has no batch statistics: the normalisation layers then keep their statistics.
-    set_training_mode(model, config.aggregation.norm_layers if len(indices) > 1 else "frozen")
+    norm_layers = config.aggregation.norm_layers if len(indices) > 1 else "frozen"
+    set_training_mode(model, norm_layers, trained_part(config.training, options))
     optimizer = RoundOptimizer(model, config.training, steps, options)
     spaces = {task: config.space(task) for task in tasks}
     objective = Objective(spaces, coefficients, _class_weights(cohort, config, tasks, device))

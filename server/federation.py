@@ -119,7 +119,13 @@ class Federation:
 
 
 def begin(config: FederationConfig, registry: SiteRegistry) -> Federation:
-    """Build the initial state, from which every site starts."""
+    """Build the initial state, from which every site starts.
+
+    Raises
+    ------
+    ConfigError
+        The model cannot be built, or the sites would send nothing.
+    """
     keep_memory()
     torch.set_num_threads(config.training.threads)
     model = _initial_model(config)
@@ -130,13 +136,19 @@ def begin(config: FederationConfig, registry: SiteRegistry) -> Federation:
             " which secure aggregation clips; use local or frozen"
         )
     arrays = get_arrays(model, broadcast_names(model, config.aggregation))
+    uploaded = frozenset(uploaded_names(model, config.aggregation))
+    if not uploaded:
+        raise ConfigError(
+            "nothing would be averaged: model.trainable and aggregation.norm_layers leave no array"
+            " of the backbone, and aggregation.heads is local; use heads: shared"
+        )
     return Federation(
         config=config,
         registry=registry,
         recipe=config.recipe,
         run_id=secrets.token_hex(6),
         state=State(arrays, optimised_names(model, config.aggregation)),
-        uploaded=frozenset(uploaded_names(model, config.aggregation)),
+        uploaded=uploaded,
         selection=Selection(config),
         coefficients=loss_coefficients(config, registry.sites),
     )

@@ -123,16 +123,16 @@ def test_every_key_of_a_study_is_documented():
 
 def test_every_configuration_key_is_documented():
     from mdmt.algorithms import fedprox, server_optimisers
-    from mdmt.config import datasets, federation, site, training
+    from mdmt.config import datasets, federation, model, site, training
     from mdmt.plugins import Plugin  # mdmt writes it, not a user
     from mdmt.strict import Strict
 
     text = (ROOT / "docs" / "configuration.md").read_text()
-    for module in (datasets, federation, site, training, fedprox, server_optimisers):
-        for model in vars(module).values():
-            if isinstance(model, type) and issubclass(model, Strict) and model is not Plugin:
-                for key in set(model.model_fields) - {"space", "kind"}:
-                    assert f"`{key}`" in text, f"{model.__name__}.{key}"
+    for module in (datasets, federation, model, site, training, fedprox, server_optimisers):
+        for section in vars(module).values():
+            if isinstance(section, type) and issubclass(section, Strict) and section is not Plugin:
+                for key in set(section.model_fields) - {"space", "kind"}:
+                    assert f"`{key}`" in text, f"{section.__name__}.{key}"
 
 
 FLOWER_IS_PRIVATE_IN = {"client/flower.py", "client/fleet.py", "server/flower.py"}

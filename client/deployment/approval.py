@@ -8,7 +8,7 @@ from pathlib import Path
 from client.deployment.plan import Plan
 from client.deployment.recipes import open_recipes
 from client.deployment.site_file import add_recipe
-from mdmt.config.federation import BY_CONTENT, content_name
+from mdmt.config.model import BY_CONTENT, content_name
 from mdmt.files import atomic_path
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from client.deployment.recipes import Change, changes, open_recipes, recipe_hash
 from mdmt.config import FederationConfig, SiteConfig, load_federation, load_site
-from mdmt.config.federation import content_name
+from mdmt.config.model import content_name
 from mdmt.data.cohort import Cohort
 from mdmt.data.manifest import Manifest
 from mdmt.data.readers import read_manifest

@@ -5,7 +5,6 @@ from mdmt.config.federation import (
     AugmentationConfig,
     FederationConfig,
     HeadConfig,
-    ModelConfig,
     PreprocessingConfig,
     TaskConfig,
 )
@@ -21,6 +20,7 @@ from mdmt.config.loading import (
     save_config,
     saved_by,
 )
+from mdmt.config.model import LastBlocks, ModelConfig, Trainable
 from mdmt.config.privacy import DifferentialPrivacy, PrivacyConfig
 from mdmt.config.site import Policy, SiteConfig, SiteTask
 from mdmt.config.training import AggregationConfig, TrainingConfig, WireConfig
@@ -33,6 +33,7 @@ __all__ = [
     "DifferentialPrivacy",
     "FederationConfig",
     "HeadConfig",
+    "LastBlocks",
     "ModelConfig",
     "Policy",
     "PreprocessingConfig",
@@ -42,6 +43,7 @@ __all__ = [
     "Synthetic",
     "Table",
     "TaskConfig",
+    "Trainable",
     "TrainingConfig",
     "WireConfig",
     "build_config",

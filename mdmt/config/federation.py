@@ -2,89 +2,20 @@
 
 import hashlib
 import json
-import re
-from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from mdmt.algorithms import AnyAlgorithm, FedAvg
+from mdmt.config.model import ModelConfig, content_name
 from mdmt.config.privacy import PrivacyConfig, dp_conflicts, secure_conflicts
 from mdmt.config.renamed import SAVED
 from mdmt.config.site import BesideSpace, SiteConfig
 from mdmt.config.training import AggregationConfig, TrainingConfig, WireConfig
-from mdmt.errors import ConfigError
 from mdmt.plugins import Plugin, installed_plugins
 from mdmt.strict import Name, NonNegative, Positive, Probability, Strict, increasing
 from mdmt.tasks import Task
-
-CHEST_XRAY = {
-    "densenet121_CXR": "densenet121",
-    "resnet50_ChestX-ray14": "resnet50",
-    "resnet50_ChexPert": "resnet50",
-    "resnet50_ImageNet_ChestX-ray14": "resnet50",
-    "resnet50_ImageNet_ChexPert": "resnet50",
-}
-"""Architecture by the paper's name, for backbones with weights from chest radiographs."""
-
-
-_BY_NAME = ("none", "timm", "offline")
-"""Values of `model.weights` that are not files."""
-BY_CONTENT = "sha256:"
-"""Prefix of `model.weights` in a recipe, if the weights are in a file."""
-
-
-def _known_weights(value: str) -> str:
-    known = "|".join((*_BY_NAME, BY_CONTENT + "[0-9a-f]{64}", r".*\.(safetensors|pth|pt)"))
-    if not re.fullmatch(known, value):
-        raise ValueError("expected none, timm, offline or a .safetensors, .pth or .pt file")
-    return value
-
-
-def content_name(weights: str) -> str:
-    """Return `model.weights` as a recipe writes it: a file is named by its SHA-256.
-
-    Raises
-    ------
-    ConfigError
-        The file cannot be read.
-    """
-    if weights in _BY_NAME or weights.startswith(BY_CONTENT):
-        return weights
-    try:
-        state = Path(weights).stat()
-        return BY_CONTENT + _file_hash(weights, state.st_mtime_ns, state.st_size)
-    except OSError as error:
-        raise ConfigError(f"model.weights: {weights}: {error.strerror}") from error
-
-
-@lru_cache(maxsize=16)
-def _file_hash(file: str, changed: int, size: int) -> str:
-    """Return the SHA-256 of a file that last `changed` at this time."""
-    with Path(file).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-class ModelConfig(Strict):
-    """The shared backbone."""
-
-    backbone: str
-    """A timm name; googlenet, mobilenet_v2, shufflenet_v2_x0_5 or _x1_0; or one of `CHEST_XRAY`."""
-    weights: Annotated[str, AfterValidator(_known_weights)] = "none"
-    """``none``, ``timm`` (model hub), ``offline`` (pip package), or a .safetensors/.pth path."""
-    in_channels: Annotated[int, Field(ge=1, le=3)] = 1
-    image_size: Annotated[int, Field(ge=16, le=4096)] = 224
-
-    @model_validator(mode="after")
-    def _chest_xray_weights(self) -> Self:
-        if self.backbone in CHEST_XRAY and self.weights in ("none", "timm", "offline"):
-            raise ValueError(
-                f"{self.backbone} is {CHEST_XRAY[self.backbone]} with weights from chest"
-                " radiographs; set model.weights to their file"
-            )
-        return self
 
 
 class HeadConfig(Strict):
@@ -205,6 +136,11 @@ class FederationConfig(Strict):
         for name, site in self.sites.items():
             if site.name != name:
                 raise ValueError(f"sites.{name}.name: expected {name}, not {site.name}")
+        if self.model.trainable == "norms" and self.aggregation.norm_layers == "frozen":
+            raise ValueError(
+                "model.trainable: norms trains what aggregation.norm_layers: frozen freezes; use"
+                " model.trainable: none, or other norm_layers"
+            )
         plateau = self.training.scheduler.name == "plateau"
         if plateau and self.aggregation.fraction < 1 and info.context != SAVED:
             raise ValueError(

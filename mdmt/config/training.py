@@ -69,6 +69,10 @@ class TrainingConfig(Strict):
     """Images per batch of validation and test. It changes speed and memory only."""
     optimizer: Optimizer = SGD()
     scheduler: Scheduler = Constant()
+    backbone_lr_mult: Positive = 1.0
+    """Factor on the rate of the backbone."""
+    warmup_rounds: Annotated[int, Field(ge=0)] = 0
+    """First rounds, in which only the heads train."""
     amp: Literal["none", "bf16", "fp16"] = "none"
     refit_heads: bool = False
     """After the last round, fit the last layer of each head on the final backbone, at the site."""
@@ -82,9 +86,11 @@ class TrainingConfig(Strict):
     """Seconds that a round waits for its sites."""
 
     @model_validator(mode="after")
-    def _one_length(self) -> Self:
+    def _possible(self) -> Self:
         if self.local_epochs and self.local_steps:
             raise ValueError("local_epochs and local_steps exclude each other; keep one")
+        if self.warmup_rounds >= self.rounds:
+            raise ValueError("warmup_rounds: no round is left that trains the backbone")
         return self
 
 

@@ -1,13 +1,15 @@
 """The model: a shared backbone with one head per task, and the parts that are sent."""
 
 from mdmt.models.heads import MDMTModel, build_model
+from mdmt.models.norms import norm_modules
 from mdmt.models.partition import (
+    Part,
     averaged_statistics,
     broadcast_names,
+    frozen_names,
     get_arrays,
     head_task,
     local_tensors,
-    norm_modules,
     optimised_names,
     set_arrays,
     set_training_mode,
@@ -16,8 +18,10 @@ from mdmt.models.partition import (
 
 __all__ = [
     "MDMTModel",
+    "Part",
     "averaged_statistics",
     "build_model",
+    "frozen_names",
     "get_arrays",
     "head_task",
     "norm_modules",

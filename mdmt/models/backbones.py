@@ -9,8 +9,9 @@ import torchvision
 from torch import Tensor, nn
 
 from mdmt.config import ModelConfig
-from mdmt.config.federation import CHEST_XRAY
+from mdmt.config.model import CHEST_XRAY
 from mdmt.errors import ConfigError
+from mdmt.models.trainable import freeze
 from mdmt.registry import Registry
 
 Builder = Callable[[ModelConfig, bool], nn.Module]
@@ -94,7 +95,8 @@ def build_backbone(config: ModelConfig) -> nn.Module:
     Raises
     ------
     ConfigError
-        The name is unknown, or the backbone cannot take images of this size.
+        The name is unknown, the backbone cannot take images of this size, or it has not the blocks
+        of `trainable`.
     """
     build = builder_of(config)
     side = config.image_size
@@ -112,6 +114,7 @@ def build_backbone(config: ModelConfig) -> nn.Module:
         raise ConfigError(f"model.backbone: {config.backbone} does not give pooled features")
     # Measure the width: for some models of timm, num_features differs from it.
     backbone.feature_width = features.shape[1]  # type: ignore[assignment]
+    freeze(backbone, config)
     return backbone.train()
 
 

@@ -1,46 +1,27 @@
 """Which parts of a model are broadcast, uploaded, optimised, or local to a site.
 
-A name is a key of ``model.state_dict()``: ``backbone.<…>`` or ``heads.<task>.<…>``. Normalisation
-layers are found by the type of a module, never by its name.
+A name is a key of ``model.state_dict()``: ``backbone.<…>`` or ``heads.<task>.<…>``. Tensors that
+`model.trainable` freezes keep their initial values: they are neither uploaded nor optimised.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import timm.layers
 import torch
-import torchvision
 from numpy.typing import NDArray
-from timm.layers.grn import GlobalResponseNorm
-from torch import Tensor, nn
+from torch import Tensor
 
 from mdmt.config import AggregationConfig
 from mdmt.errors import StateError
 from mdmt.models.heads import MDMTModel
+from mdmt.models.norms import norm_modules, norm_tensors
+from mdmt.models.trainable import frozen_tensors
 
-_TIMM_FILES = {"evo_norm", "filter_response_norm", "inplace_abn", "norm", "norm_act"}
-"""Files of `timm.layers` whose classes are normalisation layers, often not derived from torch's."""
-
-
-def _is_norm(kind: Any) -> bool:
-    return isinstance(kind, type) and kind.__module__.rpartition(".")[2] in _TIMM_FILES
-
-
-NORM_TYPES: tuple[type[nn.Module], ...] = (
-    nn.modules.batchnorm._NormBase,  # every BatchNorm, SyncBatchNorm and InstanceNorm
-    *(nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, torchvision.ops.FrozenBatchNorm2d),
-    *(kind for kind in vars(timm.layers).values() if _is_norm(kind)),
-    GlobalResponseNorm,
-)
-
+Part = Literal["all", "backbone", "heads"]
+"""The part of a model that a round, or a phase of it, trains."""
 _PLAIN = (torch.float32, torch.float64)
 """Dtypes of tensors that NumPy can write to."""
-
-
-def norm_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the normalisation layers of `model` by name."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, NORM_TYPES)}
 
 
 def head_task(name: str) -> str | None:
@@ -61,10 +42,22 @@ def broadcast_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[s
     )
 
 
+def frozen_names(model: MDMTModel, aggregation: AggregationConfig) -> frozenset[str]:
+    """Return the names of the tensors of the backbone that keep their initial values in a run.
+
+    Beside a partly frozen backbone, frozen normalisation layers are among them. If the whole
+    backbone trains, they count as part of it.
+    """
+    frozen = frozen_tensors(model.backbone)
+    if frozen and aggregation.norm_layers == "frozen":
+        frozen |= norm_tensors(model.backbone)
+    return frozenset(f"backbone.{name}" for name in frozen)
+
+
 def uploaded_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
-    """Return the sorted names that a site sends back: without local normalisation layers."""
-    home = _norm_names(model) if aggregation.norm_layers == "local" else set()
-    return tuple(name for name in broadcast_names(model, aggregation) if name not in home)
+    """Return the sorted names that a site sends back: no frozen arrays, no local normalisation."""
+    others = frozen_names(model, aggregation) | _local_norms(model, aggregation)
+    return tuple(name for name in broadcast_names(model, aggregation) if name not in others)
 
 
 def optimised_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
@@ -72,23 +65,22 @@ def optimised_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[s
 
     These exclude running statistics and frozen normalisation layers.
     """
-    norm = _norm_names(model)
-    # `requires_grad` of a normalisation layer depends on its last use, so it is not used here.
-    parameters = {
-        name
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-        if (parameter.requires_grad or name in norm) and head_task(name) is None
-    }
+    # `requires_grad` depends on the last use of the model, so it is not used here.
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     if aggregation.norm_layers == "frozen":
-        parameters -= norm
-    return tuple(name for name in uploaded_names(model, aggregation) if name in parameters)
+        parameters -= norm_tensors(model)
+    return tuple(
+        name
+        for name in uploaded_names(model, aggregation)
+        if name in parameters and head_task(name) is None
+    )
 
 
 def averaged_statistics(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
     """Return the sorted names of running statistics that change in training and are averaged."""
     if aggregation.norm_layers != "average":
         return ()
-    buffers = {name for name, _ in model.named_buffers()} & _norm_names(model)
+    buffers = {name for name, _ in model.named_buffers()} & norm_tensors(model)
     return tuple(name for name in uploaded_names(model, aggregation) if name in buffers)
 
 
@@ -100,7 +92,7 @@ def local_tensors(model: MDMTModel, aggregation: AggregationConfig) -> dict[str,
     dict of str to Tensor
         On the CPU, with the integer counters of normalisation layers.
     """
-    home = _norm_names(model) if aggregation.norm_layers == "local" else set()
+    home = _local_norms(model, aggregation)
     return {
         name: tensor.detach().to("cpu", copy=True)
         for name, tensor in sorted(model.state_dict().items())
@@ -127,25 +119,44 @@ def get_arrays(
     }
 
 
-def set_training_mode(model: MDMTModel, norm_layers: Literal["average", "local", "frozen"]) -> None:
-    """Set the model to training mode. ``frozen`` does not change normalisation layers.
+def set_training_mode(
+    model: MDMTModel, norm_layers: Literal["average", "local", "frozen"], part: Part = "all"
+) -> None:
+    """Set the model to training mode, and fix which of its parameters get a gradient.
 
-    Frozen layers use and keep their running statistics, and their parameters get no gradient. The
-    other values undo this.
+    What is frozen computes as in evaluation: without dropout, with its running statistics, which it
+    keeps. Each call undoes the former one.
+
+    Parameters
+    ----------
+    model : MDMTModel
+    norm_layers : {"average", "local", "frozen"}
+        ``frozen`` freezes all normalisation layers.
+    part : {"all", "backbone", "heads"}
+        The part that trains now, without the tensors that `model.trainable` freezes.
     """
     model.train()
-    frozen = norm_layers == "frozen"
-    for module in norm_modules(model).values():
-        module.train(not frozen)
-        for parameter in module.parameters():
-            parameter.requires_grad_(not frozen)
+    frozen = frozen_tensors(model.backbone)
+    for name, parameter in model.backbone.named_parameters():
+        parameter.requires_grad_(part != "heads" and name not in frozen)
+    for parameter in model.heads.parameters():
+        parameter.requires_grad_(part != "backbone")
+    if frozen or part == "heads":
+        for module in model.backbone.modules():
+            parameters = [*module.parameters()]
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
+    if norm_layers == "frozen":
+        for module in norm_modules(model).values():
+            module.eval()
+            module.requires_grad_(False)
 
 
-def _norm_names(model: MDMTModel) -> set[str]:
-    """Return the names of all tensors of normalisation layers."""
-    return {
-        f"{prefix}.{name}" for prefix, m in norm_modules(model).items() for name in m.state_dict()
-    }
+def _local_norms(model: MDMTModel, aggregation: AggregationConfig) -> set[str]:
+    """Return the names of all tensors of normalisation layers that stay at the site."""
+    if aggregation.norm_layers != "local":
+        return set()
+    return norm_tensors(model) - frozen_names(model, aggregation)
 
 
 @torch.no_grad()

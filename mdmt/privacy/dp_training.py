@@ -29,12 +29,12 @@ from mdmt.data.batches import load_images, load_targets, normalise, prefetch
 from mdmt.data.cohort import Cohort
 from mdmt.errors import ConfigError
 from mdmt.memory import keep_memory
-from mdmt.models import MDMTModel, norm_modules, set_training_mode
+from mdmt.models import MDMTModel, Part, norm_modules, set_training_mode
 from mdmt.privacy.account import PrivacyAccount, tensor_hash, training_hash
 from mdmt.privacy.accounting import Mechanism, private_steps
 from mdmt.privacy.noise import KeyStream, NoiseSource
 from mdmt.privacy.patient_gradients import PatientGradients
-from mdmt.round_optimizer import RoundOptimizer, RoundOptions
+from mdmt.round_optimizer import RoundOptimizer, RoundOptions, trained_part
 from mdmt.training import TrainingResult, trainable
 
 
@@ -78,7 +78,7 @@ def train_privately(
     dp = config.privacy.dp
     assert dp is not None, "the caller asked for it"
     keep_memory()
-    check_private_model(model, config)
+    check_private_model(model, config, trained_part(config.training, options))
     patients = Patients.of(cohort, trainable(cohort, list(coefficients)))
     steps = private_steps(config)
     start = tensor_hash(
@@ -104,14 +104,21 @@ def train_privately(
     return TrainingResult({}, 0, steps, optimizer.moments(keep_moments))
 
 
-def check_private_model(model: MDMTModel, config: FederationConfig) -> None:
+def check_private_model(model: MDMTModel, config: FederationConfig, part: Part = "all") -> None:
     """Set the model to training mode. Refuse normalisation over a batch, if it is not frozen.
+
+    Parameters
+    ----------
+    model : MDMTModel
+    config : FederationConfig
+    part : {"all", "backbone", "heads"}
+        The part that trains.
 
     Raises
     ------
     ConfigError
     """
-    set_training_mode(model, config.aggregation.norm_layers)
+    set_training_mode(model, config.aggregation.norm_layers, part)
     for module in norm_modules(model).values():
         mixes = isinstance(module, nn.modules.batchnorm._BatchNorm) or any(
             name.startswith("running_") for name, _ in module.named_buffers()

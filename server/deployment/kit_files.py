@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from mdmt.config import FederationConfig, SiteTask, TaskConfig, read_yaml
-from mdmt.config.federation import content_name
+from mdmt.config.model import content_name
 from mdmt.deployment.kits import ServerKit, SiteFacts, SiteKit, split_address
 from mdmt.deployment.usual_messages import usual_messages
 from mdmt.files import render

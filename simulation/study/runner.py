@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mdmt.config import save_config
-from mdmt.config.federation import content_name
+from mdmt.config.model import content_name
 from mdmt.deployment.processes import only_one
 from mdmt.errors import BadInput, MDMTError, RunError
 from mdmt.models import build_model

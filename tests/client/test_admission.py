@@ -15,7 +15,7 @@ from client.admission import admit
 from client.stored_replies import Reply, StoredReplies
 from mdmt.blob import unpack
 from mdmt.config import Policy
-from mdmt.config.federation import content_name
+from mdmt.config.model import content_name
 from mdmt.errors import PolicyError
 from mdmt.messages import (
     LONGEST_ORDER,

@@ -10,7 +10,7 @@ import torchvision
 from pydantic import ValidationError
 
 from mdmt.config import ModelConfig
-from mdmt.config.federation import CHEST_XRAY
+from mdmt.config.model import CHEST_XRAY
 from mdmt.errors import WeightsError
 from mdmt.models.backbones import build_backbone, feature_width
 from mdmt.models.weights import load_weights

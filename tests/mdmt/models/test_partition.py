@@ -27,7 +27,8 @@ from mdmt.models import (
     uploaded_names,
 )
 from mdmt.models.backbones import build_backbone
-from mdmt.models.partition import NORM_TYPES
+from mdmt.models.norms import NORM_TYPES
+from mdmt.models.trainable import freeze
 
 NAMES = timm.list_models("test_*")
 POLICIES = ("average", "local", "frozen")
@@ -145,8 +146,16 @@ def test_what_is_trained_does_not_depend_on_the_mode_last_used() -> None:
     before = optimised_names(model, average)
     set_training_mode(model, "frozen")
     assert optimised_names(model, average) == before
+
+
+def test_a_parameter_that_a_new_backbone_does_not_train_is_frozen() -> None:
+    model, average = model_of("test_resnet"), AggregationConfig()
+    before = optimised_names(model, average)
     model.backbone.get_parameter("conv1.0.weight").requires_grad_(False)
+    freeze(model.backbone, ModelConfig(backbone="test_resnet"))
     assert set(before) - set(optimised_names(model, average)) == {"backbone.conv1.0.weight"}
+    set_training_mode(model, "average")
+    assert not model.backbone.get_parameter("conv1.0.weight").requires_grad
 
 
 @pytest.mark.parametrize(
