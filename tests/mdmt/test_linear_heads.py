@@ -115,3 +115,12 @@ def test_equal_bits() -> None:
     one, other = (fit_linear_head(OUTCOME, z, y, patients(50), seed=7) for _ in range(2))
     assert torch.equal(one.weight, other.weight)
     assert torch.equal(one.bias, other.bias)
+
+
+def test_a_feature_that_hardly_varies_is_not_blown_up() -> None:
+    """It is 0 in all training images but one. Another patient has the value 1: nothing explodes."""
+    z = torch.cat([normal(60, 5), torch.zeros(60, 1)], dim=1)
+    z[0, 5] = 0.01
+    y = 1.5 + 0.3 * z[:, :1] + 0.1 * normal(60, 1, seed=1)
+    head = fit_linear_head(SCORE, z, y, patients(60), seed=0)
+    assert abs(head.weight[0, 5]) < 0.05
