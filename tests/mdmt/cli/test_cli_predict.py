@@ -10,6 +10,12 @@ import numpy as np
 import pytest
 import torch
 from cli_builders import errors, run_cli
+from dicom_builders import header, radiograph
+from pydicom.uid import (
+    BasicTextSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    MediaStorageDirectoryStorage,
+)
 
 from mdmt.config import FederationConfig, load_federation
 from mdmt.data.cohort import Cohort, open_cohort
@@ -60,6 +66,27 @@ def test_folders_are_read_whole(
     folder = clinic[1].manifest.images[0].parent
     run_cli("predict", finished_run / "release", folder, "--out", tmp_path / "p.csv")
     assert len(read_csv(tmp_path / "p.csv")) == 12
+
+
+def test_a_cd_of_an_archive_gives_its_images(finished_run: Path, tmp_path: Path) -> None:
+    """Names say nothing, and a DICOMDIR, a report and a text are passed over, by name."""
+    cd = tmp_path / "cd"
+    (cd / "PAT0" / "ST0").mkdir(parents=True)
+    names = ("PAT0/ST0/IM000001", "PAT0/1.2.840.113619.2", "scan.ima")
+    for name in names:
+        radiograph().save_as(cd / name, enforce_file_format=True)
+    header(MediaStorageDirectoryStorage).save_as(cd / "DICOMDIR", enforce_file_format=True)
+    for sop_class in (BasicTextSRStorage, GrayscaleSoftcopyPresentationStateStorage):
+        header(sop_class).save_as(cd / "PAT0" / sop_class, enforce_file_format=True)
+    (cd / "autorun.inf").write_text("[autorun]")
+    result = run_cli("predict", finished_run, cd, "--out", tmp_path / "p.csv")
+    assert result.exit_code == 0, result.output
+    assert {row["image"] for row in read_csv(tmp_path / "p.csv")} == {str(cd / n) for n in names}
+    assert result.stdout == f"{tmp_path / 'p.csv'}: 3 images\n"
+    passed = [line for line in result.stderr.splitlines() if line.startswith("passed over")]
+    assert len(passed) == 4
+    for name in ("DICOMDIR", "Basic Text SR", "Presentation State", "autorun.inf"):
+        assert name in result.stderr
 
 
 def test_heads_of_a_site(

@@ -9,17 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_builders import header, jpeg_of_12_bits, radiograph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import (
-    BasicTextSRStorage,
-    DigitalXRayImageStorageForPresentation,
-    ExplicitVRLittleEndian,
-    MediaStorageDirectoryStorage,
-)
+from pydicom.uid import BasicTextSRStorage, MediaStorageDirectoryStorage
 
 from mdmt.data.header_checks import header_notices
 from mdmt.data.image_files import image_files
@@ -33,27 +27,6 @@ FUZZ = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-
-
-def header(sop_class: str = DigitalXRayImageStorageForPresentation) -> Dataset:
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = sop_class
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3"
-    return dataset
-
-
-def radiograph() -> Dataset:
-    dataset = header()
-    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 16, 20, 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
-    dataset.PixelRepresentation = 0
-    dataset.RescaleIntercept, dataset.RescaleSlope = "0", "1"
-    dataset.WindowCenter, dataset.WindowWidth = "100", "200"
-    dataset.PixelData = np.arange(320, dtype="<u2").tobytes()
-    return dataset
 
 
 def test_a_folder_gives_its_images_whatever_their_names(tmp_path: Path) -> None:
@@ -93,6 +66,15 @@ def test_an_unusual_header_is_noticed(tmp_path: Path, name: str, value: object, 
     dataset.save_as(tmp_path / "unusual", enforce_file_format=True)
     (notice,) = header_notices(tmp_path / "unusual")
     assert says in notice
+
+
+def test_a_jpeg_of_12_bits_names_the_missing_decoder(tmp_path: Path) -> None:
+    jpeg_of_12_bits().save_as(tmp_path / "film.dcm", enforce_file_format=True)
+    with pytest.raises(ImageError) as caught:
+        read_radiograph(tmp_path / "film.dcm")
+    assert "pip install pylibjpeg-libjpeg" in str(caught.value)
+    assert "remove its row" not in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "film.dcm"))
 
 
 @pytest.fixture(scope="module")
