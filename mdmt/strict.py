@@ -1,15 +1,18 @@
 """The pydantic base class of all YAML sections, and unions that plug-ins can extend."""
 
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mdmt.errors import ConfigError
+from mdmt.nearest import nearest
 from mdmt.registry import Registry
 from mdmt.untrusted import printable
+
+_FEW = 12
+"""Largest number of keys that a message lists."""
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -73,8 +76,9 @@ def check_keys(value: dict[Any, Any], known: Iterable[str]) -> None:
     problems: list[InitErrorDetails] = []
     for key in value:
         if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            text = "no such key" + (f"; did you mean {near[0]}?" if near else "")
+            text = f"no such key{nearest(str(key), known)}"
+            if "?" not in text and len(known) <= _FEW:
+                text += f"; the keys are {', '.join(known)}"
             kind = PydanticCustomError("unknown_key", text)
             problems.append({"type": kind, "loc": (str(key),), "input": value[key]})
     if problems:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from click.exceptions import NoArgsIsHelpError, UsageError
 from typer.core import TyperGroup
 
 from mdmt.errors import MDMTError
+from mdmt.nearest import nearest
 
 if TYPE_CHECKING:  # rich is loaded by commands that print more than a line
     from rich.console import Console, RenderableType
     from rich.table import Table
 
+USAGE = 2
 INTERRUPTED = 130
 """128 + SIGINT, as in shells."""
 _LOG_WIDTH = 160
@@ -40,6 +44,10 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except MDMTError as error:
             raise _failed(str(error), error.exit_code) from error
+        except NoArgsIsHelpError:
+            raise
+        except UsageError as error:
+            raise _failed(_usage(error), USAGE) from error
         except KeyboardInterrupt as error:
             raise _failed("interrupted", INTERRUPTED) from error
         except BrokenPipeError:  # the reader of a pipe has closed it: not an error
@@ -47,6 +55,19 @@ class Commands(TyperGroup):
         except OSError as error:  # a full disk or a read-only folder
             reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
             raise _failed(reason, 1) from error
+
+
+def _usage(error: UsageError) -> str:
+    """Describe a wrong command, option or value, and name the command whose help says more."""
+    message = error.format_message().replace("'", "").rstrip(".")
+    message = message.partition(" (Did you mean")[0] if "? (" in message else message
+    first, *more = message.split(" Did you mean ")
+    hint = f"; did you mean {more[0].rstrip('?')}?" if more else ""
+    if choice := re.fullmatch(r".*: (\S+) is not one of (.+)", first):
+        hint = nearest(choice[1], choice[2].split(", "))
+    command = error.ctx.command_path if error.ctx else "mdmt"
+    text = first[:1].lower() + first[1:].rstrip(".")
+    return f"{text}{hint or ';'} see {command} --help"
 
 
 def _failed(message: str, code: int) -> typer.Exit:

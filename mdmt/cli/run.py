@@ -83,7 +83,9 @@ def _simulate(
         raise BadInput("--from-round: needs --resume")
     resumed = find_run(out, config) if resume else None
     existed = out is not None and out.exists()
-    if out is not None and existed and not resume and (not out.is_dir() or any(out.iterdir())):
+    if out is not None and existed and not out.is_dir():
+        raise BadInput(f"{out}: is a file; choose another --out")
+    if out is not None and existed and not resume and any(out.iterdir()):
         raise BadInput(f"{out}: is not empty; choose another --out, or --resume it")
     if engine == "ray" and workers is not None:
         raise BadInput("--workers: Ray starts its own workers; training.threads decides how many")

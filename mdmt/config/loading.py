@@ -3,20 +3,21 @@
 import os
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import from_json
 
 from mdmt import __version__
+from mdmt.config.explain import explain, one_line, yaml_problem
 from mdmt.config.federation import FederationConfig
-from mdmt.config.renamed import SAVED, new_name, upgrade
+from mdmt.config.renamed import SAVED, upgrade
 from mdmt.config.site import SiteConfig
 from mdmt.errors import ConfigError, PolicyError
 from mdmt.files import write_text
+from mdmt.nearest import nearest
 from mdmt.strict import named
 
 M = TypeVar("M", bound=BaseModel)
@@ -69,7 +70,12 @@ def find_config(name: str | Path, folder: str = "") -> Path:
     names = {file.stem: file for file in files}
     if str(name) in names:
         return names[str(name)]
-    raise ConfigError(f"{name}: no such file; configurations of the package: {', '.join(names)}")
+    if path.is_dir():
+        raise ConfigError(f"{name}: is a folder; give a YAML file in it")
+    beside = [str(other) for other in path.parent.glob("*.y*ml")]
+    hint = nearest(str(name), [*names, *beside])
+    shipped_names = ", ".join(names)
+    raise ConfigError(f"{name}: no such file{hint}; configurations of the package: {shipped_names}")
 
 
 def load_federation(path: Path, overrides: Sequence[str] = ()) -> FederationConfig:
@@ -108,12 +114,14 @@ def parse_recipe(recipe: str) -> FederationConfig:
     try:
         data = from_json(recipe)
     except ValueError as error:
-        raise ConfigError(f"the server's recipe: {_one_line(error)}") from error
+        raise ConfigError(f"the server's recipe: {one_line(error)}") from error
     pinned = data.pop("plugins", None) if isinstance(data, dict) else None
     try:
         federation = FederationConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"the server's recipe: {_explain(error, data)}") from error
+        raise ConfigError(
+            f"the server's recipe: {explain(error, data, FederationConfig)}"
+        ) from error
     if pinned is not None:
         _check_plugins(pinned, federation)
     return federation
@@ -148,7 +156,7 @@ def change_config(config: M, overrides: Sequence[str]) -> M:
     try:
         return type(config).model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_explain(error, data)) from error
+        raise ConfigError(explain(error, data)) from error
 
 
 def save_config(config: BaseModel, path: Path) -> None:
@@ -187,8 +195,10 @@ def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text; save the file as UTF-8") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
+        raise ConfigError(f"{path}: not valid YAML: {yaml_problem(error)}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys and values, as in configs/demo.yaml")
     for override in overrides:
@@ -204,14 +214,19 @@ def _override(data: dict[str, Any], override: str) -> None:
     try:
         value = yaml.load(text, Loader=_UniqueKeyLoader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
-        raise ConfigError(f"--set {override}: not a YAML value: {_one_line(error)}") from error
-    for part in parts[:-1]:
+        raise ConfigError(f"--set {override}: not a YAML value: {yaml_problem(error)}") from error
+    for section, part in zip(["", *parts], parts[:-1], strict=False):
+        if section in _NAMED and part not in data and data:
+            hint = nearest(part, data) or f"; they are {', '.join(map(str, data))}"
+            raise ConfigError(f"--set {override}: {part} is not one of the {section}{hint}")
         inner = named(data.get(part))
         data[part] = inner if isinstance(inner, dict) else {}
         data = data[part]
     data[parts[-1]] = value
 
 
+_NAMED = ("sites", "tasks")
+"""Sections whose keys are names of the user."""
 _PATH_KEYS = {"root", "cache_dir", "state_dir", "fold"}
 
 
@@ -249,7 +264,7 @@ def build_config(
     try:
         return model.model_validate(data, context=context)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error, data)}") from error
+        raise ConfigError(f"{path}: {explain(error, data, model)}") from error
 
 
 def _other_kind(model: type[BaseModel], data: dict[str, Any]) -> str | None:
@@ -269,49 +284,3 @@ def _other_kind(model: type[BaseModel], data: dict[str, Any]) -> str | None:
         "site": "it belongs into `sites` of a federation, or into a site's kit",
     }
     return f"this file describes a {kind}, not a {wanted}; {use[kind]}"
-
-
-def _explain(error: ValidationError, data: Any) -> str:
-    """Describe the first problem (key, value, expected value) and count the others."""
-    problems = error.errors(include_url=False)
-    first = problems[0]
-    key, value, context = _key(first, data), first["input"], first.get("ctx", {})
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "unknown_key" and (now := new_name(key)):
-        return f"{key} is now {now}"
-    match first["type"]:
-        case "missing":
-            message = "this key is needed"
-        case "string_type" if isinstance(value, bool | int | float):
-            message = "expected text: put it in quotes"
-        case "unknown_kind":
-            value = None  # the message names it
-        case "union_tag_not_found" | "union_tag_invalid":
-            key, value = f"{key}.{context['discriminator']}".replace("'", ""), context.get("tag")
-            tags = context.get("expected_tags")
-            message = f"expected one of {tags}" if tags else "this key is needed"
-    shown = f" (it is {value!r})" if isinstance(value, str | int | float | bool) else ""
-    more = f" [and {len(problems) - 1} more]" if len(problems) > 1 else ""
-    return f"{key}: {message}{shown}{more}" if key else f"{message}{more}"
-
-
-def _key(problem: ErrorDetails, data: Any) -> str:
-    """Return the key of a problem as it is in the file.
-
-    Pydantic's `loc` also contains members of unions and keys that a validator added, which are not
-    in the file. Try all ways to omit parts of `loc`. Use the one that leads to the refused value,
-    or else the one with the most parts.
-    """
-    loc, missing = problem["loc"], problem["type"] == "missing"
-    parts = loc[:-1] if missing else loc
-    ways: list[tuple[tuple[int | str, ...], Any]] = [((), data)]
-    for part in parts:
-        for keys, at in tuple(ways):
-            with suppress(LookupError, TypeError):
-                ways.append(((*keys, part), at[part]))
-    best, _ = max(ways, key=lambda way: (way[1] == problem["input"], len(way[0])))
-    return ".".join(map(str, (*best, loc[-1]) if missing else best))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mdmt.config.datasets import DatasetConfig
 from mdmt.errors import ConfigError
+from mdmt.nearest import nearest
 from mdmt.strict import Name, Positive, Strict, check_keys
 from mdmt.tasks import AnyTask, task_kinds
 
@@ -63,6 +64,29 @@ class SiteTask(BesideSpace):
 
     A finding that the cell does not list is absent. Entries with an empty meaning are ignored.
     """
+
+    @model_validator(mode="after")
+    def _meanings_are_labels(self) -> Self:
+        for text, meaning in self.values.items():
+            if meaning and (problem := self._no_label(meaning)):
+                hint = nearest(meaning, self.space.labels)
+                raise ValueError(f"values.{text}: {meaning!r} is no label: {problem}{hint}")
+        return self
+
+    def _no_label(self, meaning: str) -> str | None:
+        """Return why no column can contain a label; None if one can."""
+        if self.separator is not None:
+            listed = ", ".join(self.space.columns)
+            return None if meaning in self.space.columns else f"expected one of {listed}"
+        problem = None
+        for column in self.space.columns:
+            try:
+                self.space.encode(column, meaning)
+            except ValueError as error:
+                problem = str(error)
+            else:
+                return None
+        return problem
 
 
 class Policy(Strict):

@@ -106,7 +106,7 @@ def read_rows(
         issues += patients_in_two_splits(samples)
     if not samples and not any(issue.severity == "error" for issue in issues):
         counts = f"{len(tabular.rows)} rows, {len(wanted)} of them match dataset.where"
-        message = f"no row is left: {counts}, none is usable"
+        message = f"no row is left: {counts}, none is usable{_cells(tabular, dataset)}"
         issues.append(Issue("error", str(tabular.path), message))
     issues += similar_patients(samples)
     if dataset.patient is None and samples:
@@ -153,6 +153,13 @@ def _need_columns(tabular: TabularFile, dataset: Table, labels: dict[str, tuple[
     wanted |= dict.fromkeys(dataset.metadata, "dataset.metadata")
     wanted |= {name: f"tasks.{task}" for task, names in labels.items() for name in names}
     need_columns(tabular, wanted)
+
+
+def _cells(tabular: TabularFile, dataset: Table) -> str:
+    """List the cells of the columns of `dataset.where`."""
+    found = {c: sorted({row.cells[c] for row in tabular.rows}) for c in dataset.where}
+    texts = (f"; {c} is {', '.join(cells[:5])}" for c, cells in found.items())
+    return "".join(texts)
 
 
 def _is_wanted(row: Row, dataset: Table) -> bool:

@@ -13,6 +13,7 @@ from mdmt.data.csv_text import csv_records
 from mdmt.data.records import Record
 from mdmt.data.spreadsheet import xlsx_records
 from mdmt.errors import DataError
+from mdmt.nearest import nearest
 
 _ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 """First bytes of an XLSX file, and of an Excel file before 2007."""
@@ -107,6 +108,11 @@ def _records(path: Path) -> list[Record]:
         return list(xlsx_records(path) if head.startswith(_ZIP) else csv_records(path))
     except DataError:
         raise
+    except FileNotFoundError as error:
+        if not path.parent.is_dir():
+            raise DataError(f"{path.parent}: no such folder, for the table {path.name}") from error
+        hint = nearest(path.name, (other.name for other in path.parent.iterdir()))
+        raise DataError(f"{path}: no such file{hint}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
