@@ -180,7 +180,7 @@ COMMANDS = [
     (("show", "."), "not a run directory; it has no federation.yaml"),
     (("predict", ".", "x.png", "--out", "p.csv"), "not a release; give the release/ folder"),
     (("init",), "missing option --table; see mdmt init --help"),
-    (("init", "--table", "federation.csv"), "no such file; did you mean federation.yaml?"),
+    (("init", "--table", "a.csv", "--out", "o"), "a.csv: no such file"),
 ]
 
 
