@@ -156,7 +156,7 @@ def change_config(config: M, overrides: Sequence[str]) -> M:
     try:
         return type(config).model_validate(data)
     except ValidationError as error:
-        raise ConfigError(explain(error, data)) from error
+        raise ConfigError(explain(error, data, type(config))) from error
 
 
 def save_config(config: BaseModel, path: Path) -> None:
