@@ -18,7 +18,7 @@ from mdmt.config import FederationConfig, SiteConfig
 from mdmt.errors import StateError
 from mdmt.site_round import MOMENTS
 
-RunMode = Literal["federated", "local", "refitted"]
+RunMode = Literal["federated", "local", "refitted", "tests"]
 _LOST = "lost."
 """Prefix of the rounding errors of the last update (see `mdmt.wire`)."""
 

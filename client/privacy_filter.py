@@ -14,6 +14,7 @@ from mdmt.data.cohort import Cohort
 from mdmt.data.manifest import SPLITS, Manifest, Split
 from mdmt.evaluation import Held
 from mdmt.messages import Histogram, Metrics, SiteCard, TrainOrder, TrainReport
+from mdmt.metrics import is_class_count, is_count
 from mdmt.training import TrainingResult, resolve_device
 
 
@@ -82,14 +83,24 @@ def reported_metrics(
 ) -> Metrics:
     """Withhold the metrics of tasks with too few labels on one of `splits`.
 
-    All keys stay. ``task/examples`` becomes None too, unless it is 0.
+    All keys stay. ``task/examples`` and ``task/patients`` become None too, unless they are 0. The
+    patients of each class are withheld like a histogram.
     """
     tasks = {key.partition("/")[0] for key in metrics}
     few = {task for task in tasks for split in splits if _few(policy, manifest, task, split)}
+    smallest = max(policy.min_examples_per_metric, policy.min_patients_per_update)
+    hidden = few if policy.report_counts and policy.report_histogram else tasks
+    hidden = hidden | {  # the other counts would show the small one
+        task
+        for task, _, metric in (key.partition("/") for key in metrics)
+        if is_class_count(metric) and (metrics[f"{task}/{metric}"] or 0) < smallest
+    }
 
     def reported(key: str, value: float | int | None) -> float | int | None:
         task, _, metric = key.partition("/")
-        if metric == "examples":
+        if is_class_count(metric):
+            return None if task in hidden else value
+        if is_count(metric):
             return value if not value or (policy.report_counts and task not in few) else None
         return None if task in few else value
 

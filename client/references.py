@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import torch
 
@@ -11,36 +11,15 @@ from mdmt.central import central_rounds
 from mdmt.checkpoints import RoundFiles
 from mdmt.config import FederationConfig
 from mdmt.data.cohort import Cohort
-from mdmt.evaluation import Held, evaluate_constant, evaluate_splits
-from mdmt.messages import Metrics
+from mdmt.evaluation import Evaluated, evaluate_constant, evaluate_model
+from mdmt.messages import Reference
 from mdmt.models import MDMTModel
 from mdmt.refit import evaluate_refitted, linear_probe, refit_heads
 
 log = logging.getLogger(__name__)
 
 
-def constant_metrics(
-    cohort: Cohort, federation: FederationConfig, tasks: Sequence[str]
-) -> dict[Held, Metrics]:
-    """Return validation and test metrics of the best constant of the training labels."""
-    splits: tuple[Held, ...] = ("val", "test")
-    return {s: evaluate_constant(cohort, s, federation, tasks) for s in splits}
-
-
-def probe_metrics(
-    model: MDMTModel,
-    cohort: Cohort,
-    federation: FederationConfig,
-    tasks: Sequence[str],
-    device: torch.device,
-) -> dict[Held, Metrics]:
-    """Fit linear heads on the initial backbone, which is not trained. Return their metrics."""
-    probe = linear_probe(model, federation, tasks)
-    refitted = refit_heads(probe, cohort, federation, tasks, device, choose=False)
-    return evaluate_refitted(refitted, cohort, federation, tasks, device)
-
-
-def local_metrics(
+def evaluate_references(
     model: MDMTModel,
     files: RoundFiles,
     cohort: Cohort,
@@ -48,8 +27,33 @@ def local_metrics(
     site: str,
     rounds: int,
     device: torch.device,
-) -> dict[Held, Metrics]:
-    """Train a model on the site's own data. Return its validation and test metrics.
+) -> Iterator[tuple[Reference, Evaluated]]:
+    """Yield the references of a federation, the cheapest first. `_local` explains the parameters.
+
+    ``constant`` is the best constant prediction of the training labels. ``probe`` has linear heads
+    on the initial backbone, which is not trained.
+    """
+    tasks = [task for task in federation.tasks if task in cohort.manifest.targets]
+    if "constant" in federation.references:
+        yield "constant", evaluate_constant(cohort, federation, tasks)
+    if "probe" in federation.references:
+        probe = linear_probe(model, federation, tasks)
+        refitted = refit_heads(probe, cohort, federation, tasks, device, choose=False)
+        yield "probe", evaluate_refitted(refitted, cohort, federation, tasks, device)
+    if "local" in federation.references:
+        yield "local", _local(model, files, cohort, federation, site, rounds, device)
+
+
+def _local(
+    model: MDMTModel,
+    files: RoundFiles,
+    cohort: Cohort,
+    federation: FederationConfig,
+    site: str,
+    rounds: int,
+    device: torch.device,
+) -> Evaluated:
+    """Train a model on the site's own data, and evaluate it on validation and test.
 
     Each finished round is saved, so that a repeated call continues after the last one.
 
@@ -83,4 +87,4 @@ def local_metrics(
     if federation.training.refit_heads:
         refitted = refit_heads(model, cohort, federation, tasks, device)
         return evaluate_refitted(refitted, cohort, federation, tasks, device)
-    return evaluate_splits(model, cohort, federation, tasks, device)
+    return evaluate_model(model, cohort, federation, tasks, device)

@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 
 from client.admission import admit, check_tasks
 from client.budget import Purpose, open_budget
+from client.comparisons import compare_with_reference, keep_predictions
 from client.initial_arrays import check_initial
 from client.memory import SiteMemory, round_files
 from client.patients import check_patients
 from client.policy import check_data
-from client.privacy_filter import reported_splits, site_card, train_report
+from client.privacy_filter import reported_metrics, reported_splits, site_card, train_report
 from client.private_reports import private_card, private_splits, private_train_report
-from client.references import constant_metrics, local_metrics, probe_metrics
+from client.references import evaluate_references
 from client.secure_site import key_statement, open_round, secure_store
 from client.site_model import receive, site_model
 from mdmt.config import FederationConfig, SiteConfig, WireConfig
 from mdmt.data.cohort import Cohort, open_cohort
 from mdmt.errors import DataError, PolicyError
-from mdmt.evaluation import evaluate, evaluate_splits
+from mdmt.evaluation import evaluate, evaluate_model
 from mdmt.messages import (
     EvaluateOrder,
     EvaluateReport,
@@ -158,8 +159,11 @@ class Site:
             files = round_files(self.config, federation, order.run, "refitted")
             files.save(order.round, local_tensors(refitted.final, federation.aggregation))
         else:
-            found = evaluate_splits(site.model, cohort, federation, self.tasks, device)
-        metrics = reported_splits(self.config.policy, cohort.manifest, found)
+            found = evaluate_model(site.model, cohort, federation, self.tasks, device)
+        if federation.references or self.kit is None:  # the report of a simulation plots them
+            tests = round_files(self.config, federation, order.run, "tests")
+            keep_predictions(tests, order.round, found, cohort)
+        metrics = reported_splits(self.config.policy, cohort.manifest, found.metrics)
         if federation.privacy.dp is not None:
             metrics = private_splits(metrics)
         if order.round == federation.training.rounds:  # all sites have answered the last round
@@ -178,19 +182,18 @@ class Site:
         site = self._round(federation, SiteMemory(files, -1), blob, cohort, order)
         self._pay(federation, "order", lambda: self._order_hash("evaluate.reference", order, blob))
         report = ReferenceReport(site=self.config.name, round=order.round, metrics={})
-        # All references depend on the training labels too.
-        if "constant" in federation.references:
-            found = constant_metrics(cohort, federation, self.tasks)
-            report.metrics["constant"] = reported_splits(policy, manifest, found, "train")
+        tests = round_files(self.config, federation, order.run, "tests")
         site.load()
-        if "probe" in federation.references:
-            found = probe_metrics(site.model, cohort, federation, self.tasks, device)
-            report.metrics["probe"] = reported_splits(policy, manifest, found, "train")
-        if "local" in federation.references:
-            found = local_metrics(
-                site.model, files, cohort, federation, self.config.name, order.round, device
-            )
-            report.metrics["local"] = reported_splits(policy, manifest, found, "train")
+        for name, found in evaluate_references(
+            site.model, files, cohort, federation, self.config.name, order.round, device
+        ):
+            # All references depend on the training labels too.
+            report.metrics[name] = reported_splits(policy, manifest, found.metrics, "train")
+            differences = compare_with_reference(tests, found, cohort, federation)
+            report.differences[name] = {
+                number: reported_metrics(policy, manifest, metrics, "test", "train")
+                for number, metrics in differences.items()
+            }
         return report
 
     def _card(self, federation: FederationConfig, cohort: Cohort) -> SiteCard:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, Protocol, Self, get_args
 from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, model_validator
 
 from mdmt.data.manifest import Split
+from mdmt.metrics import is_count
 from mdmt.strict import Name, Short, Strict
 from mdmt.tasks import AnyTask
 from mdmt.untrusted import printable
@@ -44,7 +45,7 @@ MetricName = Annotated[
 
 def _counted(metrics: dict[str, float | int | None]) -> dict[str, float | int | None]:
     for name, value in metrics.items():
-        if name.endswith("/examples") and value is not None:
+        if is_count(name.partition("/")[2]) and value is not None:
             _COUNT.validate_python(value, strict=True)
     return metrics
 
@@ -246,11 +247,18 @@ class ReferenceReport(Strict):
     site: Name
     round: int
     metrics: dict[Reference, dict[Literal["val", "test"], Metrics]]
+    differences: dict[Reference, dict[Round, Metrics]] = {}
+    """Reference → evaluated round → the model of this round minus the reference, on test.
+
+    ``task/<primary>``, with ``_low`` and ``_high``: the 95 % interval over patients.
+    """
 
     @property
     def tasks(self) -> set[str]:
         """The tasks in the report."""
-        return _tasks(*(m for splits in self.metrics.values() for m in splits.values()))
+        found = [m for splits in self.metrics.values() for m in splits.values()]
+        found += [m for rounds in self.differences.values() for m in rounds.values()]
+        return _tasks(*found)
 
     @property
     def evaluated(self) -> Iterator[tuple[Split, Metrics]]:

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mdmt.enough import enough_to_compare
 from mdmt.shares import limit_shares
 from mdmt.tasks import Task
 from mdmt.tasks.base import FloatArray
+
+_CLASSES = ("positives", "negatives")
 
 
 def evaluate_task(
@@ -38,6 +41,62 @@ def evaluate_task(
     for name, value in task.metrics(predictions, targets).items():
         result[name] = value if math.isfinite(value) else None
     return result
+
+
+def is_count(metric: str) -> bool:
+    """Return True if a metric is a number of images or patients.
+
+    Examples
+    --------
+    >>> [is_count(name) for name in ("examples", "patients", "positives_SEVERE", "auroc")]
+    [True, True, True, False]
+    """
+    return metric in ("examples", "patients") or is_class_count(metric)
+
+
+def is_class_count(metric: str) -> bool:
+    """Return True if a metric is the number of patients with, or without, one label."""
+    return metric.startswith(tuple(f"{name}_" for name in _CLASSES))
+
+
+def count_patients(task: Task, targets: FloatArray, patients: NDArray[np.str_]) -> dict[str, int]:
+    """Count the patients behind the metrics of a task.
+
+    Parameters
+    ----------
+    task : Task
+    targets : ndarray, float, (N, task.width)
+        NaN is a missing label.
+    patients : ndarray of str, (N,)
+
+    Returns
+    -------
+    dict
+        ``patients``: those with any label. For each of `Task.binary_outputs`
+        ``positives_<label>`` and ``negatives_<label>``: those with an image of this class. A
+        patient with images of both is counted in both.
+    """
+    truth = task.truth(np.asarray(targets, dtype=np.float64))
+    found = {"patients": len(np.unique(patients[_labelled_rows(targets)]))}
+    for output in task.binary_outputs:
+        for name, value in zip(_CLASSES, (1, 0), strict=True):
+            of_class = np.unique(patients[truth[:, output] == value])
+            found[f"{name}_{task.prediction_names[output]}"] = len(of_class)
+    return found
+
+
+def comparable(task: Task, targets: FloatArray, patients: NDArray[np.str_]) -> bool:
+    """Return True if there are enough patients for an interval of the primary metric.
+
+    `enough_to_compare` is asked about all labelled patients, and about the classes of each binary
+    output that has both of them: the others are not part of the metric.
+    """
+    counts = count_patients(task, targets, patients)
+    classes = [counts["patients"]]
+    for output in task.binary_outputs:
+        pair = [counts[f"{name}_{task.prediction_names[output]}"] for name in _CLASSES]
+        classes += pair if all(pair) else []
+    return enough_to_compare(classes)
 
 
 def bootstrap(
@@ -115,13 +174,13 @@ def bootstrap_interval(
     Returns
     -------
     low, high : float or None
-        None if there are fewer than two labelled patients, or if the metric is undefined in most
+        None if there are too few patients (`comparable`), or if the metric is undefined in most
         resamples.
     """
     rows = _labelled_rows(targets)
     predictions, targets, patients = predictions[rows], targets[rows], patients[rows]
     within = np.zeros(len(targets)) if strata is None else strata[rows]
-    if len(np.unique(patients)) < 2 or not np.isfinite(predictions).all():
+    if not comparable(task, targets, patients) or not np.isfinite(predictions).all():
         return None, None
 
     def measure(index: NDArray[np.intp]) -> float:
@@ -149,7 +208,7 @@ def weighted_mean_metrics(
     -------
     dict
         A site without a value of a metric does not count; None if no site has a value.
-        ``task/examples`` is the sum, or None if a site withholds it.
+        A count, such as ``task/examples``, is the sum, or None if a site withholds it.
 
     Examples
     --------
@@ -161,8 +220,9 @@ def weighted_mean_metrics(
     ordered = dict(sorted(sites.items()))
     result: dict[str, float | int | None] = {}
     for key in dict.fromkeys(key for site in ordered.values() for key in site):
-        support = f"{key.partition('/')[0]}/examples"
-        if key == support:
+        task, _, metric = key.partition("/")
+        support = f"{task}/examples"
+        if is_count(metric):
             counts = [site.get(key, 0) for site in ordered.values()]
             result[key] = None if None in counts else sum(int(n) for n in counts if n)
             continue

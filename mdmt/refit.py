@@ -20,9 +20,9 @@ from mdmt.config import FederationConfig, HeadConfig
 from mdmt.data.cohort import Cohort
 from mdmt.enough import enough_to_choose
 from mdmt.errors import DataError
-from mdmt.evaluation import Held, evaluate, predict_outputs
+from mdmt.evaluation import Evaluated, Held, evaluate, evaluate_held, predict_outputs
 from mdmt.linear_heads import fit_linear_head
-from mdmt.messages import Metrics
+from mdmt.metrics import count_patients
 from mdmt.models import MDMTModel
 from mdmt.models.backbones import feature_width
 from mdmt.models.heads import build_head
@@ -97,16 +97,16 @@ def evaluate_refitted(
     config: FederationConfig,
     tasks: Iterable[str],
     device: torch.device,
-) -> dict[Held, Metrics]:
+) -> Evaluated:
     """Validate the early model, and test the final one with intervals.
 
     ``task/refitted`` is 1 if the head of the task was refitted, 0 if the trained head was kept.
     """
     tasks = list(tasks)
-    facts: Metrics = {f"{task}/refitted": int(task in refitted.tasks) for task in tasks}
-    validation = evaluate(refitted.early, cohort, "val", config, tasks, device)
-    test = evaluate(refitted.final, cohort, "test", config, tasks, device, intervals=True)
-    return {"val": validation, "test": test | facts}
+    models: dict[Held, MDMTModel] = {"val": refitted.early, "test": refitted.final}
+    found = evaluate_held(models, cohort, config, tasks, device)
+    found.metrics["test"] |= {f"{task}/refitted": int(task in refitted.tasks) for task in tasks}
+    return found
 
 
 def _head_inputs(
@@ -183,8 +183,6 @@ def _preferred(
 def _large_validation(cohort: Cohort, config: FederationConfig, task: str) -> bool:
     held = cohort.manifest.indices("val")
     targets = cohort.manifest.targets[task][held]
-    patients = cohort.manifest.patients[held][np.isfinite(targets).any(axis=1)]
-    counts = config.space(task).histogram(targets).values()
-    return enough_to_choose(
-        len(np.unique(patients)), [n for column in counts for n in column.values()]
-    )
+    patients = cohort.manifest.patients[held]
+    total, *of_each_class = count_patients(config.space(task), targets, patients).values()
+    return enough_to_choose(total, of_each_class)

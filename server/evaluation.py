@@ -94,6 +94,7 @@ def references(grid: Grid, federation: Federation, run: RunDirectory) -> None:
     for site, report in found.items():
         for name, metrics in report.metrics.items():
             results.references.setdefault(name, {})[site] = metrics
+            results.differences.setdefault(name, {})[site] = report.differences.get(name, {})
 
 
 def _ask(

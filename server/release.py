@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from mdmt.files import atomic_path, render, write_json, write_text
+from mdmt.config import FederationConfig
+from mdmt.enough import enough_to_choose
+from mdmt.files import atomic_path, write_json, write_text
 from mdmt.messages import SiteCard
-from mdmt.privacy.accounting import describe_cost
 from mdmt.releases import RELEASE_FORMAT, backbone_file
 from server.federation import Federation
+from server.model_card import model_card
 from server.run import RunDirectory, versions
 
 
@@ -23,7 +24,7 @@ def write_release(
     sites: Mapping[str, SiteCard],
     metrics: Mapping[str, Any],
 ) -> None:
-    """Write the best backbone of each task (the last without validation) and a model card.
+    """Write the backbones that ``release.checkpoint`` chooses, and a model card.
 
     Parameters
     ----------
@@ -36,9 +37,8 @@ def write_release(
     metrics : mapping
         The content of ``metrics.json``.
     """
-    folder, best = run.folder / "release", federation.selection.best
-    last = federation.config.training.rounds
-    rounds = {t: best[t].round if t in best else last for t in federation.config.tasks}
+    folder, chosen = run.folder / "release", choose(federation.config, sites, metrics)
+    rounds = {task: metrics["checkpoints"][name]["round"] for task, name in chosen.items()}
     for number in set(rounds.values()):
         arrays = federation.arrays_after(number, run)
         with atomic_path(folder / backbone_file(number)) as temporary:
@@ -55,55 +55,43 @@ def write_release(
             "versions": versions(),
         },
     )
-    write_text(folder / "README.md", _model_card(federation, rounds, sites, metrics))
+    write_text(folder / "README.md", model_card(federation.config, chosen, sites, metrics))
 
 
-def _model_card(
-    federation: Federation,
-    rounds: Mapping[str, int],
+def choose(
+    config: FederationConfig, sites: Mapping[str, SiteCard], metrics: Mapping[str, Any]
+) -> dict[str, str]:
+    """Choose the checkpoint of each task: ``last`` or ``best:<task>``, as ``metrics.json`` says.
+
+    Without any validation there is no best round, and the last one is released.
+    """
+    chosen = {}
+    for task in config.tasks:
+        best, rule = f"best:{task}", config.release.checkpoint
+        wanted = rule == "best" or (rule == "auto" and _can_choose(config, task, sites, metrics))
+        chosen[task] = best if wanted and best in metrics["checkpoints"] else "last"
+    return chosen
+
+
+def _can_choose(
+    config: FederationConfig,
+    task: str,
     sites: Mapping[str, SiteCard],
     metrics: Mapping[str, Any],
-) -> str:
-    """Return the model card as Markdown."""
-    config, results = federation.config, []
-    checkpoints, missing = metrics["checkpoints"], metrics.get("missing", {})
-    for card in sites.values():
-        for task in card.tasks:
-            name = f"best:{task}" if f"best:{task}" in checkpoints else "last"
-            if card.name in missing.get(name, {}):
-                images, result = "-", "missing: the site was not tested"
-            else:
-                test = checkpoints[name]["sites"][card.name].get("test", {})
-                images = _count(test.get(f"{task}/examples", 0))
-                result = _result(test, task, config.space(task).primary)
-            results.append((card.name, task, _count(card.labels(task)), images, result))
-    return render(
-        "server",
-        "model_card.md",
-        config=config,
-        origin=_origin(config.model.weights),
-        sites=len(sites),
-        results=results,
-        privacy=describe_cost(config),
-        rounds=rounds,
-        versions=versions(),
-    )
-
-
-def _origin(weights: str) -> str:
-    """Describe the initial weights, without the folder of a file."""
-    if weights == "none":
-        return "random"
-    return f"{weights}" if weights in ("timm", "offline") else f"{Path(weights).name}"
-
-
-def _count(number: int | None) -> str:
-    return "withheld" if number is None else str(number)
-
-
-def _result(test: Mapping[str, Any], task: str, metric: str) -> str:
-    value, low, high = (test.get(f"{task}/{metric}{end}") for end in ("", "_low", "_high"))
-    if value is None:
-        return "undefined" if test.get(f"{task}/examples", 0) is not None else "withheld"
-    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
-    return f"{metric} {value:.3f}{interval}"
+) -> bool:
+    """Apply `enough_to_choose` to the validation patients of all sites of a task."""
+    space, last = config.space(task), metrics["checkpoints"]["last"]["sites"]
+    labels = [space.prediction_names[output] for output in space.binary_outputs]
+    names = ["patients"]
+    names += [f"{of}_{label}" for label in labels for of in ("positives", "negatives")]
+    totals = dict.fromkeys(names, 0)
+    for site, card in sites.items():
+        if task not in card.tasks:
+            continue
+        found = last.get(site, {}).get("val", {})
+        for name in names:
+            number = found.get(f"{task}/{name}")
+            if number is None:  # withheld, or the site was not evaluated
+                return False
+            totals[name] += number
+    return enough_to_choose(totals.pop("patients"), totals.values())

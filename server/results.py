@@ -22,12 +22,15 @@ class Results:
         Round → site → its evaluation of the model after this round.
     references : dict of str to dict
         Reference → site → metrics by split.
+    differences : dict of str to dict
+        Reference → site → round → model of this round minus reference, on the test split.
     reasons : dict of str to str
         Site → why it last gave no measurement.
     """
 
     reports: dict[int, dict[str, EvaluateReport]] = field(default_factory=dict)
     references: dict[str, dict[str, Mapping[Any, Metrics]]] = field(default_factory=dict)
+    differences: dict[str, dict[str, dict[int, Metrics]]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -40,6 +43,9 @@ class Results:
                 site: EvaluateReport(site=site, round=number, metrics=found)
                 for site, found in entry["sites"].items()
             }
+            for name, sites in entry.get("differences", {}).items():
+                for site, found in sites.items():
+                    results.differences.setdefault(name, {}).setdefault(site, {})[number] = found
         for name, entry in metrics["references"].items():
             results.references[name] = dict(entry["sites"])
         return results
@@ -58,7 +64,7 @@ class Results:
             Sites that ever took part in the run: each should have measured everything.
         """
         models: dict[str, dict[str, Any]] = {
-            name: {"round": number, "sites": self._metrics(number)}
+            name: {"round": number, "sites": self._metrics(number)} | self._differences(number)
             for name, number in checkpoints.items()
         }
         compared: dict[str, dict[str, Any]] = {
@@ -75,6 +81,15 @@ class Results:
 
     def _metrics(self, number: int) -> dict[str, Any]:
         return {site: report.metrics for site, report in self.reports.get(number, {}).items()}
+
+    def _differences(self, number: int) -> dict[str, Any]:
+        """Return the differences of the model of a round, if any site reported some."""
+        found = {
+            name: {s: of[number] for s, of in sorted(sites.items()) if of.get(number)}
+            for name, sites in self.differences.items()
+        }
+        found = {name: sites for name, sites in found.items() if sites}
+        return {"differences": found} if found else {}
 
     def _missing(self, sites: Collection[str]) -> dict[str, str]:
         return {site: self.reasons.get(site, "not connected") for site in sorted(sites)}

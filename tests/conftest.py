@@ -59,7 +59,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rounds of two synthetic sites, with both references."""
     folder = tmp_path_factory.mktemp("finished")
     sites = {
-        "clinic": synthetic_site(folder, "severity"),
+        "clinic": synthetic_site(folder, "severity", patients=30, test_fraction=0.5),
         "hospital": synthetic_site(folder, "prognosis"),
         "infirmary": synthetic_site(folder, "prognosis"),
     }

@@ -23,7 +23,7 @@ from mdmt.config.loading import (
 from mdmt.config.model import LastBlocks, ModelConfig, Trainable
 from mdmt.config.privacy import DifferentialPrivacy, PrivacyConfig
 from mdmt.config.site import Policy, SiteConfig, SiteTask
-from mdmt.config.training import AggregationConfig, TrainingConfig, WireConfig
+from mdmt.config.training import AggregationConfig, ReleaseConfig, TrainingConfig, WireConfig
 
 __all__ = [
     "AIforCOVID",
@@ -38,6 +38,7 @@ __all__ = [
     "Policy",
     "PreprocessingConfig",
     "PrivacyConfig",
+    "ReleaseConfig",
     "SiteConfig",
     "SiteTask",
     "Synthetic",

@@ -12,7 +12,7 @@ from mdmt.config.model import ModelConfig, content_name
 from mdmt.config.privacy import PrivacyConfig, dp_conflicts, secure_conflicts
 from mdmt.config.renamed import SAVED
 from mdmt.config.site import BesideSpace, SiteConfig
-from mdmt.config.training import AggregationConfig, TrainingConfig, WireConfig
+from mdmt.config.training import AggregationConfig, ReleaseConfig, TrainingConfig, WireConfig
 from mdmt.plugins import Plugin, installed_plugins
 from mdmt.strict import Name, NonNegative, Positive, Probability, Strict, increasing
 from mdmt.tasks import Task
@@ -114,6 +114,7 @@ class FederationConfig(Strict):
     wire: WireConfig = WireConfig()
     references: tuple[Literal["constant", "probe", "local"], ...] = ()
     """References that the federation is compared with."""
+    release: ReleaseConfig = ReleaseConfig()
     sites: dict[Name, SiteConfig] = {}
 
     @model_validator(mode="before")

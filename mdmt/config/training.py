@@ -116,6 +116,15 @@ class AggregationConfig(Strict):
     """Seconds that registration waits for the sites."""
 
 
+class ReleaseConfig(Strict):
+    """The model that is released."""
+
+    checkpoint: Literal["last", "best", "auto"] = "auto"
+    """``last``: that of the last round. ``best``: for each task, that of the round with the best
+    validation. ``auto``: the best one if validation is large enough (`enough_to_choose`), else the
+    last one."""
+
+
 class WireConfig(Strict):
     """Encoding of arrays in messages. `float32` is exact; the others round.
 

@@ -10,8 +10,8 @@ from mdmt.report.figures import draw_bars
 from mdmt.report.learning import run_learning
 from mdmt.report.page import Block, Figure, Page, Panel, Table
 from mdmt.report.setup import config_blocks, site_table, versions_paragraph
-from mdmt.report.words import count, metric_name, size
-from mdmt.results.runs import Run, describe_gain, format_metric
+from mdmt.report.words import count, metric_name, signed, size
+from mdmt.results.runs import Run, format_metric, shown_reference
 
 Tests = dict[str, dict[str, Any] | None]
 """Model → its test metrics at one site, as `Run.tests` gives them."""
@@ -19,7 +19,9 @@ Tests = dict[str, dict[str, Any] | None]
 _UNIT = (
     "Unit of analysis: the test patient. Square brackets hold 95 % intervals of the patient-level"
     " bootstrap; they tell how well this model is measured, not how another training run would do."
-    " Round brackets hold the round. The last row compares two models without a test."
+    " Round brackets hold the round. The last rows compare the released model with the references"
+    " on the same patients: it is called better or worse only if the interval of the difference"
+    " excludes 0."
 )
 
 
@@ -61,9 +63,9 @@ def _summary(run: Run) -> Iterator[str]:
                 f"{task} at {site}: {name} {format_metric(final, key)} on"
                 f" {count(final[f'{task}/examples'], 'test image')} after the last round"
             )
-            if local := tests.get("local only"):
-                gain = describe_gain(final.get(key), local.get(key), space.primary_is_better_when)
-                sentence += f"; trained alone {format_metric(local, key)} (difference {gain})"
+            if (local := tests.get("local only")) and (found := run.gains(task, site).get("local")):
+                alone = f"; trained alone {format_metric(local, key)}"
+                sentence += f"{alone} (difference {found.describe()})"
             yield f"{sentence}."
     if cost := describe_cost(run.config):
         yield f"Differential privacy: {cost}."
@@ -86,23 +88,32 @@ def _results(run: Run) -> Iterator[Block]:
 
 def result_table(run: Run, task: str, site: str, tests: Tests) -> Table:
     """A row per model at one site, a column per shown metric of a task."""
-    final, local = _final(tests), tests.get("local only")
+    final, released = _final(tests), run.released(task).partition(":")[0]
     shown = run.config.space(task).shown_metrics.items()
     metrics = {f"{task}/{name}": better for name, better in shown if f"{task}/{name}" in final}
     rows = [
         [name, *(format_metric(test or {}, key) for key in metrics)] for name, test in tests.items()
     ]
-    if local:  # the model of its own last round: like is compared with like
-        gains = (describe_gain(final.get(key), local.get(key), b) for key, b in metrics.items())
-        rows.append(["last vs. local only", *gains])
+    models = len(rows)
+    subject = next(
+        t or {} for name, t in tests.items() if name.startswith(f"federated, {released}")
+    )
+    for name, found in run.gains(task, site).items():
+        reference = tests.get(shown_reference(name)) or {}
+        others = (_difference(subject.get(key), reference.get(key)) for key in list(metrics)[1:])
+        rows.append([f"{released} vs. {shown_reference(name)}", found.describe("\n"), *others])
     names = {metric_name(key.partition("/")[2]): better for key, better in metrics.items()}
     return Table(
         caption=f"{task} at {site}: {count(final[f'{task}/examples'], 'test image')}",
         header=["model", *(f"{name}\n({better} is better)" for name, better in names.items())],
         rows=rows,
         note=_UNIT,
-        emphasised=frozenset({len(rows) - 1} if local else ()),
+        emphasised=frozenset(range(models, len(rows))),
     )
+
+
+def _difference(model: float | None, reference: float | None) -> str:
+    return "-" if model is None or reference is None else signed(model - reference)
 
 
 def _result_plots(run: Run, task: str, tests: Tests) -> Iterator[Figure]:

@@ -9,9 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdmt.errors import BadInput
+from mdmt.results.verdicts import Gain, gain
 
 if TYPE_CHECKING:
     from mdmt.config import FederationConfig
+
+REFERENCES = {"constant": "constant", "probe": "probe", "local": "local only"}
+"""References in the order in which they are shown, and their names in tables."""
+
+
+def shown_reference(name: str) -> str:
+    """Name of a reference in a table."""
+    return REFERENCES.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -22,8 +31,8 @@ class Run:
     ----------
     folder : Path
     config : FederationConfig
-    sites, metrics : dict or None
-        ``sites.json`` and ``metrics.json``; None if the run did not get that far.
+    sites, metrics, release : dict or None
+        ``sites.json``, ``metrics.json`` and ``release.json``; None if the run did not get that far.
     history, events : list of dict
         Lines of ``history.jsonl`` and ``events.jsonl``.
     """
@@ -32,6 +41,7 @@ class Run:
     config: FederationConfig
     sites: dict[str, Any] | None
     metrics: dict[str, Any] | None
+    release: dict[str, Any] | None
     history: list[dict[str, Any]]
     events: list[dict[str, Any]]
 
@@ -46,19 +56,52 @@ class Run:
         reached = self.history[-1]["round"] if self.history else 0
         return f"unfinished: booked up to round {reached} of {self.config.training.rounds}"
 
+    @property
+    def references(self) -> list[str]:
+        """Names of the references in ``metrics.json``, the weakest first."""
+        there, order = (self.metrics or {}).get("references", {}), list(REFERENCES)
+        return sorted(there, key=lambda name: order.index(name) if name in order else len(order))
+
+    def released(self, task: str) -> str:
+        """Return the name of the checkpoint that is released for `task`.
+
+        Version 0.3 and earlier released the best round if there was one.
+        """
+        checkpoints, best = (self.metrics or {})["checkpoints"], f"best:{task}"
+        number = (self.release or {}).get("rounds", {}).get(task)
+        if number is None or number == checkpoints["last"]["round"] or best not in checkpoints:
+            return "last"
+        return best
+
+    def gains(self, task: str, site: str) -> dict[str, Gain]:
+        """Return what the released model gained over each reference at a site."""
+        if self.metrics is None:
+            return {}
+        space, released = self.config.space(task), self.metrics["checkpoints"][self.released(task)]
+        return {
+            name: gain(
+                released,
+                self.metrics["references"],
+                name,
+                site,
+                f"{task}/{space.primary}",
+                space.primary_is_better_when,
+            )
+            for name in self.references
+            if site in self.metrics["references"][name]["sites"]
+        }
+
     def tests(self, task: str) -> Iterator[tuple[str, dict[str, dict[str, Any] | None]]]:
         """Yield each site that tests `task`, with the test metrics of every model there.
 
-        Models are ``constant``, ``probe``, ``local only``, ``federated, last (round)`` and
-        ``federated, best (round)``, if the run has them; None if a model has no test metrics at the
-        site.
+        Models are the references (`REFERENCES` first), ``federated, last (round)`` and ``federated,
+        best (round)``, if the run has them; None if a model has no test metrics at the site.
         """
         if self.metrics is None:
             return
         checkpoints, references = self.metrics["checkpoints"], self.metrics.get("references", {})
         last, best = checkpoints["last"], checkpoints.get(f"best:{task}")
-        models = {name: references.get(name) for name in ("constant", "probe")}
-        models["local only"] = references.get("local")
+        models = {shown_reference(name): references[name] for name in self.references}
         models |= {f"federated, last ({last['round']})": last}
         models |= {f"federated, best ({best['round']})": best} if best else {}
         tested = [model["sites"] for model in (last, best) if model]
@@ -85,6 +128,7 @@ def read_run(folder: Path) -> Run:
         config=load_saved_federation(folder / "federation.yaml"),
         sites=read_object(folder / "sites.json"),
         metrics=read_object(folder / "metrics.json"),
+        release=read_object(folder / "release" / "release.json"),
         history=read_lines(folder / "history.jsonl"),
         events=read_lines(folder / "events.jsonl"),
     )
@@ -133,14 +177,3 @@ def format_metric(metrics: dict[str, Any], key: str) -> str:
         withheld = metrics.get(f"{key.partition('/')[0]}/examples", 0) is None
         return "-" if withheld or key not in metrics else "undefined"
     return f"{value:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")
-
-
-def describe_gain(federated: float | None, local: float | None, better: str) -> str:
-    """Write how much better or worse the federated model is, such as ``+0.045 better``."""
-    if federated is None or local is None:
-        return "-"
-    difference = federated - local
-    if round(difference, 3) == 0:
-        return "equal"
-    verdict = "better" if (difference > 0) == (better == "higher") else "worse"
-    return f"{difference:+.3f} {verdict}".replace("-", "−")

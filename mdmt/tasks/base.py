@@ -83,6 +83,11 @@ class Task(Strict, ABC):
         return False
 
     @property
+    def units(self) -> str:
+        """The unit of targets and predictions, such as ``years``; empty without one."""
+        return ""
+
+    @property
     def shown_metrics(self) -> dict[str, str]:
         """What is shown of a task, its primary metric first; each is better higher or lower."""
         return {self.primary: self.primary_is_better_when, **self.secondary}

@@ -48,7 +48,11 @@ class Numbers(Task):
 
     primary: ClassVar[str] = "mae"
     primary_is_better_when: ClassVar[str] = "lower"
-    secondary: ClassVar[Mapping[str, str]] = {"pearson": "higher", "sum_mae": "lower"}
+    secondary: ClassVar[Mapping[str, str]] = {
+        "pearson": "higher",
+        "r2": "higher",
+        "sum_mae": "lower",
+    }
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -57,8 +61,14 @@ class Numbers(Task):
 
     @property
     def summable(self) -> bool:
-        """Outputs share their bounds, so their sum is a score when there are several."""
-        return len(self.outputs) > 1
+        """Several scores with the same bounds have a sum; measurements with a unit do not."""
+        return len(self.outputs) > 1 and not self.units
+
+    @property
+    def shown_metrics(self) -> dict[str, str]:
+        """See `Task.shown_metrics`; without the error of a sum that has no meaning."""
+        shown = super().shown_metrics
+        return shown if self.summable else {k: v for k, v in shown.items() if k != "sum_mae"}
 
     def encode(self, column: str, text: str) -> float:
         """Read the number written as `text`, a whole one (``2`` or ``2.0``) if `discrete`."""
@@ -81,7 +91,7 @@ class Numbers(Task):
 
     def metrics(self, predictions: FloatArray, targets: FloatArray) -> dict[str, float]:
         """`statistics.error_metrics` of (N, K) numbers; see `Task.metrics`."""
-        return error_metrics(predictions, targets, self.outputs)
+        return error_metrics(predictions, targets, self.outputs, total=self.summable)
 
     def metric(
         self, name: str, predictions: FloatArray, targets: FloatArray, strata: Strata = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator
 
-from mdmt.strict import increasing
+from mdmt.strict import Short, increasing
 from mdmt.tasks.base import FloatArray, task_kinds
 from mdmt.tasks.families import Numbers
 
@@ -27,6 +27,13 @@ class Regression(Numbers):
 
     kind: Literal["regression"] = "regression"
     range: Annotated[tuple[float, float], AfterValidator(increasing)]
+    unit: Short | None = None
+    """Unit of the numbers, such as ``years``. Numbers with a unit are not summed."""
+
+    @property
+    def units(self) -> str:
+        """The unit."""
+        return self.unit or ""
 
     @property
     def bounds(self) -> tuple[float, float]:

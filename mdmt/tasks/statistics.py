@@ -75,7 +75,7 @@ def mean_absolute_error(predictions: FloatArray, targets: FloatArray) -> float:
 
 
 def error_metrics(
-    predictions: FloatArray, targets: FloatArray, names: Sequence[str]
+    predictions: FloatArray, targets: FloatArray, names: Sequence[str], *, total: bool
 ) -> dict[str, float]:
     """Metrics of K numbers per sample, and of their sum.
 
@@ -84,12 +84,14 @@ def error_metrics(
     predictions, targets : ndarray, float, (N, K)
         NaN is a missing label.
     names : sequence of str, length K
+    total : bool
+        Whether the sum over outputs has a meaning.
 
     Returns
     -------
     dict
         ``mae``, ``pearson``, ``r2``, ``mse`` and ``sd`` (of the error): means over the outputs
-        where they are defined. ``mae_<name>`` and ``pearson_<name>`` per output. For K > 1
+        where they are defined. ``mae_<name>`` and ``pearson_<name>`` per output. With `total`,
         ``sum_mae``, ``sum_pearson`` and ``sum_r2`` of the sum over outputs, on the samples with
         every label (the Brixia global score).
     """
@@ -99,10 +101,10 @@ def error_metrics(
     result = {key: mean_defined(output[key] for output in outputs) for key in keys}
     for name, output in zip(names, outputs, strict=True):
         result |= {f"{key}_{name}": output[key] for key in ("mae", "pearson")}
-    if len(names) > 1:
+    if total:
         complete = present.all(axis=1)
-        total = _errors(predictions[complete].sum(axis=1), targets[complete].sum(axis=1))
-        result |= {f"sum_{key}": total[key] for key in ("mae", "pearson", "r2")}
+        of_sum = _errors(predictions[complete].sum(axis=1), targets[complete].sum(axis=1))
+        result |= {f"sum_{key}": of_sum[key] for key in ("mae", "pearson", "r2")}
     return result
 
 

@@ -303,6 +303,25 @@ def test_metrics_are_reported_from_the_minimum_on():
     assert reported == metrics | {"prognosis/examples": None}
 
 
+@pytest.mark.parametrize(
+    ("policy", "reported"),
+    [
+        ({}, {"patients": 12, "positives_SEVERE": 3, "negatives_SEVERE": 9}),
+        ({"min_examples_per_metric": 3}, {"patients": 12, "positives_SEVERE": 3}),
+        ({"min_examples_per_metric": 4}, {"patients": 12, "positives_SEVERE": None}),
+        ({"min_patients_per_update": 4}, {"patients": 12, "negatives_SEVERE": None}),
+        ({"report_histogram": False}, {"patients": 12, "positives_SEVERE": None}),
+        ({"report_counts": False}, {"patients": None, "negatives_SEVERE": None}),
+    ],
+)
+def test_patients_of_a_class_are_withheld_like_a_histogram(policy, reported):
+    manifest = make_cohort(prognosis=[[1.0]] * 3 + [[0.0]] * 9).manifest
+    counts = {"patients": 12, "positives_SEVERE": 3, "negatives_SEVERE": 9}
+    metrics = {f"prognosis/{name}": number for name, number in counts.items()}
+    found = reported_metrics(Policy(**policy), manifest, metrics, "val")
+    assert found.items() >= {f"prognosis/{name}": n for name, n in reported.items()}.items()
+
+
 def test_one_output_with_few_labels_hides_the_task():
     """`mae_B` would be the error of a single image, `sum_mae` that of the one complete image."""
     scores = [[1, NAN]] * 4 + [[1, 2]]

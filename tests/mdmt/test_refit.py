@@ -72,7 +72,7 @@ def test_a_better_trained_head_is_kept_if_validation_can_tell(bench, monkeypatch
     result = refit_heads(trained, cohort, *rest)
     assert result.tasks == (frozenset() if enough else {"prognosis"})
     assert enough == all(map(torch.equal, result.final.parameters(), trained.parameters()))
-    metrics = evaluate_refitted(result, cohort, *rest)
+    metrics = evaluate_refitted(result, cohort, *rest).metrics
     assert metrics["test"]["prognosis/refitted"] == int(not enough)
 
 

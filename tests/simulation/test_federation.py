@@ -24,7 +24,7 @@ from mdmt.blob import BLOB, pack, unpack
 from mdmt.central import train_centrally
 from mdmt.data.cohort import open_cohort
 from mdmt.errors import IncompleteError, RegistrationError, RunError
-from mdmt.evaluation import evaluate_splits
+from mdmt.evaluation import evaluate_model
 from mdmt.messages import ReferenceOrder
 from server.federation import initial_arrays
 from simulation.engine import InProcessGrid
@@ -69,6 +69,7 @@ def test_history_books_each_backbone_under_the_round_that_made_it(make_config, t
 
 
 def test_metrics_json_has_its_schema(make_config, two_sites, federate):
+    two_sites["clinic"]["dataset"] |= {"patients": 30, "test_fraction": 0.5}
     out = federate(make_config(sites=two_sites, references=["constant", "local"]))
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["format"] == 1
@@ -78,6 +79,14 @@ def test_metrics_json_has_its_schema(make_config, two_sites, federate):
         assert set(part["sites"]) == {"clinic", "hospital"}
         assert part["sites"]["clinic"]["test"]["severity/examples"] > 0
         assert "prognosis/auroc" in part["sites"]["hospital"]["val"]
+    last = metrics["checkpoints"]["last"]
+    assert set(last["differences"]) == {"constant", "local"}
+    for name, at in last["differences"].items():
+        other = metrics["references"][name]["sites"]
+        for where, key in (("clinic", "severity/mae"), ("hospital", "prognosis/auroc")):
+            expected = last["sites"][where]["test"][key] - other[where]["test"][key]
+            assert at[where][key] == pytest.approx(expected)
+            assert (at[where][f"{key}_low"] is None) == (where == "hospital")  # few of a class
     # A constant cannot rank: its AUROC is one half.
     constant = metrics["references"]["constant"]["sites"]["hospital"]["test"]
     assert constant["prognosis/auroc"] == 0.5
@@ -93,7 +102,7 @@ def test_the_local_reference_is_training_in_one_place(make_config, two_sites, fe
     alone = train_centrally(
         config, {"clinic": cohort}, ["severity"], who="clinic", rounds=3, device=cpu
     )
-    expected = evaluate_splits(alone.model, cohort, config, ["severity"], cpu)
+    expected = evaluate_model(alone.model, cohort, config, ["severity"], cpu).metrics
     assert local["clinic"] == expected
 
 

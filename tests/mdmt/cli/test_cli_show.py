@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -61,19 +60,40 @@ def arm(prognosis: float, severity: float) -> dict[str, Any]:
     return {"round": 2, "sites": {"a": {"test": metrics | scores}}}
 
 
-def test_gain_knows_which_direction_is_better(tmp_path: Path) -> None:
+def difference(task: str, value: float, low: float | None, high: float | None) -> dict[str, Any]:
+    """What the site a reports of the last model against local training."""
+    numbers = {"": value, "_low": low, "_high": high}
+    return {"local": {"a": {f"{task}{end}": number for end, number in numbers.items()}}}
+
+
+@pytest.mark.parametrize(
+    ("differences", "says"),
+    [
+        (difference("severity/mae", -0.1, -0.18, -0.02), "−0.100 [−0.180, −0.020] better"),
+        (difference("severity/mae", -0.1, -0.22, 0.02), "−0.100 [−0.220, +0.020] no difference"),
+        (difference("severity/mae", -0.1, None, None), "−0.100 +0.000 +0.000 no difference shown"),
+        ({}, "−0.100 +0.000 +0.000 no difference shown"),  # a run of version 0.3
+    ],
+)
+def test_verdict_needs_an_interval_that_excludes_0(
+    tmp_path: Path, differences: dict[str, Any], says: str
+) -> None:
+    last = arm(prognosis=0.8, severity=0.4) | {"differences": differences}
     metrics = {
         "format": 1,
-        "checkpoints": {"last": arm(prognosis=0.8, severity=0.4)},
+        "checkpoints": {"last": last},
         "references": {"local": arm(prognosis=0.9, severity=0.5)},
     }
     events = [{"event": "done", "time": 1.0}]
     run = write_run(tmp_path / "run", metrics=metrics, events=events)
     shown = run_cli("show", run).stdout
     assert "0.800 [0.700, 0.900]" in shown
-    auroc, mae = (line for line in shown.splitlines() if "last vs. local only" in line)
-    assert re.findall(r"−0\.100 \w+|equal", auroc) == ["−0.100 worse", "equal"]  # and Brier
-    assert re.findall(r"−0\.100 \w+|equal", mae) == ["−0.100 better", "equal", "equal"]
+    lines = [*map(str.split, shown.splitlines())]
+    starts = [n for n, words in enumerate(lines) if words[:4] == ["last", "vs.", "local", "only"]]
+    auroc, mae = (" ".join([*lines[n][4:7], *lines[n + 1]]) for n in starts)
+    assert "−0.100" in auroc
+    assert "no difference shown" in auroc
+    assert says in mae
 
 
 HISTORY = [
