@@ -16,7 +16,7 @@ from mdmt.blob import Arrays
 from mdmt.checkpoints import RoundFiles
 from mdmt.config import FederationConfig, SiteConfig
 from mdmt.errors import StateError
-from mdmt.site_round import MOMENTS
+from mdmt.site_round import OF_MODEL
 
 RunMode = Literal["federated", "local", "refitted", "tests"]
 _LOST = "lost."
@@ -65,9 +65,10 @@ class SiteMemory:
 def kept_tensors(
     site: SiteConfig, federation: FederationConfig, run: str, up_to: int
 ) -> dict[str, Tensor]:
-    """Return the heads and local norms of a site for the model of round `up_to`.
+    """Return the tensors of a site's own for the model of round `up_to`: heads, local norms.
 
-    These are the refitted ones with `training.refit_heads`, and those of its memory without.
+    These are the refitted ones with `training.refit_heads`, and those of its memory without. A site
+    with a backbone of its own has it among them.
 
     Raises
     ------
@@ -87,4 +88,4 @@ def kept_tensors(
         raise StateError(
             f"{memory.files.folder}: {site.name} kept nothing of round {up_to} or earlier"
         )
-    return {name: value for name, value in memory.tensors.items() if not name.startswith(MOMENTS)}
+    return {name: value for name, value in memory.tensors.items() if name.startswith(OF_MODEL)}

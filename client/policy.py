@@ -114,6 +114,7 @@ def check_data(
         The message contains neither the number of examples nor the steps of an epoch.
     """
     from mdmt.data.batches import batches_per_epoch
+    from mdmt.training import steps_per_round
 
     tasks = tuple(tasks)
     for task in tasks:
@@ -122,14 +123,18 @@ def check_data(
                 f"policy: min_examples asks for {policy.min_examples} labelled training images of"
                 f" a task, {task} has fewer"
             )
-    steps, limit = federation.training.local_steps, policy.max_local_epochs
-    if steps is None or limit is None or federation.privacy.dp is not None:
+    training, limit = federation.training, policy.max_local_epochs
+    if limit is None or federation.privacy.dp is not None:
         return
     images = len(cohort.training_indices(tasks))
-    if steps > limit * batches_per_epoch(images, federation.training.batch_size):
+    batches = steps_per_round(training, images)
+    steps = federation.algorithm.round_steps(batches)
+    if steps > limit * batches_per_epoch(images, training.batch_size):
+        key = "local_epochs" if training.local_steps is None else "local_steps"
+        more = f" and algorithm {federation.algorithm.name}" if steps > batches else ""
         raise PolicyError(
             f"policy: max_local_epochs allows {limit:g}, the federation asks for more with"
-            f" local_steps {steps} of batch_size {federation.training.batch_size}"
+            f" {key} {getattr(training, key) or 1} of batch_size {training.batch_size}{more}"
         )
 
 

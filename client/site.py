@@ -157,7 +157,9 @@ class Site:
             refitted = refit_heads(site.model, cohort, federation, self.tasks, device)
             found = evaluate_refitted(refitted, cohort, federation, self.tasks, device)
             files = round_files(self.config, federation, order.run, "refitted")
-            files.save(order.round, local_tensors(refitted.final, federation.aggregation))
+            whole = federation.algorithm.own_backbone
+            own = local_tensors(refitted.final, federation.aggregation, whole=whole)
+            files.save(order.round, own)
         else:
             found = evaluate_model(site.model, cohort, federation, self.tasks, device)
         if federation.references or self.kit is None:  # the report of a simulation plots them

@@ -24,6 +24,11 @@ def backbone_file(number: int) -> str:
     return f"backbone-{number:05d}.safetensors"
 
 
+def site_backbone_file(site: str, number: int) -> str:
+    """Return the name of a backbone that the server made for one site, within a release."""
+    return f"sites/{site}-{number:05d}.backbone.safetensors"
+
+
 def site_file(site: str, number: int) -> str:
     """Return the name of a site's heads and local norms after a round within a release."""
     return f"sites/{site}-{number:05d}.safetensors"
@@ -44,6 +49,9 @@ class Release:
         Without sites.
     rounds : dict of str to int
         Task → its released round.
+    site_backbones : frozenset of str
+        Files of sites with a backbone of their own, by an algorithm that makes one per site. Other
+        sites use the common backbone.
     """
 
     folder: Path
@@ -51,6 +59,7 @@ class Release:
     hash: str
     config: FederationConfig
     rounds: dict[str, int]
+    site_backbones: frozenset[str] = frozenset()
 
     def models(self, task: str) -> Iterator[tuple[str, MDMTModel]]:
         """Yield (site, model in evaluation mode) for every head of `task` in the release.
@@ -59,13 +68,14 @@ class Release:
         """
         number = self.rounds[task]
         if self.config.aggregation.heads == "shared":
-            yield "", self._model(number, {})
+            yield "", self._model("", number, {})
             return
         end = f"-{number:05d}.safetensors"
         for file in sorted((self.folder / "sites").glob(f"*{end}")):
             own = _read(file)
             if task in _tasks(own):
-                yield file.name.removesuffix(end), self._model(number, own)
+                site = file.name.removesuffix(end)
+                yield site, self._model(site, number, own)
 
     def site_models(self, file: Path) -> Iterator[tuple[str, str, MDMTModel]]:
         """Yield (task, site, model) for the heads in a site's own saved state.
@@ -106,12 +116,15 @@ class Release:
             raise BadInput(
                 f"{file}: not the heads of a released round; those are {rounds or 'none'}"
             )
+        site = saved.identity.get("site", "")
         for task in fitting:
-            yield task, saved.identity.get("site", ""), self._model(self.rounds[task], own)
+            yield task, site, self._model(site, self.rounds[task], own)
 
-    def _model(self, number: int, own: dict[str, Tensor]) -> MDMTModel:
+    def _model(self, site: str, number: int, own: dict[str, Tensor]) -> MDMTModel:
         """Build the model of a round: the released backbone and a site's own tensors."""
-        backbone = _read(self.folder / backbone_file(number))
+        file = site_backbone_file(site, number)
+        file = file if file in self.site_backbones else backbone_file(number)
+        backbone = _read(self.folder / file)
         model = build_model(self.config, _tasks(own | backbone), weights=False)
         set_arrays(model, {name: value.numpy() for name, value in backbone.items()})
         set_arrays(model, own)
@@ -132,7 +145,8 @@ def open_release(folder: Path) -> Release:
         if facts["format"] != RELEASE_FORMAT:
             raise BadInput(f"{folder}: release format {facts['format']}, this version reads 1")
         config = build_config(FederationConfig, upgrade(facts["recipe"]), file, SAVED)
-        return Release(folder, facts["run"], facts["hash"], config, facts["rounds"])
+        own = frozenset(facts.get("site_backbones", ()))  # absent in 0.3.0
+        return Release(folder, facts["run"], facts["hash"], config, facts["rounds"], own)
     except (OSError, KeyError, ValueError) as error:
         raise BadInput(f"{folder}: not a release; give the release/ folder of a run") from error
 

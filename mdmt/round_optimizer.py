@@ -32,6 +32,8 @@ class RoundOptions(TypedDict, total=False):
         Factors on the rate of ``backbone`` and of ``heads.<task>`` (property P2 needs them).
     part : {"all", "backbone", "heads"}
         The part of the model that trains. In a warm-up round only the heads train.
+    steps : int, optional
+        Number of steps. The default is `training.local_steps` or `training.local_epochs`.
     """
 
     round_number: int
@@ -41,6 +43,7 @@ class RoundOptions(TypedDict, total=False):
     start_moments: Mapping[str, Tensor] | None
     rates: Mapping[str, float] | None
     part: Part
+    steps: int | None
 
 
 def trained_part(training: TrainingConfig, options: RoundOptions) -> Part:

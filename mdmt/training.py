@@ -51,6 +51,14 @@ class TrainingResult:
     steps: int
     moments: dict[str, Tensor]
 
+    def followed_by(self, later: TrainingResult) -> TrainingResult:
+        """Return the result of this training and a later one in the same round.
+
+        The losses are those of the later one.
+        """
+        images, steps = self.images + later.images, self.steps + later.steps
+        return TrainingResult(later.losses, images, steps, self.moments | later.moments)
+
 
 def resolve_device(name: str) -> torch.device:
     """Return the device for ``auto``, ``cpu`` or ``cuda:N``.
@@ -76,7 +84,11 @@ def steps_per_round(training: TrainingConfig, images: int) -> int:
 
 
 def round_batches(
-    cohort: Cohort, config: FederationConfig, tasks: Sequence[str], seed: int
+    cohort: Cohort,
+    config: FederationConfig,
+    tasks: Sequence[str],
+    seed: int,
+    steps: int | None = None,
 ) -> Iterator[NDArray[np.intp]]:
     """Yield the images of each batch of a round, as positions in the manifest of `cohort`.
 
@@ -90,9 +102,11 @@ def round_batches(
         Tasks to train. At least one image must have a label of them.
     seed : int
         Decides the order.
+    steps : int, optional
+        Number of batches. The default is that of the configuration.
     """
     strata, rng = cohort.strata(cohort.training_indices(tasks)), np.random.default_rng(seed)
-    steps = _steps(config, strata)
+    steps = steps or _steps(config, strata)
     return joint_batches(strata, config.training.batch_size, steps, rng)
 
 
@@ -139,7 +153,7 @@ def train(
     keep_memory()
     tasks = list(coefficients)
     indices = trainable(cohort, tasks)
-    steps = _steps(config, cohort.strata(indices))
+    steps = options.get("steps") or _steps(config, cohort.strata(indices))
     torch.manual_seed(seed)
     # One image has no batch statistics: the normalisation layers then keep their statistics.
     norm_layers = config.aggregation.norm_layers if len(indices) > 1 else "frozen"
@@ -151,7 +165,7 @@ def train(
     forward = _compiled(model) if config.training.compile else model
     images_seen = 0
 
-    order = round_batches(cohort, config, tasks, seed)
+    order = round_batches(cohort, config, tasks, seed, steps)
     place = next(model.parameters()).device  # with a number: each thread has its own current GPU
     batches = prefetch(_batches(cohort, config, order, tasks, seed, place))
     for step, (images, targets) in enumerate(batches):

@@ -12,9 +12,10 @@ from mdmt.audit_head import head_of
 from mdmt.blob import BLOB, Arrays
 from mdmt.errors import Refused
 from mdmt.messages import LONGEST_REPORT, SiteCard, TrainOrder, TrainReport, content_bytes
-from mdmt.models import head_task
 from mdmt.wire import Codec, largest_message
 from server.aggregation import Norms, check_update
+from server.broadcast import Broadcast
+from server.cosines import Direction, direction
 from server.federation import Federation
 from server.messaging import (
     Replies,
@@ -63,13 +64,10 @@ class Collected:
     bytes: dict[str, int] = field(default_factory=dict)
     norms: dict[str, Norms] = field(default_factory=dict)
     """Norms of the difference between an update and the sent arrays."""
+    directions: dict[str, Direction] = field(default_factory=dict)
+    """Samples of the updates, for their cosines; empty under secure aggregation."""
     factors: dict[str, Norms] = field(default_factory=dict)
     """Factors of the updates that are clipped (`server.norm_bound`)."""
-
-
-def own_arrays(arrays: Arrays, card: SiteCard) -> Arrays:
-    """Return the arrays of the backbone and of the heads of a site's tasks."""
-    return {n: v for n, v in arrays.items() if (head_task(n) or "") in {"", *card.tasks}}
 
 
 def send(
@@ -81,18 +79,13 @@ def send(
     """
     sent = Sent(number, cards, left=set(cards) & federation.registry.left)
     asked = {node: card for node, card in cards.items() if node not in sent.left}
-    timeout, algorithm = deadline(federation.config, len(asked)), federation.config.algorithm
+    timeout = deadline(federation.config, len(asked))
     table = secure_table(federation)
-    blobs: dict[tuple[int, frozenset[str]], tuple[bytes, Arrays]] = {}
+    broadcast = Broadcast(codec, federation.config.algorithm, federation.state)
     messages = []
     for node, card in asked.items():
-        arrays = algorithm.broadcast(federation.state, card.name)
         # Under secure aggregation the arrays of all sites are equal: the others add zeros.
-        own = arrays if table else own_arrays(arrays, card)
-        key = id(arrays), frozenset(own)
-        if key not in blobs:  # sites with the same arrays share one blob
-            blobs[key] = codec.broadcast(own), own
-        blob, sent.arrays[card.name] = blobs[key]
+        blob, sent.arrays[card.name] = broadcast.to(card, whole=table is not None)
         order = TrainOrder(
             run=federation.run_id,
             round=number,
@@ -120,13 +113,13 @@ def collect(
         card = sent.cards[node]
         run.event("reply", round=sent.number, site=card.name, head=head_of(reply))
         try:
-            report, blob, norms = _read_update(federation, codec, card, sent, reply)
+            report, blob = _read_update(federation, codec, card, sent, reply, found)
         except Refused as refused:
             found.refusals[card.name] = str(refused)
         else:
             buffer.put(card.name, blob)
             del blob  # if the buffer has written it to the disk, it is freed now
-            found.reports[card.name], found.norms[card.name] = report, norms
+            found.reports[card.name] = report
             found.bytes[card.name] = content_bytes(reply.content)
         if reply.has_content():
             for record in reply.content.array_records.values():
@@ -142,9 +135,14 @@ def collect(
 
 
 def _read_update(
-    federation: Federation, codec: Codec, card: SiteCard, sent: Sent, reply: Message
-) -> tuple[TrainReport, bytes, Norms]:
-    """Check a reply to a training order.
+    federation: Federation,
+    codec: Codec,
+    card: SiteCard,
+    sent: Sent,
+    reply: Message,
+    found: Collected,
+) -> tuple[TrainReport, bytes]:
+    """Check a reply to a training order. Add what its update looks like to `found`.
 
     Raises
     ------
@@ -164,10 +162,14 @@ def _read_update(
         blob = reply.content.array_records["arrays"][BLOB].data
         if federation.statements:
             masked_arrays(blob, expected, federation)
-            return report, blob, {}
+            found.norms[card.name] = {}
+            return report, blob
         update = codec.decode_upload(blob, arrays)
     except KeyError as error:
         raise Refused("the reply has no arrays") from error
     except ValueError as error:
         raise Refused(f"the arrays cannot be decoded: {error}") from error
-    return report, blob, check_update(update, expected, frozenset(federation.state.optimised))
+    optimised = frozenset(federation.state.optimised)
+    found.norms[card.name] = check_update(update, expected, optimised)
+    found.directions[card.name] = direction(update, expected, optimised)
+    return report, blob

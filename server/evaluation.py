@@ -10,8 +10,8 @@ from flwr.app import MessageType
 from flwr.serverapp import Grid
 from pydantic import BaseModel
 
+from mdmt.algorithms import State
 from mdmt.audit_head import head_of
-from mdmt.blob import Arrays
 from mdmt.config import WireConfig
 from mdmt.errors import Refused
 from mdmt.messages import (
@@ -22,7 +22,7 @@ from mdmt.messages import (
     SiteCard,
 )
 from mdmt.wire import Codec
-from server.collection import own_arrays
+from server.broadcast import Broadcast
 from server.federation import Federation, initial_arrays
 from server.messaging import Replies, deadline, read_report, request
 from server.run import RunDirectory
@@ -33,7 +33,7 @@ _EXACT = Codec(WireConfig())
 
 
 def evaluate_round(
-    grid: Grid, federation: Federation, run: RunDirectory, number: int, arrays: Arrays
+    grid: Grid, federation: Federation, run: RunDirectory, number: int, state: State
 ) -> dict[str, EvaluateReport]:
     """Let every site evaluate the model of round `number` with its own memory of this round.
 
@@ -46,7 +46,7 @@ def evaluate_round(
     order = EvaluateOrder(run=federation.run_id, round=number, recipe=federation.recipe)
     timeout = deadline(federation.config, len(nodes))
     kind = (MessageType.EVALUATE, EvaluateReport)
-    found = _ask(grid, federation, run, kind, lambda card: (number, order), arrays, nodes, timeout)
+    found = _ask(grid, federation, run, kind, lambda card: (number, order), state, nodes, timeout)
     reports = dict(sorted((known | found).items()))
     federation.results.reports[number] = reports
     return reports
@@ -59,8 +59,8 @@ def final_test(grid: Grid, federation: Federation, run: RunDirectory) -> dict[st
     checkpoints |= {f"best:{task}": best.round for task, best in federation.selection.best.items()}
     for number in dict.fromkeys(checkpoints.values()):
         if number != last:
-            arrays = federation.arrays_after(number, run)
-            evaluate_round(grid, federation, run, number, arrays)
+            state = federation.state_after(number, run)
+            evaluate_round(grid, federation, run, number, state)
     return checkpoints
 
 
@@ -87,10 +87,10 @@ def references(grid: Grid, federation: Federation, run: RunDirectory) -> None:
         recipe = federation.recipe
         return rounds, ReferenceOrder(run=federation.run_id, round=rounds, recipe=recipe)
 
-    kind, arrays = ("evaluate.reference", ReferenceReport), initial_arrays(config)
+    kind, state = ("evaluate.reference", ReferenceReport), State(initial_arrays(config))
     timeout = deadline(config, len(nodes), config.training.rounds)
     patience = config.aggregation.join_timeout
-    found = _ask(grid, federation, run, kind, order, arrays, nodes, timeout, patience)
+    found = _ask(grid, federation, run, kind, order, state, nodes, timeout, patience)
     for site, report in found.items():
         for name, metrics in report.metrics.items():
             results.references.setdefault(name, {})[site] = metrics
@@ -103,7 +103,7 @@ def _ask(
     run: RunDirectory,
     kind: tuple[str, type[R]],
     order: Callable[[SiteCard], tuple[int, BaseModel]],
-    arrays: Arrays,
+    state: State,
     nodes: Collection[int],
     timeout: float,
     patience: float = inf,
@@ -117,7 +117,8 @@ def _ask(
         Type of the message, and of the report.
     order : callable
         Returns the round that the report must have, and the order.
-    arrays : mapping of str to ndarray
+    state : State
+        The algorithm chooses the arrays of a site from it.
     nodes : collection of int
     timeout : float
         Seconds.
@@ -132,15 +133,13 @@ def _ask(
     registry, refusals = federation.registry, federation.results.reasons
     registry.poll()
     cards = {node: registry.cards[node] for node in nodes}
-    blobs: dict[frozenset[str], bytes] = {}
+    broadcast = Broadcast(_EXACT, federation.config.algorithm, state)
     messages = []
     for node, card in cards.items():
         if node in registry.left:
             continue
-        own = own_arrays(arrays, card)
-        if (names := frozenset(own)) not in blobs:
-            blobs[names] = _EXACT.broadcast(own)
-        messages.append(request(kind[0], node, order(card)[1], blobs[names], timeout))
+        blob, _ = broadcast.to(card)
+        messages.append(request(kind[0], node, order(card)[1], blob, timeout))
     reports: dict[str, R] = {}
     refused: dict[str, str] = {}
     arriving = Replies(grid, messages, timeout, patience)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from mdmt.algorithms import State
 from mdmt.blob import Arrays
+from mdmt.checkpoints import Saved
 from mdmt.config import FederationConfig
 from mdmt.errors import ConfigError, DamagedError, RunError
 from mdmt.memory import keep_memory
@@ -111,11 +111,11 @@ class Federation:
         keep = (*self.selection.kept_rounds, self.round - 1, self.round)
         run.save_round(self.round, tensors, facts, keep)
 
-    def arrays_after(self, number: int, run: RunDirectory) -> Arrays:
-        """Return the broadcast arrays after round `number`: the last round or a best round."""
+    def state_after(self, number: int, run: RunDirectory) -> State:
+        """Return the state after round `number`: the last round or a best round."""
         if number == self.round:
-            return self.state.arrays
-        return _split(run.checkpoints.load(number).tensors)[0]
+            return self.state
+        return saved_state(run.checkpoints.load(number), self.state.optimised)
 
 
 def begin(config: FederationConfig, registry: SiteRegistry) -> Federation:
@@ -184,8 +184,7 @@ def restore(federation: Federation, run: RunDirectory) -> None:
         except DamagedError as error:
             run.event("notice", round=number, message=f"{error}; the one before is used")
             continue
-        arrays, memory = _split(saved.tensors)
-        federation.state = State(arrays, federation.state.optimised, memory)
+        federation.state = saved_state(saved, federation.state.optimised)
         federation.round, federation.line = number, saved.facts["line"]
         federation.run_id = saved.facts["run"]
         federation.selection.load(saved.facts["selection"])
@@ -209,8 +208,8 @@ def restore(federation: Federation, run: RunDirectory) -> None:
     raise RunError(f"{run.folder}: holds no intact checkpoint to resume from; start a new run")
 
 
-def _split(tensors: Mapping[str, torch.Tensor]) -> tuple[Arrays, Arrays]:
-    """Split a checkpoint into broadcast arrays and the memory of the algorithm."""
-    arrays = {name: tensor.numpy() for name, tensor in sorted(tensors.items())}
+def saved_state(saved: Saved, optimised: tuple[str, ...] = ()) -> State:
+    """Return the state in a checkpoint; `optimised` is not saved."""
+    arrays = {name: tensor.numpy() for name, tensor in sorted(saved.tensors.items())}
     own = {n.removeprefix(_MEMORY): v for n, v in arrays.items() if n.startswith(_MEMORY)}
-    return {n: v for n, v in arrays.items() if not n.startswith(_MEMORY)}, own
+    return State({n: v for n, v in arrays.items() if not n.startswith(_MEMORY)}, optimised, own)

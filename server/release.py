@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from mdmt.blob import Arrays
 from mdmt.config import FederationConfig
 from mdmt.enough import enough_to_choose
 from mdmt.files import atomic_path, write_json, write_text
 from mdmt.messages import SiteCard
-from mdmt.releases import RELEASE_FORMAT, backbone_file
+from mdmt.releases import RELEASE_FORMAT, backbone_file, site_backbone_file
 from server.federation import Federation
 from server.model_card import model_card
 from server.run import RunDirectory, versions
@@ -39,10 +40,15 @@ def write_release(
     """
     folder, chosen = run.folder / "release", choose(federation.config, sites, metrics)
     rounds = {task: metrics["checkpoints"][name]["round"] for task, name in chosen.items()}
-    for number in set(rounds.values()):
-        arrays = federation.arrays_after(number, run)
-        with atomic_path(folder / backbone_file(number)) as temporary:
-            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
+    own_backbones: list[str] = []
+    for number in sorted(set(rounds.values())):
+        state = federation.state_after(number, run)
+        _save(folder / backbone_file(number), state.arrays)
+        for site in sites:
+            arrays = federation.config.algorithm.broadcast(state, site)
+            if arrays is not state.arrays:
+                own_backbones.append(site_backbone_file(site, number))
+                _save(folder / own_backbones[-1], arrays)
     write_json(
         folder / "release.json",
         {
@@ -52,10 +58,16 @@ def write_release(
             "hash": federation.config.hash,
             "recipe": federation.config.model_dump(mode="json", exclude={"sites"}),
             "rounds": rounds,
+            "site_backbones": own_backbones,
             "versions": versions(),
         },
     )
     write_text(folder / "README.md", model_card(federation.config, chosen, sites, metrics))
+
+
+def _save(file: Path, arrays: Arrays) -> None:
+    with atomic_path(file) as temporary:
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
 
 
 def choose(

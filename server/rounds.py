@@ -19,6 +19,7 @@ from mdmt.weighting import array_weights, loss_coefficients, site_weights
 from mdmt.wire import Codec
 from server.aggregation import weighted_mean
 from server.collection import Collected, Sent, collect, send
+from server.cosines import cosines
 from server.evaluation import evaluate_round
 from server.federation import Federation
 from server.norm_bound import History, find_large, per_root_step, remember, shorten
@@ -59,7 +60,7 @@ def run_rounds(grid: Grid, federation: Federation, run: RunDirectory, rounds: in
         federation.state, federation.round, federation.norms = state, number, norms
         federation.save(run)
     federation.registry.left.clear()  # the final test waits for every site
-    reports = evaluate_round(grid, federation, run, rounds, federation.state.arrays)
+    reports = evaluate_round(grid, federation, run, rounds, federation.state)
     if not reports:
         reasons = "; ".join(f"{s}: {why}" for s, why in federation.results.reasons.items())
         raise RunError(f"no site could evaluate the model of round {rounds} ({reasons})")
@@ -222,9 +223,13 @@ def history_line(
         }
         if site in collected.factors:
             sites[site]["clipped"] = collected.factors[site]
-    return {
+    line = {
         "round": number,
         "sites": sites,
         "refusals": collected.refusals,
         "seconds": round(seconds, 3),
     }
+    accepted = {s: of for s, of in collected.directions.items() if s in collected.reports}
+    if len(accepted) > 1:
+        line["cosines"] = cosines(accepted)
+    return line

@@ -61,6 +61,11 @@ class Facts:
         """Optimiser steps of a round."""
         if self.private:
             return private_steps(self.plan.federation)
+        return self.plan.federation.algorithm.round_steps(self._batches)
+
+    @property
+    def _batches(self) -> int:
+        """Batches of a round. An algorithm can use them more than once."""
         images = len(self.plan.cohort.training_indices(self.plan.tasks))
         return steps_per_round(self.plan.federation.training, images)
 
@@ -76,7 +81,7 @@ class Facts:
         indices = plan.cohort.training_indices(plan.tasks)
         everybody = len(np.unique(plan.manifest.patients[indices]))
         fewest = self._fewest(indices)
-        if self.private or self.steps >= batches_per_epoch(len(indices), training.batch_size):
+        if self.private or self._batches >= batches_per_epoch(len(indices), training.batch_size):
             return fewest, everybody
         for number in range(1, training.rounds + 1):
             seed = derive_seed(plan.federation.seed, "train", plan.site.name, number)

@@ -8,7 +8,7 @@ combines them, and which model a site evaluates and releases.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -22,6 +22,7 @@ from mdmt.strict import Strict, by_kind
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mdmt.config import FederationConfig
     from mdmt.site_round import SiteRound
     from mdmt.training import TrainingResult
 
@@ -87,6 +88,23 @@ class Algorithm(Strict, ABC):
         """The smallest number of updates that the server can combine."""
         return 1
 
+    own_backbone: ClassVar[bool] = False
+    """True: a site evaluates, releases and predicts with a backbone of its own, from its memory."""
+
+    def round_steps(self, steps: int) -> int:
+        """Return the optimiser steps of a round at a site.
+
+        Parameters
+        ----------
+        steps : int
+            Steps of `training.local_steps` or `training.local_epochs`.
+        """
+        return steps
+
+    def conflicts(self, config: FederationConfig) -> Iterator[str]:
+        """Yield each key that a federation with this algorithm cannot have, and the reason."""
+        yield from ()
+
     # At the server.
 
     def broadcast(self, state: State, site: str) -> Arrays:
@@ -135,6 +153,14 @@ def require_sum(algorithm: Algorithm) -> None:
             f"algorithm: {algorithm.name} needs the update of every site, but secure aggregation"
             " gives the server only their sum"
         )
+
+
+def needs_local_heads(config: FederationConfig) -> Iterator[str]:
+    """Yield the conflicts of an algorithm that trains the parts of a model on their own."""
+    if config.aggregation.heads != "local":
+        yield "aggregation.heads must be local, because each site has its own heads"
+    if config.privacy.dp is not None:
+        yield "privacy.dp cannot be used, because it trains the whole model once per round"
 
 
 _read = by_kind(algorithms, "name")

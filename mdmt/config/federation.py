@@ -160,6 +160,8 @@ class FederationConfig(Strict):
                 "training.refit_heads: a shared head is the same at all sites, and a refitted head"
                 " is not; use false, or aggregation.heads: local"
             )
+        for conflict in self.algorithm.conflicts(self):
+            raise ValueError(f"with algorithm {self.algorithm.name} {conflict}")
         for conflict in dp_conflicts(self):
             raise ValueError(f"with privacy.dp {conflict}")
         for conflict in secure_conflicts(self):

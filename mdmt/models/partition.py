@@ -84,8 +84,17 @@ def averaged_statistics(model: MDMTModel, aggregation: AggregationConfig) -> tup
     return tuple(name for name in uploaded_names(model, aggregation) if name in buffers)
 
 
-def local_tensors(model: MDMTModel, aggregation: AggregationConfig) -> dict[str, Tensor]:
+def local_tensors(
+    model: MDMTModel, aggregation: AggregationConfig, *, whole: bool = False
+) -> dict[str, Tensor]:
     """Return copies of the tensors that a site keeps: local heads and normalisation layers.
+
+    Parameters
+    ----------
+    model : MDMTModel
+    aggregation : AggregationConfig
+    whole : bool
+        Return all tensors, for a site with a backbone of its own.
 
     Returns
     -------
@@ -96,7 +105,7 @@ def local_tensors(model: MDMTModel, aggregation: AggregationConfig) -> dict[str,
     return {
         name: tensor.detach().to("cpu", copy=True)
         for name, tensor in sorted(model.state_dict().items())
-        if name in home or (head_task(name) is not None and aggregation.heads == "local")
+        if whole or name in home or (head_task(name) is not None and aggregation.heads == "local")
     }
 
 

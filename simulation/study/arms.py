@@ -16,6 +16,7 @@ from mdmt.models import MDMTModel, build_model, head_task, set_arrays
 from mdmt.refit import linear_probe, refit_heads
 from mdmt.releases import open_release
 from mdmt.results.runs import read_lines
+from server.federation import saved_state
 from server.run import RunDirectory
 from simulation.simulate import simulate
 from simulation.study.bench import Bench, Outcome
@@ -79,15 +80,12 @@ def _released(run: Path, config: FederationConfig) -> Iterator[tuple[str, str, M
 def _last(run: Path, config: FederationConfig) -> Iterator[tuple[str, str, MDMTModel]]:
     """Models of the last round, by site and task."""
     saved = RunDirectory(run, config).checkpoints.load(config.training.rounds)
+    state = saved_state(saved)
     for name, site in sorted(config.sites.items()):
         tasks = [task for task in config.tasks if task in site.offered]
         model = build_model(config, tasks, weights=False)
-        broadcast = {
-            key: tensor.numpy()
-            for key, tensor in saved.tensors.items()
-            if key.startswith("backbone.") or head_task(key) in tasks
-        }
-        set_arrays(model, broadcast)
+        broadcast = config.algorithm.broadcast(state, name)
+        set_arrays(model, {k: v for k, v in broadcast.items() if head_task(k) in (None, *tasks)})
         set_arrays(model, kept_tensors(site, config, saved.facts["run"], saved.round))
         for task in tasks:
             yield name, task, model
