@@ -10,6 +10,7 @@ from mdmt.report.figures import draw_bars
 from mdmt.report.learning import run_learning
 from mdmt.report.page import Block, Figure, Page, Panel, Table
 from mdmt.report.setup import config_blocks, site_table, versions_paragraph
+from mdmt.report.similarity import similarity_blocks
 from mdmt.report.words import count, metric_name, signed, size
 from mdmt.results.runs import Run, format_metric, shown_reference
 
@@ -31,6 +32,7 @@ def run_page(run: Run) -> Page:
     if run.sites is not None:
         versions = versions_paragraph(run.sites.get("versions", {}))
         setup = [site_table(run.sites["sites"]), *versions]
+    similar = similarity_blocks(run.history)
     return Page(
         title=run.config.name,
         kind="run",
@@ -39,6 +41,7 @@ def run_page(run: Run) -> Page:
         sections=[
             ("results", "Results on the test sets", list(_results(run))),
             ("learning", "Learning curves", run_learning(run)),
+            ("similarity", "Do the sites move the backbone in one direction?", similar),
             (
                 "setup",
                 "What was run",

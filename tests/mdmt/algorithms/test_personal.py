@@ -147,6 +147,16 @@ def test_what_does_not_go_with_heads_of_a_site_is_refused(make_config, name):
             make_config(algorithm=name, **changes)
 
 
+def test_fedbabu_needs_refitted_heads_and_heads_have_one_time_to_train(make_config):
+    training = {"rounds": 2, "refit_heads": True, "warmup_rounds": 1}
+    with pytest.raises(ValidationError, match=r"algorithm fedbabu training\.refit_heads must"):
+        make_config(algorithm="fedbabu")
+    for name in ("fedbabu", "fedrep"):
+        with pytest.raises(ValidationError, match=f"algorithm {name} training.warmup_rounds must"):
+            make_config(algorithm=name, training=training)
+        make_config(algorithm=name, training=training | {"warmup_rounds": 0})
+
+
 def test_a_site_counts_all_steps_of_a_round():
     assert FedRep(head_steps=7).round_steps(5) == 12
     assert Ditto().round_steps(5) == 10
