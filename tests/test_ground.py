@@ -122,13 +122,17 @@ def test_every_key_of_a_study_is_documented():
 
 
 def test_every_configuration_key_is_documented():
-    from mdmt.algorithms import fedprox, server_optimisers
+    from mdmt.algorithms import algorithms
     from mdmt.config import datasets, federation, model, site, training
     from mdmt.plugins import Plugin  # mdmt writes it, not a user
     from mdmt.strict import Strict
 
     text = (ROOT / "docs" / "configuration.md").read_text()
-    for module in (datasets, federation, model, site, training, fedprox, server_optimisers):
+    for name in algorithms.names():
+        assert f"`{name}`" in text
+        for key in algorithms[name].model_fields:
+            assert f"`{key}`" in text, f"algorithm {name}.{key}"
+    for module in (datasets, federation, model, site, training):
         for section in vars(module).values():
             if isinstance(section, type) and issubclass(section, Strict) and section is not Plugin:
                 for key in set(section.model_fields) - {"space", "kind"}:
