@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 import pytest
@@ -44,7 +44,7 @@ POLICY = {
 
 def settings(**changes: Any) -> dict[str, Any]:
     """A federation of the three sites, quick enough for tests."""
-    aggregation = {"min_sites": 2, "join_timeout": 40} | changes.pop("aggregation", {})
+    aggregation = {"min_sites": 2, "join_timeout": 100} | changes.pop("aggregation", {})
     training = TRAINING | {"round_timeout": 60} | changes.pop("training", {})
     return federation_dict(training=training, aggregation=aggregation, **changes)
 
@@ -56,7 +56,7 @@ def dataset(site: str) -> dict[str, Any]:
 
 
 class RealFederation:
-    """Kits of the three sites and their processes; `close` ends all of them, by pid."""
+    """Kits of the three sites and their processes; leaving it ends all of them, by pid."""
 
     def __init__(self, folder: Path, **changes: Any) -> None:
         if shutil.which("nginx") is None and shutil.which("nginx", path="/usr/sbin") is None:
@@ -72,6 +72,12 @@ class RealFederation:
         for site, task in SITES.items():
             self.fill_in(site, dataset=dataset(site), tasks=[task], device="cpu", workers=0)
         self.approve()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def provision(self) -> None:
         sites = [f"--site={site}" for site in SITES]
@@ -196,6 +202,11 @@ class RealFederation:
         self.start("server", "server", "start", "kits/server")
         self.mdmt("server", "status", "kits/server", "--wait", "60")
         self.wait(lambda: "sites can connect" in self.log("server"), "the server")
+
+    def start_all(self, *, faulty: bool = False) -> None:
+        self.start_server()
+        for site in SITES:
+            self.start_site(site, faulty=faulty)
 
     def start_site(self, site: str, *, faulty: bool = False) -> None:
         self.start(site, "site", "start", self.site_kit(site), faulty=faulty)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from real_federation import SITES, RealFederation
+from real_federation import RealFederation
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    federation = RealFederation(tmp_path_factory.mktemp("real"))
-    try:
-        federation.start_server()
-        for site in SITES:
-            federation.start_site(site, faulty=True)
+    with RealFederation(tmp_path_factory.mktemp("real")) as federation:
+        federation.start_all(faulty=True)
         yield federation
-    finally:
-        federation.close()

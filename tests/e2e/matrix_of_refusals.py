@@ -247,9 +247,3 @@ def test_a_revoked_site_comes_back_with_a_new_key_only(real):
     real.at_rest()
     (line,) = [said for said in check(real, thief) if "registered" in said]
     assert line.startswith("error: registered: not admitted yet")
-
-
-def open_package(module):
-    """Folder of a package."""
-    (folder,) = module.__path__
-    return folder

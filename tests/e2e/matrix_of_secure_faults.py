@@ -6,12 +6,16 @@ import os
 import signal
 
 import pytest
-from secure_federation import secure as real
-from secure_federation import set_peers
+from protected_federation import SECURE, protected_federation, set_peers
 from simulated_federation import assert_same_result, expected
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-__all__ = ["real"]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    with protected_federation(tmp_path_factory.mktemp("secure"), SECURE) as federation:
+        yield federation
 
 
 def test_a_killed_superlink_costs_a_resume_and_no_second_answer(real, tmp_path):

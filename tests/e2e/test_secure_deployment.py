@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from secure_federation import secure as real
+from protected_federation import SECURE, protected_federation
 from simulated_federation import assert_same_result, expected
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-__all__ = ["real"]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    with protected_federation(tmp_path_factory.mktemp("secure"), SECURE) as federation:
+        yield federation
 
 
 def test_a_masked_run_gives_the_bits_of_the_simulation(real, tmp_path):
