@@ -157,7 +157,7 @@ class Site:
             refitted = refit_heads(site.model, cohort, federation, self.tasks, device)
             found = evaluate_refitted(refitted, cohort, federation, self.tasks, device)
             files = round_files(self.config, federation, order.run, "refitted")
-            whole = federation.algorithm.own_backbone
+            whole = federation.algorithm.backbone == "own"
             own = local_tensors(refitted.final, federation.aggregation, whole=whole)
             files.save(order.round, own)
         else:

@@ -88,8 +88,9 @@ class Algorithm(Strict, ABC):
         """The smallest number of updates that the server can combine."""
         return 1
 
-    own_backbone: ClassVar[bool] = False
-    """True: a site evaluates, releases and predicts with a backbone of its own, from its memory."""
+    backbone: ClassVar[Literal["common", "server", "own"]] = "common"
+    """The backbone that a site evaluates, releases and predicts with: the ``common`` one, one that
+    the ``server`` makes for the site (`broadcast`), or its ``own``, from its memory."""
 
     def round_steps(self, steps: int) -> int:
         """Return the optimiser steps of a round at a site.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -42,7 +42,7 @@ class Ditto(FedAvg):
     mu: Annotated[float, Field(gt=0)] = 0.1
     """μ of the proximal term of the personal model."""
 
-    own_backbone: ClassVar[bool] = True
+    backbone: ClassVar[Literal["common", "server", "own"]] = "own"
 
     def round_steps(self, steps: int) -> int:
         """Count both models."""

@@ -44,6 +44,7 @@ class TaskSimilarity(FedAvg):
     """Cosine of two updates at which they begin to count for each other."""
 
     needs: ClassVar[Literal["sum", "updates"]] = "updates"
+    backbone: ClassVar[Literal["common", "server", "own"]] = "server"
 
     def broadcast(self, state: State, site: str) -> Arrays:
         """Return the backbone of the site; without one, the common backbone."""

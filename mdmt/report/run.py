@@ -55,7 +55,8 @@ def run_page(run: Run) -> Page:
 def _summary(run: Run) -> Iterator[str]:
     rounds = run.history[-1]["round"] if run.history else 0
     sites = len(run.sites["sites"]) if run.sites else 0
-    trained = f"One {run.config.model.backbone} backbone, trained by {count(sites, 'site')} in"
+    one = "One" if run.config.algorithm.backbone == "common" else "For each site one"
+    trained = f"{one} {run.config.model.backbone} backbone, trained by {count(sites, 'site')} in"
     yield f"{trained} {count(rounds, 'round')} without their images leaving them."
     for task in run.config.tasks:
         space = run.config.space(task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from builders import synthetic_site
+from pydantic import ValidationError
 from safetensors.numpy import load_file
 from test_pooled_objective import (
     LAMBDA,
@@ -78,3 +79,18 @@ def test_an_algorithm_that_needs_single_updates_is_refused_by_name_where_only_su
     else:
         with pytest.raises(ConfigError, match=f"{name} needs the update of every site"):
             require_sum(algorithm)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_secure_aggregation_refuses_an_algorithm_by_name_if_it_cannot_work(make_config, name):
+    keys = {
+        "algorithm": name,
+        "privacy": {"secure_aggregation": True},
+        "aggregation": {"norm_layers": "local"},
+        "training": {"rounds": 1} | NEEDED.get(name, {}),
+    }
+    if algorithms[name].needs == "sum":
+        make_config(**keys)
+    else:
+        with pytest.raises(ValidationError, match=f"algorithm must not be {name}, which needs"):
+            make_config(**keys)
