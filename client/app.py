@@ -35,6 +35,7 @@ from mdmt.blob import BLOB
 from mdmt.config import FederationConfig, SiteConfig, find_config, load_federation, load_site
 from mdmt.errors import MDMTError, PolicyError
 from mdmt.files import limit_log
+from mdmt.frozen import FROZEN
 from mdmt.messages import (
     LONGEST_ORDER,
     PROTOCOL,
@@ -119,6 +120,7 @@ def _reply(site: Site, message: Message, kind: type[Order], run: Callable[..., A
     Only a deployed site stores replies: a simulation does not lose one.
     """
     order, blobs = _read_order(message.content, kind)
+    site = replace(site, frozen=_frozen(message.content))
     if site.kit is None:
         return _content(_run(site, order, blobs, run))
     what = message.metadata.message_type
@@ -145,6 +147,12 @@ def _read_order(content: RecordDict, kind: type[Order]) -> tuple[Order, list[byt
         )
     blobs = [content.array_records["arrays"][BLOB].data] if kind not in (Query, KeyOrder) else []
     return kind.model_validate_json(text), blobs
+
+
+def _frozen(content: RecordDict) -> bytes:
+    """Return the frozen arrays that came with an order; empty without."""
+    arrays = content.array_records.get("arrays")
+    return arrays[FROZEN].data if arrays is not None and FROZEN in arrays else b""
 
 
 def _run(site: Site, order: Order, blobs: list[bytes], run: Callable[..., Any]) -> Reply:

@@ -14,7 +14,7 @@ from mdmt.blob import Arrays, fingerprint
 from mdmt.config import FederationConfig
 from mdmt.config.model import BY_CONTENT, content_name
 from mdmt.errors import ConfigError, PolicyError, WeightsError
-from mdmt.models import broadcast_names, build_model, get_arrays
+from mdmt.models import MDMTModel, build_model, get_arrays
 from mdmt.wire import Codec
 
 _ROUNDING = 1e-5
@@ -45,7 +45,7 @@ def check_initial(
     tasks : tuple of str
         Tasks of the site.
     incoming : mapping of str to ndarray
-        Decoded arrays, with the names and shapes of the model.
+        Decoded arrays, with names and shapes of the model.
     codec : Codec
         The codec that encoded them.
     weights : Path
@@ -59,7 +59,8 @@ def check_initial(
     key = federation.hash, tasks, fingerprint(incoming)
     if key in _ACCEPTED:
         return
-    for name, own in _initial_arrays(federation, tasks, weights).items():
+    model = initial_model(federation, tasks, weights)
+    for name, own in get_arrays(model, sorted(incoming)).items():
         # The encoding keeps the order of numbers: what lies between two arrays lies between them
         # after rounding to float16 too.
         slack = np.float32(_ROUNDING) * np.abs(own).max(initial=0)
@@ -79,21 +80,37 @@ def _transmitted(codec: Codec, name: str, array: NDArray[np.float32]) -> NDArray
     return received
 
 
-def _initial_arrays(federation: FederationConfig, tasks: tuple[str, ...], weights: Path) -> Arrays:
-    """Build the arrays that a server broadcasts first."""
+def initial_model(
+    federation: FederationConfig, tasks: tuple[str, ...], weights: Path | None
+) -> MDMTModel:
+    """Build the backbone and the shared heads that a run starts from.
+
+    Parameters
+    ----------
+    federation : FederationConfig
+        The recipe.
+    tasks : tuple of str
+        Tasks of the site.
+    weights : Path or None
+        Folder with the weights that the recipe names by their SHA-256, if it does.
+
+    Raises
+    ------
+    PolicyError
+        The site cannot build them.
+    """
     shared = tasks if federation.aggregation.heads == "shared" else ()
     named = federation.model.weights
-    if named.startswith(BY_CONTENT):
+    if named.startswith(BY_CONTENT) and weights is not None:
         of_file = federation.model.model_copy(update={"weights": str(_find(weights, named))})
         federation = federation.model_copy(update={"model": of_file})
     try:
-        model = build_model(federation, shared, weights=True)
+        return build_model(federation, shared, weights=True)
     except (ConfigError, WeightsError) as error:
         raise PolicyError(
             "policy: recipes: this site cannot build the initial weights of the recipe"
             f" (model.weights: {named}); its own log says more"
         ) from error
-    return get_arrays(model, broadcast_names(model, federation.aggregation))
 
 
 def _find(folder: Path, named: str) -> Path:

@@ -221,5 +221,5 @@ def open_round(
     store = secure_store(site, federation, order.run)
     check_cohort(site, federation, order, table, store)
     check_table(site, federation, order, table)
-    agreed = transcript(federation.hash, order.run, order.round, blob, table)
+    agreed = transcript(federation.hash, order.run, order.round, blob, table, order.frozen)
     return SecureAnswer(site, federation, order, table, agreed, store)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from client.admission import admit, check_tasks
 from client.budget import Purpose, open_budget
 from client.comparisons import compare_with_reference, keep_predictions
+from client.frozen_arrays import frozen_arrays, frozen_digest
 from client.initial_arrays import check_initial
 from client.memory import SiteMemory, round_files
 from client.patients import check_patients
@@ -65,6 +66,8 @@ class Site:
     """Folder of the site's file. None in a simulation."""
     asked: str = ""
     """Hash of the order that is answered, if it was computed already (`order_hash`)."""
+    frozen: bytes = b""
+    """The frozen arrays that came with the order, encoded; empty without."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -200,6 +203,8 @@ class Site:
 
     def _card(self, federation: FederationConfig, cohort: Cohort) -> SiteCard:
         card = site_card(self.config, federation, cohort)
+        frozen = frozen_digest(federation, self.weights)
+        card = card.model_copy(update={"frozen": frozen})
         return card if federation.privacy.dp is None else private_card(card)
 
     def _round(
@@ -223,6 +228,9 @@ class Site:
         first = order.round == (1 if trains else 0) or isinstance(order, ReferenceOrder)
         if first and self.config.policy.recipes is not None:
             check_initial(federation, self.tasks, incoming, codec, self.weights)
+        frozen = frozen_arrays(
+            self.config, federation, order, own.frozen, self.frozen, self.weights
+        )
         loop: Callable[..., TrainingResult] = train
         if isinstance(order, TrainOrder):
             if federation.privacy.dp is None:
@@ -242,7 +250,7 @@ class Site:
         return SiteRound(
             model=own.model,
             aggregation=federation.aggregation,
-            incoming=incoming,
+            incoming={**frozen, **incoming},
             memory=memory.tensors,
             initial=own.initial,
             uploaded=own.uploaded,

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from mdmt.config import parse_recipe
 from mdmt.errors import PolicyError
-from mdmt.models import MDMTModel, broadcast_names, build_model, uploaded_names
+from mdmt.models import (
+    MDMTModel,
+    broadcast_names,
+    build_model,
+    get_frozen_arrays,
+    uploaded_names,
+)
 from mdmt.wire import Codec, largest_message
 
 
@@ -23,6 +29,8 @@ class SiteModel(NamedTuple):
     """Initial values of the heads."""
     broadcast: frozenset[str]
     """Names of the arrays that the server sends."""
+    frozen: dict[str, int]
+    """Bytes of the frozen arrays by name."""
     uploaded: tuple[str, ...]
     """Names of the arrays that are sent back to the server."""
     limit: int
@@ -46,6 +54,7 @@ def site_model(recipe: str, tasks: tuple[str, ...], device: torch.device) -> Sit
         model,
         {f"heads.{name}": value.clone() for name, value in model.heads.state_dict().items()},
         frozenset(names),
+        {n: a.nbytes for n, a in get_frozen_arrays(model, federation.aggregation).items()},
         uploaded_names(model, federation.aggregation),
         largest_message({name: 4 * tensors[name].numel() for name in names}),
     )

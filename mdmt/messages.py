@@ -91,6 +91,8 @@ class SiteCard(Strict):
     """Fingerprint of the site's preprocessed images and labels (`Cohort.fingerprint`)."""
     device: Short
     versions: Annotated[dict[Short, Short], Field(max_length=_PACKAGES)]
+    frozen: Digest | None = None
+    """SHA-256 of the frozen arrays that the site built; None without (`mdmt.frozen`)."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -167,6 +169,8 @@ class TrainOrder(Strict):
     """Factor on the learning rate, from the plateau scheduler."""
     keep: Annotated[tuple[Round, ...], Field(max_length=2 * MOST_TASKS), AfterValidator(_ascending)]
     """Rounds whose memory the site must keep: the best of each task, now and one round ago."""
+    frozen: Digest | None = None
+    """SHA-256 of the frozen arrays; None without."""
     secure: SecureRound | None = None
     """With secure aggregation: the common table of all sites."""
 
@@ -208,6 +212,8 @@ class EvaluateOrder(Strict):
     run: RunId
     round: Round
     recipe: str
+    frozen: Digest | None = None
+    """SHA-256 of the frozen arrays; None without."""
 
 
 class EvaluateReport(Strict):
@@ -239,6 +245,8 @@ class ReferenceOrder(Strict):
     round: Round
     """Rounds that the site trains alone: the number of rounds it took part in."""
     recipe: str
+    frozen: Digest | None = None
+    """SHA-256 of the frozen arrays; None without."""
 
 
 class ReferenceReport(Strict):

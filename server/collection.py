@@ -19,10 +19,9 @@ from server.cosines import Direction, direction
 from server.federation import Federation
 from server.messaging import (
     Replies,
-    deadline,
     read_report,
-    request,
 )
+from server.requests import deadline, request
 from server.run import RunDirectory
 from server.secure_rounds import masked_arrays, secure_table
 from server.update_buffer import UpdateBuffer
@@ -76,11 +75,12 @@ def send(
     """Send the training order of a round to all drawn sites.
 
     A site that is not connected gets it when it is back, unless it stayed away for a whole round.
+    A new site gets the frozen arrays too, if its card says that its own ones differ.
     """
     sent = Sent(number, cards, left=set(cards) & federation.registry.left)
     asked = {node: card for node, card in cards.items() if node not in sent.left}
     timeout = deadline(federation.config, len(asked))
-    table = secure_table(federation)
+    table, frozen = secure_table(federation), federation.frozen
     broadcast = Broadcast(codec, federation.config.algorithm, federation.state)
     messages = []
     for node, card in asked.items():
@@ -93,11 +93,14 @@ def send(
             coefficients=federation.coefficients[card.name],
             lr_factor=federation.selection.lr_factor,
             keep=federation.selection.kept_rounds,
+            frozen=frozen.digest,
             secure=table,
         )
-        messages.append(request(MessageType.TRAIN, node, order, blob, timeout))
+        new = card.frozen != frozen.digest and card.name not in federation.rounds_of
+        extra = frozen.blob if new and frozen.digest is not None else b""
+        messages.append(request(MessageType.TRAIN, node, order, blob, timeout, extra))
         sent.bytes[card.name] = content_bytes(messages[-1].content)
-    sent.replies = Replies(grid, messages, timeout)
+    sent.replies = Replies(grid, messages, timeout, frozen=frozen)
     return sent
 
 
@@ -125,6 +128,8 @@ def collect(
             for record in reply.content.array_records.values():
                 record.clear()  # Flower's records have circular references and would stay in memory
     federation.registry.left |= sent.replies.absent
+    for node in sent.replies.completed:
+        sent.bytes[sent.cards[node].name] += len(federation.frozen.blob)
     for node, card in sent.cards.items():
         if card.name not in found.reports:
             silence = f"no answer within {federation.config.training.round_timeout:.0f} s"

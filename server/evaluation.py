@@ -24,7 +24,8 @@ from mdmt.messages import (
 from mdmt.wire import Codec
 from server.broadcast import Broadcast
 from server.federation import Federation, initial_arrays
-from server.messaging import Replies, deadline, read_report, request
+from server.messaging import Replies, read_report
+from server.requests import deadline, request
 from server.run import RunDirectory
 
 R = TypeVar("R", EvaluateReport, ReferenceReport)
@@ -43,7 +44,12 @@ def evaluate_round(
     run.event("evaluate", round=number)
     known, cards = federation.results.reports.get(number, {}), federation.registry.cards
     nodes = [node for node, card in cards.items() if card.name not in known]
-    order = EvaluateOrder(run=federation.run_id, round=number, recipe=federation.recipe)
+    order = EvaluateOrder(
+        run=federation.run_id,
+        round=number,
+        recipe=federation.recipe,
+        frozen=federation.frozen.digest,
+    )
     timeout = deadline(federation.config, len(nodes))
     kind = (MessageType.EVALUATE, EvaluateReport)
     found = _ask(grid, federation, run, kind, lambda card: (number, order), state, nodes, timeout)
@@ -84,8 +90,12 @@ def references(grid: Grid, federation: Federation, run: RunDirectory) -> None:
 
     def order(card: SiteCard) -> tuple[int, ReferenceOrder]:
         rounds = federation.rounds_of.get(card.name, 0)
-        recipe = federation.recipe
-        return rounds, ReferenceOrder(run=federation.run_id, round=rounds, recipe=recipe)
+        return rounds, ReferenceOrder(
+            run=federation.run_id,
+            round=rounds,
+            recipe=federation.recipe,
+            frozen=federation.frozen.digest,
+        )
 
     kind, state = ("evaluate.reference", ReferenceReport), State(initial_arrays(config))
     timeout = deadline(config, len(nodes), config.training.rounds)
@@ -142,7 +152,7 @@ def _ask(
         messages.append(request(kind[0], node, order(card)[1], blob, timeout))
     reports: dict[str, R] = {}
     refused: dict[str, str] = {}
-    arriving = Replies(grid, messages, timeout, patience)
+    arriving = Replies(grid, messages, timeout, patience, federation.frozen)
     arriving.notice = lambda node, text: run.event("notice", message=f"{cards[node].name} {text}")
     for node, reply in arriving:
         card = cards[node]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from mdmt.blob import Arrays
 from mdmt.checkpoints import Saved
 from mdmt.config import FederationConfig
 from mdmt.errors import ConfigError, DamagedError, RunError
+from mdmt.frozen import FrozenArrays
 from mdmt.memory import keep_memory
 from mdmt.messages import KeyStatement
 from mdmt.models import (
@@ -22,6 +24,7 @@ from mdmt.models import (
     broadcast_names,
     build_model,
     get_arrays,
+    get_frozen_arrays,
     optimised_names,
     uploaded_names,
 )
@@ -73,6 +76,8 @@ class Federation:
         With secure aggregation: what each site of the run signed.
     results : Results
         What the sites measured after the last round.
+    frozen : FrozenArrays
+        Arrays of the backbone that keep their initial values. They are not in `state`.
     """
 
     config: FederationConfig
@@ -89,6 +94,7 @@ class Federation:
     norms: History = field(default_factory=list)
     statements: dict[str, KeyStatement] = field(default_factory=dict)
     results: Results = field(default_factory=Results)
+    frozen: FrozenArrays = field(default_factory=lambda: FrozenArrays({}))
 
     def save(self, run: RunDirectory) -> None:
         """Start to write a checkpoint of `round`, and delete checkpoints that are not needed.
@@ -96,7 +102,7 @@ class Federation:
         It is complete when the round is booked. If the server dies earlier, it goes back by one
         more round; the sites have kept the start of this round.
         """
-        arrays = {**self.state.arrays}
+        arrays = {**self.frozen.arrays, **self.state.arrays}
         arrays |= {_MEMORY + name: value for name, value in self.state.memory.items()}
         facts = {
             "run": self.run_id,
@@ -115,7 +121,8 @@ class Federation:
         """Return the state after round `number`: the last round or a best round."""
         if number == self.round:
             return self.state
-        return saved_state(run.checkpoints.load(number), self.state.optimised)
+        saved = saved_state(run.checkpoints.load(number), self.state.optimised)
+        return _split(saved, self.frozen.arrays)[0]
 
 
 def begin(config: FederationConfig, registry: SiteRegistry) -> Federation:
@@ -147,6 +154,7 @@ def begin(config: FederationConfig, registry: SiteRegistry) -> Federation:
         registry=registry,
         recipe=config.recipe,
         run_id=secrets.token_hex(6),
+        frozen=FrozenArrays(get_frozen_arrays(model, config.aggregation)),
         state=State(arrays, optimised_names(model, config.aggregation)),
         uploaded=uploaded,
         selection=Selection(config),
@@ -184,7 +192,8 @@ def restore(federation: Federation, run: RunDirectory) -> None:
         except DamagedError as error:
             run.event("notice", round=number, message=f"{error}; the one before is used")
             continue
-        federation.state = saved_state(saved, federation.state.optimised)
+        whole = saved_state(saved, federation.state.optimised)
+        federation.state, federation.frozen = _split(whole, federation.frozen.arrays)
         federation.round, federation.line = number, saved.facts["line"]
         federation.run_id = saved.facts["run"]
         federation.selection.load(saved.facts["selection"])
@@ -209,7 +218,14 @@ def restore(federation: Federation, run: RunDirectory) -> None:
 
 
 def saved_state(saved: Saved, optimised: tuple[str, ...] = ()) -> State:
-    """Return the state in a checkpoint; `optimised` is not saved."""
+    """Return the state in a checkpoint, with the frozen arrays; `optimised` is not saved."""
     arrays = {name: tensor.numpy() for name, tensor in sorted(saved.tensors.items())}
     own = {n.removeprefix(_MEMORY): v for n, v in arrays.items() if n.startswith(_MEMORY)}
     return State({n: v for n, v in arrays.items() if not n.startswith(_MEMORY)}, optimised, own)
+
+
+def _split(state: State, frozen: Collection[str]) -> tuple[State, FrozenArrays]:
+    """Split a state into one without the arrays `frozen`, and these arrays."""
+    own = {name: array for name, array in state.arrays.items() if name not in frozen}
+    kept = FrozenArrays({name: state.arrays[name] for name in frozen})
+    return replace(state, arrays=own), kept

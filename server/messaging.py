@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TypeVar
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from mdmt.audit_head import without_head
-from mdmt.blob import BLOB
-from mdmt.config import FederationConfig
 from mdmt.errors import Refused
+from mdmt.frozen import MISSING, FrozenArrays
 from mdmt.messages import (
     LONGEST_REPORT,
     EvaluateReport,
@@ -26,45 +25,13 @@ from mdmt.messages import (
 from mdmt.untrusted import shown
 from server.claims import check_report
 from server.flower import ErrorCode, NodeInfo
+from server.requests import with_frozen
 
 _FIRST_POLL, _LAST_POLL = 0.05, 1.0
 """Seconds between two polls. The pause grows while nothing arrives: each poll is a request."""
 _AGAIN = 5.0
 """Seconds between two looks at the nodes while all are connected, and between two copies."""
 R = TypeVar("R", TrainReport, EvaluateReport, ReferenceReport)
-
-
-def request(kind: str, node: int, order: BaseModel, blob: bytes, timeout: float) -> Message:
-    """Create a message with an order and arrays.
-
-    Parameters
-    ----------
-    kind : str
-        Message type of Flower.
-    node : int
-    order : BaseModel
-    blob : bytes
-        Arrays, encoded by `Codec.broadcast`.
-    timeout : float
-        Seconds after which Flower drops the message.
-    """
-    content = RecordDict(
-        {
-            "arrays": ArrayRecord({BLOB: Array("uint8", (len(blob),), BLOB, blob)}),
-            "config": ConfigRecord({"order": order.model_dump_json()}),
-        }
-    )
-    return Message(content, node, kind, ttl=timeout)
-
-
-def deadline(config: FederationConfig, requests: int, rounds: int = 1) -> float:
-    """Return the seconds in which sites must answer.
-
-    The sites of a simulation share one machine and wait for each other. So the deadline is the sum
-    of their times, and the own time of each site is compared with `round_timeout` afterwards.
-    """
-    sharing = max(1, requests) if config.sites else 1
-    return config.training.round_timeout * max(1, rounds) * sharing
 
 
 @dataclass
@@ -112,6 +79,8 @@ class Replies:
     again when its node is connected, or another node of the same site: a site that has answered an
     order sends the stored reply again. The first reply to any copy counts.
 
+    A site that says `MISSING` gets its order again, once, together with the frozen arrays.
+
     The messages are sent when this object is made. It does not keep a reply that it has yielded.
     Flower's own grid returns all replies that are ready at a poll, so these are in memory together.
 
@@ -124,9 +93,12 @@ class Replies:
         Seconds until the deadline of all messages.
     patience : float
         Seconds to wait for a node that is lost; the default is until the deadline.
+    frozen : FrozenArrays, optional
 
     Attributes
     ----------
+    completed : set of int
+        Nodes that got the frozen arrays with a second message.
     absent : set of int
         After the iteration: nodes without a reply that were given up, or are not connected.
     notice : callable
@@ -134,9 +106,16 @@ class Replies:
     """
 
     def __init__(
-        self, grid: Grid, messages: Iterable[Message], timeout: float, patience: float = inf
+        self,
+        grid: Grid,
+        messages: Iterable[Message],
+        timeout: float,
+        patience: float = inf,
+        frozen: FrozenArrays | None = None,
     ) -> None:
         self.absent: set[int] = set()
+        self.completed: set[int] = set()
+        self._frozen = frozen
         self.notice: Callable[[int, str], None] = lambda node, text: None
         self._grid, self._end, self._patience = grid, time.monotonic() + timeout, patience
         self._next_look = 0.0
@@ -164,6 +143,8 @@ class Replies:
                     self._lose(node, reply)
                     continue
                 idle = False
+                if self._complete(node, reply):
+                    continue
                 del self._orders[node]
                 yield node, reply
             pause = min(1.5 * pause, _LAST_POLL) if idle else _FIRST_POLL
@@ -173,6 +154,18 @@ class Replies:
         if self._orders:
             connected = {node.node_id for node in self._grid.get_nodes()}
             self.absent |= set(self._orders) - connected
+
+    def _complete(self, node: int, reply: Message) -> bool:
+        """Let `_send` send the order with the frozen arrays if this reply says they are missing."""
+        lacks = reply.has_error() and without_head(str(reply.error.reason)) == MISSING
+        if self._frozen is None or not lacks or node in self.completed:
+            return False
+        self.completed.add(node)
+        order = self._orders[node]
+        order.message = with_frozen(order.message, self._frozen)
+        order.copies, order.sent, order.lost = [], -inf, time.monotonic()
+        self.notice(node, f"says {MISSING!r}; the server sends them")
+        return True
 
     def _lose(self, node: int, reply: Message) -> None:
         """Note that a copy of a message is lost, or may be."""

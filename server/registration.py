@@ -13,8 +13,9 @@ from mdmt.config import FederationConfig
 from mdmt.errors import Refused, RegistrationError
 from mdmt.messages import SiteCard
 from server.flower import NodeInfo
-from server.messaging import Replies, deadline
+from server.messaging import Replies
 from server.quorum import quorum
+from server.requests import deadline
 from server.site_cards import read_card
 from server.site_registry import SiteRegistry, node_name
 

@@ -44,12 +44,13 @@ def write_release(
     own_backbones: list[str] = []
     for number in sorted(set(rounds.values())):
         state = federation.state_after(number, run)
-        _save(folder / backbone_file(number), state.arrays)
+        frozen = federation.frozen.arrays
+        _save(folder / backbone_file(number), {**frozen, **state.arrays})
         for site in sites:
             arrays = federation.config.algorithm.broadcast(state, site)
             if arrays is not state.arrays:
                 own_backbones.append(site_backbone_file(site, number))
-                _save(folder / own_backbones[-1], arrays)
+                _save(folder / own_backbones[-1], {**frozen, **arrays})
     write_json(
         folder / "release.json",
         {

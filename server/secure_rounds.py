@@ -18,7 +18,8 @@ from mdmt.privacy.metric_sums import METRICS, MetricLayout, MetricSums, from_wor
 from mdmt.privacy.statements import signer_of
 from mdmt.privacy.tables import cohort_problem, fixed_point, round_table
 from server.federation import Federation
-from server.messaging import Replies, deadline, report_text, request
+from server.messaging import Replies, report_text
+from server.requests import deadline, request
 from server.run import RunDirectory
 
 _KEYS = "query.keys"

@@ -1,7 +1,7 @@
 """Which parts of a model are broadcast, uploaded, optimised, or local to a site.
 
 A name is a key of ``model.state_dict()``: ``backbone.<…>`` or ``heads.<task>.<…>``. Tensors that
-`model.trainable` freezes keep their initial values: they are neither uploaded nor optimised.
+`model.trainable` freezes keep their initial values: they are not sent in a round, nor optimised.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,14 +31,18 @@ def head_task(name: str) -> str | None:
 
 
 def broadcast_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
-    """Return the sorted names of float tensors that are sent to a site: backbone, shared heads.
+    """Return the sorted names of float tensors that are sent to a site in each round.
 
-    Local normalisation layers are sent too, because a site starts from their first values.
+    These are the backbone without its frozen tensors, and shared heads. Local normalisation layers
+    are sent too, because a site starts from their first values.
     """
+    frozen = frozen_names(model, aggregation)
     return tuple(
         name
         for name, tensor in sorted(model.state_dict().items())
-        if tensor.is_floating_point() and (head_task(name) is None or aggregation.heads == "shared")
+        if tensor.is_floating_point()
+        and name not in frozen
+        and (head_task(name) is None or aggregation.heads == "shared")
     )
 
 
@@ -55,9 +59,9 @@ def frozen_names(model: MDMTModel, aggregation: AggregationConfig) -> frozenset[
 
 
 def uploaded_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
-    """Return the sorted names that a site sends back: no frozen arrays, no local normalisation."""
-    others = frozen_names(model, aggregation) | _local_norms(model, aggregation)
-    return tuple(name for name in broadcast_names(model, aggregation) if name not in others)
+    """Return the sorted names that a site sends back: without local normalisation layers."""
+    home = _local_norms(model, aggregation)
+    return tuple(name for name in broadcast_names(model, aggregation) if name not in home)
 
 
 def optimised_names(model: MDMTModel, aggregation: AggregationConfig) -> tuple[str, ...]:
@@ -126,6 +130,14 @@ def get_arrays(
         name: state[name].detach().to("cpu", torch.float32, copy=copy).contiguous().numpy()
         for name in names
     }
+
+
+def get_frozen_arrays(
+    model: MDMTModel, aggregation: AggregationConfig
+) -> dict[str, NDArray[np.float32]]:
+    """Return the frozen float tensors as float32 arrays; empty if the whole backbone trains."""
+    frozen, state = frozen_names(model, aggregation), model.state_dict()
+    return get_arrays(model, sorted(n for n in frozen if state[n].is_floating_point()))
 
 
 def set_training_mode(

@@ -73,7 +73,14 @@ def cohort_problem(config: FederationConfig, statements: Mapping[str, KeyStateme
     return None
 
 
-def transcript(recipe: str, run: str, number: int, blob: bytes, table: SecureRound) -> bytes:
+def transcript(
+    recipe: str,
+    run: str,
+    number: int,
+    blob: bytes,
+    table: SecureRound,
+    frozen: str | None = None,
+) -> bytes:
     """Return T: the SHA-256 of everything that the sites of a round must agree on.
 
     Parameters
@@ -86,12 +93,15 @@ def transcript(recipe: str, run: str, number: int, blob: bytes, table: SecureRou
     blob : bytes
         The broadcast arrays. All sites get the same bytes.
     table : SecureRound
+    frozen : str or None
+        SHA-256 of the frozen arrays.
     """
     agreed = {
         "recipe": recipe,
         "run": run,
         "round": number,
         "arrays": hashlib.sha256(blob).hexdigest(),
+        "frozen": frozen,
         "table": table.model_dump(mode="json"),
     }
     return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).digest()

@@ -14,6 +14,7 @@ from client.admission import Order
 from client.app import app
 from mdmt.blob import BLOB, Arrays
 from mdmt.config import FederationConfig, WireConfig
+from mdmt.frozen import FROZEN
 from mdmt.messages import EvaluateOrder, Query, ReferenceOrder, TrainOrder
 from mdmt.wire import Codec
 from server.federation import initial_arrays
@@ -55,14 +56,19 @@ class Ward:
         text = yaml.safe_dump(self.site | {"policy": self.policy})
         (self.folder / "site.yaml").write_text(text)
 
-    def ask(self, order: Order, arrays: Arrays | bytes | None = None) -> Message:
+    def ask(
+        self, order: Order, arrays: Arrays | bytes | None = None, frozen: bytes = b""
+    ) -> Message:
         """Return the answer to an order."""
         content = RecordDict({"config": ConfigRecord({"order": order.model_dump_json()})})
         if not isinstance(order, Query):
             codec = Codec(self.config.wire if isinstance(order, TrainOrder) else WireConfig())
             arrays = initial_arrays(self.config) if arrays is None else arrays
             blob = arrays if isinstance(arrays, bytes) else codec.broadcast(arrays)
-            content["arrays"] = ArrayRecord({BLOB: Array("uint8", (len(blob),), BLOB, blob)})
+            blobs = {BLOB: blob} | ({FROZEN: frozen} if frozen else {})
+            content["arrays"] = ArrayRecord(
+                {name: Array("uint8", (len(b),), BLOB, b) for name, b in blobs.items()}
+            )
         site = str(self.folder / "site.yaml")
         with task_identity():
             message = Message(content, 2, KINDS[type(order)])
@@ -70,9 +76,16 @@ class Ward:
             return app(message, Context(1, 2, {"site": site}, RecordDict(), {}))
 
     def train(
-        self, number: int = 1, arrays: Arrays | bytes | None = None, **changes: Any
+        self,
+        number: int = 1,
+        arrays: Arrays | bytes | None = None,
+        sent: bytes = b"",
+        **changes: Any,
     ) -> Message:
-        """Return the answer to a training order; `changes` are keys of the order."""
+        """Return the answer to a training order; `sent` has the frozen arrays.
+
+        `changes` are keys of the order.
+        """
         order = {
             "run": RUN,
             "round": number,
@@ -81,7 +94,7 @@ class Ward:
             "lr_factor": 1.0,
             "keep": (),
         }
-        return self.ask(TrainOrder.model_validate(order | changes), arrays)
+        return self.ask(TrainOrder.model_validate(order | changes), arrays, sent)
 
     def evaluate(self, number: int, arrays: Arrays | None = None, run: str = RUN) -> Message:
         """Return the answer to an evaluation order."""

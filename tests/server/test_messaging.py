@@ -9,7 +9,8 @@ from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 
 from server import messaging
 from server.flower import NodeInfo
-from server.messaging import Replies, deadline, reason
+from server.messaging import Replies, reason
+from server.requests import deadline
 from simulation.engine import task_identity
 
 
