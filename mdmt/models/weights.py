@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mdmt.config import ModelConfig
 from mdmt.errors import ConfigError, WeightsError
 from mdmt.models.backbones import fit_input_channels, listed_modules, pretrained_state
+from mdmt.models.weight_layouts import common_prefix, named_like
 
 
 def load_weights(backbone: nn.Module, config: ModelConfig) -> None:
@@ -76,15 +77,14 @@ def _from_package(backbone: nn.Module, config: ModelConfig) -> dict[str, Tensor]
 
 def _from_file(backbone: nn.Module, path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file by the names of the backbone, without the classifier."""
-    state = {key.removeprefix("module."): value for key, value in _read(path).items()}
-    prefix = "backbone."
-    if any(key.startswith(prefix) for key in state):
-        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    state = named_like(backbone, _read(path))
     classifier = tuple(f"{name}." for name in listed_modules(backbone, "classifier"))
     known = backbone.state_dict()
     state = {k: v for k, v in state.items() if k in known or not k.startswith(classifier)}
     if unknown := sorted(set(state) - set(known)):
-        raise WeightsError(f"{path}: {unknown[0]} is not a tensor of this backbone")
+        prefix = common_prefix(state, known)
+        hint = f"; its tensors start with {prefix!r}: save them without it" if prefix else ""
+        raise WeightsError(f"{path}: {unknown[0]} is not a tensor of this backbone{hint}")
     return state
 
 
@@ -99,9 +99,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file can cause any error
         raise WeightsError(
             f"{path}: cannot be read as {path.suffix} weights: it is damaged or contains"
-            " more than tensors; save a state_dict that contains only tensors"
+            " more than tensors, such as a whole model; save its state_dict (docs/weights.md)"
         ) from error
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(
@@ -115,6 +115,7 @@ def _assign(backbone: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Check every tensor, then copy all. Counters (integers) may be missing."""
     state = fit_input_channels(backbone, state)
     known = backbone.state_dict()
+    first = {f"{name}.weight" for name in listed_modules(backbone, "first_conv")}
     for key, expected in known.items():
         if key not in state:
             if not expected.is_floating_point():
@@ -126,5 +127,8 @@ def _assign(backbone: nn.Module, state: dict[str, Tensor], source: str) -> None:
             found = f"is {state[key].dtype}"
         else:
             continue
-        raise WeightsError(f"{source}: {key} {found}, expected shape {list(expected.shape)}")
+        text = f"{source}: {key} {found}, expected shape {list(expected.shape)}"
+        if key in first and key in state and state[key].shape[1:2] != expected.shape[1:2]:
+            text += f"; the file is for model.in_channels {state[key].shape[1]}"
+        raise WeightsError(text)
     backbone.load_state_dict(known | state)
