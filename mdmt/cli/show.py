@@ -83,6 +83,7 @@ def run_tables(folder: Path) -> Iterator[RenderableType]:
 def study_tables(folder: Path) -> Iterator[RenderableType]:
     """Yield the main table of each task and site of a study, its gains, then its caveats."""
     from mdmt.report.caveats import study_caveats
+    from mdmt.report.cross_site import cross_site_tables
     from mdmt.report.gains import gain_tables
     from mdmt.report.tables import arm_table, backbone_table
     from mdmt.results.studies import read_study
@@ -93,6 +94,7 @@ def study_tables(folder: Path) -> Iterator[RenderableType]:
             yield _as_rich(backbone_table(study, task, site))
         else:
             yield _as_rich(arm_table(study, task, site, study.backbones[0]))
+    yield from map(_as_rich, cross_site_tables(study))
     yield from map(_as_rich, gain_tables(study))
     yield from (f"Note: {caveat}" for caveat in study_caveats(study))
 

@@ -77,7 +77,9 @@ def study(
     if left := progress.total - len(finished):
         again = ["mdmt", "study", config, *(f"--set={one}" for one in set_ or ())]
         command = shlex.join([*again, "--out", str(folder), "--workers", str(workers)])
-        typer.echo(f"Stopped: {left} of {progress.total} cells remain. Next:  {command}")
+        parts = loaded.development or len(loaded.train_fraction) > 1
+        where = " in this part of the study" if parts else ""
+        typer.echo(f"Stopped: {left} of {progress.total} cells remain{where}. Next:  {command}")
         raise typer.Exit(TIME_OVER)
     from mdmt.cli.show import study_tables
 
@@ -107,7 +109,7 @@ class StudyProgress:
 
     def plan(self, finished: Sequence[Saved], cells: Sequence[Cell]) -> str:
         """Count all cells and the finished ones. Return a line with both numbers."""
-        self.total = len(cells)
+        self.total, self.done = len(cells), 0
         self.waiting = [cell.arm.label for cell in cells]
         for one in finished:
             self._take(one)

@@ -121,19 +121,36 @@ def absent_classes(manifest: Manifest, task: str, space: Task) -> list[str]:
 
 
 _HEADER = ["row", "split"]
+_LABELS = "labels of {} from"
 _SPLITS = (*get_args(Split), "unused")
 
 
-def write_division(file: Path, manifest: Manifest) -> None:
-    """Write the splits of `manifest` as a CSV file with the columns row and split."""
+def write_division(
+    file: Path, manifest: Manifest, labels_from: tuple[str, NDArray[np.intp]] | None = None
+) -> None:
+    """Write the splits of `manifest` as a CSV file with the columns row and split.
+
+    Parameters
+    ----------
+    file : Path
+    manifest : Manifest
+    labels_from : (str, ndarray of int, (N,)), optional
+        A task and the position of the image whose label each image takes, for a negative control.
+        A column ``labels of TASK from`` has the row of this image.
+    """
+    header, columns = _HEADER, [manifest.rows, manifest.splits.tolist()]
+    if labels_from is not None:
+        task, positions = labels_from
+        header = [*header, _LABELS.format(task)]
+        columns.append([manifest.rows[position] for position in positions])
     with atomic_path(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
-        table.writerow(_HEADER)
-        table.writerows(zip(manifest.rows, manifest.splits.tolist(), strict=True))
+        table.writerow(header)
+        table.writerows(zip(*columns, strict=True))
 
 
 def divide(manifest: Manifest, file: Path) -> Manifest:
-    """Replace the splits of `manifest` by those that `write_division` wrote.
+    """Replace the splits (and labels) of `manifest` by those that `write_division` wrote.
 
     Raises
     ------
@@ -143,13 +160,26 @@ def divide(manifest: Manifest, file: Path) -> Manifest:
     try:
         with file.open(newline="", encoding="utf-8") as source:
             header, *lines = csv.reader(source)
-            splits = {row: split for row, split in lines}  # noqa: C416 - refuses other widths
+        task = next((t for t in manifest.targets if header[2:] == [_LABELS.format(t)]), None)
+        width = 2 if task is None else 3
+        if {len(header), *map(len, lines)} != {width}:
+            raise ValueError(f"expected {width} columns in each line")
+        splits = {line[0]: line[1] for line in lines}
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: is not a file of rows and their splits ({error})") from error
-    if header != _HEADER or not set(splits.values()) <= set(_SPLITS):
+    if header[:2] != _HEADER or not set(splits.values()) <= set(_SPLITS):
         raise DataError(f"{file}: expected columns row and split, one of {', '.join(_SPLITS)}")
     for row in manifest.rows:
         if row not in splits:
             raise DataError(f"{file}: no split for {row}: it was written for other data")
     found = np.array([splits[row] for row in manifest.rows])
-    return replace(manifest, splits=found, division=Division())
+    divided = replace(manifest, splits=found, division=Division())
+    if task is None:
+        return divided
+    origin_of = {line[0]: line[2] for line in lines}
+    position_of = {row: number for number, row in enumerate(manifest.rows)}
+    if not set(origin_of.values()) <= position_of.keys():
+        raise DataError(f"{file}: {_LABELS.format(task)}: it was written for other data")
+    origins = [position_of[origin_of[row]] for row in manifest.rows]
+    targets = {**manifest.targets, task: manifest.targets[task][origins]}
+    return replace(divided, targets=targets)

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from mdmt.report import figures, tables
 from mdmt.report.canvas import arm_colours
 from mdmt.report.caveats import study_caveats
+from mdmt.report.cross_site import cross_site_tables
+from mdmt.report.fractions import fraction_blocks
 from mdmt.report.gains import gain_tables
 from mdmt.report.learning import study_learning
 from mdmt.report.page import Block, Details, Page
@@ -26,7 +28,9 @@ def study_page(study: Study) -> Page:
         caveats=study_caveats(study),
         sections=[
             ("gains", "Gains over the comparators", list(gain_tables(study))),
+            ("fractions", "Gains by number of patients", list(fraction_blocks(study))),
             ("results", "Results on the test sets", list(_results(study))),
+            ("elsewhere", "Models at other sites", list(cross_site_tables(study))),
             ("differences", "Paired differences", list(_differences(study))),
             ("predictions", "Predictions", list(prediction_blocks(study))),
             ("learning", "Learning curves", study_learning(study)),

@@ -71,7 +71,7 @@ def gain_tables(
         for (arm, task, site, metric), values in draws.items():
             key = {"backbone": backbone, "arm": arm, "task": task, "site": site, "metric": metric}
             tables["out_of_fold"].append(key | _estimate("value", values))
-        better = {task: chosen[task] if chosen else _best(study, draws, task) for task in sites}
+        better = {t: chosen[t] if chosen else _best(study, draws, t) for t in sites}
         for arm in study.arms:
             for comparator in (*comparators, BEST) if len(comparators) > 1 else comparators:
                 if arm in (*comparators, *study.arms_of("constant")):

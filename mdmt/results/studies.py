@@ -105,6 +105,15 @@ class Study:
             and row.value is not None
         }
 
+    def elsewhere(self, arm: str, task: str) -> dict[tuple[str, str], dict[CellName, float]]:
+        """Defined values of the primary metric of a site's model at another site, by both."""
+        found: dict[tuple[str, str], dict[CellName, float]] = defaultdict(dict)
+        for (name, cell), content in self.cells.items():
+            for row in content.get("elsewhere", ()) if name == arm else ():
+                if row["task"] == task and row["value"] is not None:
+                    found[row["model"], row["site"]][cell] = row["value"]
+        return found
+
     def tested(self) -> list[tuple[str, str]]:
         """Tasks and the sites that test them, in the order of the configuration and by name."""
         found = {(row.task, row.site) for row in self.results}
@@ -140,6 +149,11 @@ def read_study(folder: Path) -> Study:
             for path, cell in cells.items()
         },
     )
+
+
+def fraction_folder(folder: Path, fraction: float) -> Path:
+    """Folder of the cells of a study that train on a fraction of the patients."""
+    return folder / f"fraction-{fraction:g}" if fraction < 1 else folder
 
 
 def with_all_sites(results: Iterable[Result]) -> list[Result]:

@@ -63,6 +63,8 @@ class Outcome:
     ----------
     predictions : dict of (str, str) to ndarray
         Site and task → predictions of the site's test images, float64 (N, P).
+    elsewhere : dict of (str, str, str) to ndarray
+        Site of a model, another site that tests it, and task → predictions, float64 (N, P).
     steps : dict of str to int
         Target site → optimiser steps that saw its images of the target.
     history : list of dict
@@ -70,18 +72,27 @@ class Outcome:
     """
 
     predictions: dict[tuple[str, str], FloatArray] = field(default_factory=dict)
+    elsewhere: dict[tuple[str, str, str], FloatArray] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     history: Sequence[dict[str, Any]] = ()
 
     def predict(self, bench: Bench, site: str, task: str, model: MDMTModel) -> None:
-        """Let `model` predict a site's test images."""
-        cohort, device = bench.cohorts[site], bench.device
-        test = cohort.manifest.indices("test")
-        outputs = predict_outputs(model.to(device), cohort, test, bench.config, [task], device)
-        self.predictions[site, task] = bench.config.space(task).decode(outputs[task].numpy())
+        """Let the model of a site predict the test images of all sites that have the task."""
+        self.predictions[site, task] = _predictions(bench, site, task, model)
+        for other in bench.sites(task):
+            if other != site:
+                predictions = _predictions(bench, other, task, model)
+                self.elsewhere[site, other, task] = predictions
 
     def check(self, study: StudyConfig) -> None:
         """Refuse a result that lacks what arms are compared on."""
         missing = [s for s in study.target_sites() if (s, study.target) not in self.predictions]
         if missing:
             raise RunError(f"it predicts no {study.target} at {', '.join(missing)}")
+
+
+def _predictions(bench: Bench, site: str, task: str, model: MDMTModel) -> FloatArray:
+    cohort, device = bench.cohorts[site], bench.device
+    test = cohort.manifest.indices("test")
+    outputs = predict_outputs(model.to(device), cohort, test, bench.config, [task], device)
+    return bench.config.space(task).decode(outputs[task].numpy())

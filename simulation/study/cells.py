@@ -170,6 +170,12 @@ def _write(
         ]
         for row in _rows(cohort, space, task, predictions):
             rows.append(cell.key | {"site": site, "task": task} | row)
+    elsewhere = []
+    for (model, site, task), predictions in sorted(outcome.elsewhere.items()):
+        space, manifest = bench.config.space(task), bench.cohorts[site].manifest
+        found = evaluate_task(space, predictions, manifest.targets[task][manifest.indices("test")])
+        key = {"model": model, "site": site, "task": task, "metric": space.primary}
+        elsewhere.append(key | {"value": found[space.primary], "n": found["examples"]})
     write_rows(folder / "predictions.csv", PREDICTION_COLUMNS, rows)
     lines = (json.dumps(line, allow_nan=False) + "\n" for line in outcome.history)
     write_text(folder / "history.jsonl", "".join(lines))
@@ -180,6 +186,7 @@ def _write(
             **cell.key,
             "identity": dict(cell.identity),
             "results": results,
+            "elsewhere": elsewhere,
             "steps": outcome.steps,
             "seconds": round(time.monotonic() - started, 3),
         },

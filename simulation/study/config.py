@@ -18,7 +18,16 @@ from mdmt.config import (
 )
 from mdmt.errors import ConfigError
 from mdmt.strict import Name, Positive, Strict
-from simulation.study.kinds import Arm, AverageInit, Backbone, Finetune, FoldsConfig, OwnSplits
+from simulation.study.kinds import (
+    Arm,
+    AverageInit,
+    Backbone,
+    Finetune,
+    FoldsConfig,
+    HashFolds,
+    KFold,
+    OwnSplits,
+)
 
 _FEDERATION = "federation."
 
@@ -41,6 +50,15 @@ class StudyConfig(Strict):
     backbones: tuple[Backbone, ...] = ()
     """The federation's own unless given."""
     folds: FoldsConfig = OwnSplits(kind="own")
+    development: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Folds, from 0, on which the federated arm and each target's comparator are chosen.
+
+    Only these arms then run on the other folds, which are the result of the study.
+    """
+    train_fraction: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0,)
+    """The grid is repeated with these fractions of the patients that train and validate."""
+    shuffle: Name | None = None
+    """A negative control: this task's labels are permuted among patients that are not tested."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """Of initial weights, order of images and augmentation."""
     checkpoint: Literal["last", "best"] = "last"
@@ -138,11 +156,31 @@ class StudyConfig(Strict):
         for arm in self.comparators:
             if arm not in labels:
                 raise ValueError(f"comparators: no arm {arm}; the arms are {', '.join(labels)}")
+        if self.development:
+            self._check_development()
+        if 1 not in self.train_fraction:
+            raise ValueError("train_fraction: expected 1 among them: the study itself")
+        if self.shuffle is not None and self.shuffle not in federation.tasks:
+            raise ValueError(f"shuffle: {self.shuffle} is none of {', '.join(federation.tasks)}")
         if self.redraw and not all(
             isinstance(site.dataset, Synthetic) for site in federation.sites.values()
         ):
             raise ValueError("redraw: only sites with dataset.kind synthetic can be drawn anew")
         return self
+
+    def _check_development(self) -> None:
+        """Refuse a protocol that cannot choose, or could choose what it tests."""
+        kind = self.folds.kind
+        if not isinstance(self.folds, KFold | HashFolds):
+            raise ValueError(f"development: needs folds of kind k_fold or hash, not {kind}")
+        if not set(self.development) < set(range(self.folds.k)):
+            raise ValueError(f"development: expected some of the folds 0 to {self.folds.k - 1}")
+        if not self.comparators or not any(arm.kind == "federated" for arm in self.arms):
+            raise ValueError("development: needs comparators, and federated arms to choose from")
+        if len(self.grid_backbones) > 1:
+            raise ValueError("development: needs one backbone")
+        if self.train_fraction != (1.0,):
+            raise ValueError("development: train_fraction belongs into a study of its own")
 
     @model_validator(mode="after")
     def _two_stages(self) -> Self:

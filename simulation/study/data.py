@@ -21,10 +21,11 @@ from simulation.study.folds import (
     Sites,
     centres_of,
     folds_from_files,
+    hash_folds,
     k_folds,
     leave_centres_out,
 )
-from simulation.study.kinds import FoldsConfig, KFold, LeaveCentreOut, SplitFiles
+from simulation.study.kinds import FoldsConfig, HashFolds, KFold, LeaveCentreOut, SplitFiles
 
 Watch = Callable[[str, int, int], None]
 
@@ -63,6 +64,7 @@ class StudyData:
                         *manifest.rows,
                         *manifest.patients.tolist(),
                         *fold.splits[name].tolist(),
+                        *map(str, fold.shuffled.get(name, ())),
                         *(f"{key} {v.tolist()}" for key, v in sorted(manifest.columns.items())),
                     ]
                 ).encode()
@@ -75,7 +77,10 @@ class StudyData:
         for number, fold in enumerate(self.folds):
             for name, manifest in self.manifests.items():
                 file = _fold_file(study, out, seed, number, name)
-                write_division(file, fold.apply(name, manifest))
+                labels = None
+                if study.shuffle is not None and name in fold.shuffled:
+                    labels = study.shuffle, fold.shuffled[name]
+                write_division(file, fold.apply(name, manifest), labels)
 
     def describe(self) -> dict[str, Any]:
         """Fingerprints and counts, for ``study.json``."""
@@ -156,6 +161,8 @@ def make_folds(config: FoldsConfig, sites: Sites, manifests: Manifests, seed: in
     match config:
         case KFold():
             folds = k_folds(sites, manifests, config.k, seed)
+        case HashFolds():
+            folds = hash_folds(manifests, config.k, config.val_fraction)
         case LeaveCentreOut():
             folds = leave_centres_out(sites, manifests, config.sites, seed)
             tested = {site: len(folds) // len(centres_of(site, manifests)) for site in config.sites}
@@ -178,7 +185,8 @@ def site_in_fold(
 
 
 def _fold_file(study: StudyConfig, out: Path, seed: int, number: int, site: str) -> Path:
-    data = f"seed-{seed}" if study.redraw else "every-seed"
+    of_seed = study.redraw or study.shuffle is not None
+    data = f"seed-{seed}" if of_seed else "every-seed"
     return out.resolve() / "folds" / data / f"fold-{number}" / f"{site}.csv"
 
 

@@ -1,10 +1,12 @@
 """The folds of a study: how the images of all sites are divided, by whole patients."""
 
+import hashlib
 import itertools
+import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from mdmt.config.site import SiteConfig
 from mdmt.data.manifest import CENTRE, Manifest
 from mdmt.data.split_files import image_id, read_split_files
+from mdmt.data.splits import absent_classes, position
 from mdmt.errors import DataError
 from mdmt.seeds import derive_seed
 from simulation.study.kinds import SplitFiles
@@ -29,10 +32,14 @@ class Fold:
     splits : mapping of str to ndarray of str, (N,)
         By site, in its manifest's order: ``train``, ``val``, ``test``, or ``unused`` for the
         other images of a patient in the test split of this fold.
+    shuffled : mapping of str to ndarray of int, (N,)
+        By site whose labels are shuffled: the position of the image that an image takes its label
+        of the task `StudyConfig.shuffle` from.
     """
 
     name: str
     splits: Mapping[str, NDArray[np.str_]]
+    shuffled: Mapping[str, NDArray[np.intp]] = field(default_factory=dict)
 
     def apply(self, site: str, manifest: Manifest) -> Manifest:
         """The manifest of `site` divided by this fold; images, and so their cache, are the same."""
@@ -82,6 +89,50 @@ def k_folds(sites: Sites, manifests: Manifests, k: int, seed: int) -> list[Fold]
         )
         for fold in range(k)
     ]
+
+
+def hash_folds(manifests: Manifests, k: int, val_fraction: float) -> list[Fold]:
+    """Divide the patients by the SHA-256 of their ids; no seed and no label takes part.
+
+    The first 8 bytes modulo k are the fold that tests a patient. In the other folds the next 8
+    bytes over 2^64 are compared with `val_fraction`: smaller ones validate.
+    """
+    digests = {
+        site: [hashlib.sha256(patient.encode()).digest() for patient in manifest.patients.tolist()]
+        for site, manifest in manifests.items()
+    }
+    folds = []
+    for fold in range(k):
+        splits = {}
+        for site, found in digests.items():
+            tested = np.array([int.from_bytes(d[:8]) % k == fold for d in found], dtype=bool)
+            validates = np.array([int.from_bytes(d[8:16]) / 2**64 < val_fraction for d in found])
+            splits[site] = np.select([tested, validates], ["test", "val"], "train")
+        folds.append(Fold(str(fold), splits))
+    return folds
+
+
+def train_on_part(fold: Fold, sites: Sites, manifests: Manifests, fraction: float) -> Fold:
+    """Keep a fraction of the patients of each site that train and validate; others are ``unused``.
+
+    Patients are taken in the order of a hash of their ids: ⌈fraction · n⌉ of them, and more until
+    no class is lost. So those of a smaller fraction are among those of a larger one.
+    """
+    splits = {}
+    for name, manifest in manifests.items():
+        kept = fold.splits[name].astype("<U6")
+        for split in ("train", "val"):
+            rows = fold.splits[name] == split
+            order = sorted(set(manifest.patients[rows].tolist()), key=lambda p: position(0, p))
+            for n in range(math.ceil(fraction * len(order)), len(order) + 1):
+                of_part = np.isin(manifest.patients, order[:n])
+                kept[rows] = np.where(of_part, split, "unused")[rows]
+                divided = replace(manifest, splits=kept)
+                tasks = sites[name].tasks.items()
+                if not any(absent_classes(divided, task, entry.space) for task, entry in tasks):
+                    break
+        splits[name] = kept
+    return replace(fold, splits=splits)
 
 
 def leave_centres_out(

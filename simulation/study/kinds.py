@@ -121,6 +121,15 @@ class KFold(Strict):
     k: Annotated[int, Field(ge=3)] = 5
 
 
+class HashFolds(Strict):
+    """The SHA-256 of its id decides the fold of a patient, so nobody can choose it."""
+
+    kind: Literal["hash"]
+    k: Annotated[int, Field(ge=2)] = 3
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Expected fraction of the patients that are not tested, for validation."""
+
+
 class LeaveCentreOut(Strict):
     """A test fold per centre of one site, or per pair of centres of two."""
 
@@ -144,5 +153,5 @@ class OwnSplits(Strict):
 
 
 FoldsConfig = Annotated[
-    KFold | LeaveCentreOut | SplitFiles | OwnSplits, Field(discriminator="kind")
+    KFold | HashFolds | LeaveCentreOut | SplitFiles | OwnSplits, Field(discriminator="kind")
 ]

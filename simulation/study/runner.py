@@ -1,11 +1,9 @@
 """Running a study: every cell that is not finished yet, then the tables of all."""
 
-import os
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
-from multiprocessing.connection import Connection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +13,17 @@ from mdmt.deployment.processes import only_one
 from mdmt.errors import BadInput, MDMTError, RunError
 from mdmt.models import build_model
 from mdmt.training import resolve_device
-from mdmt.workers import WorkerProcess, map_jobs, running
 from server.run import versions
-from simulation.study.cells import FORMAT, Cell, in_cell, read_cell, run_cell
+from simulation.study.cell_workers import run_cells
+from simulation.study.cells import FORMAT, Cell, in_cell, read_cell
 from simulation.study.config import StudyConfig, load_study
 from simulation.study.data import StudyData, Watch, open_data
 from simulation.study.kinds import Metadata
 from simulation.study.metadata import check_columns, has_columns
+from simulation.study.shuffle import shuffle_labels
+from simulation.study.stages import Stage, stages
 from simulation.study.tables import TABLES, write_tables
 from simulation.study.time_limit import TimeLimit
-from simulation.workers import prepare_worker
 
 Saved = dict[str, Any]
 """The ``cell.json`` of a finished cell: its columns in tables, results, steps and seconds."""
@@ -56,7 +55,8 @@ def run_study(
     watch : callable
         Called with (site, images done, images in all) while data are read.
     on_plan : callable
-        Called with the cells that are finished already, and with all cells.
+        Called with the cells that are finished already, and with all cells, for each part of the
+        study (`stages`).
     on_cell : callable
         Called with each cell that is finished now.
     on_fail : callable
@@ -65,7 +65,8 @@ def run_study(
     Returns
     -------
     list of dict
-        All cells, in order of the grid; without those that were not started.
+        All cells of the last part that ran, in order of the grid; without those that were not
+        started.
 
     Raises
     ------
@@ -78,7 +79,27 @@ def run_study(
     _refuse_others(study, out)
     data = _open(study, watch)
     _check(study, data)
-    cells = plan_cells(study, data)
+    finished: list[Saved] = []
+    for stage in stages(study, out, data):
+        cells = plan_cells(stage.study, stage.data)
+        finished = _run_stage(stage, cells, workers, limit, on_plan, on_cell, on_fail)
+        if len(finished) < len(cells):
+            break
+    return finished
+
+
+def _run_stage(
+    stage: Stage,
+    cells: Sequence[Cell],
+    workers: int,
+    limit: TimeLimit,
+    on_plan: Callable[[Sequence[Saved], Sequence[Cell]], None],
+    on_cell: Callable[[Saved], None],
+    on_fail: Callable[[Cell, MDMTError], None],
+) -> list[Saved]:
+    """Run the cells that are not finished; if none is left, write the tables of all."""
+    study, out = stage.study, stage.out
+    _refuse_others(study, out)
     with _alone(out):
         finished = {cell.path: found for cell in cells if (found := read_cell(out, cell))}
         todo = [cell for cell in cells if cell.path not in finished]
@@ -86,7 +107,7 @@ def run_study(
             for name in TABLES:
                 (out / name).unlink(missing_ok=True)
         save_config(study, out / "study.yaml")
-        for seed, opened in data.items():
+        for seed, opened in stage.data.items():
             opened.write_folds(study, out, seed)
         on_plan(list(finished.values()), cells)
         for saved in finished.values():
@@ -108,7 +129,7 @@ def run_study(
             )
         ordered = [finished[cell.path] for cell in cells if cell.path in finished]
         if len(ordered) == len(cells):
-            write_tables(study, out, data, list(zip(cells, ordered, strict=True)))
+            write_tables(stage, list(zip(cells, ordered, strict=True)))
     return ordered
 
 
@@ -149,8 +170,18 @@ def plan_cells(study: StudyConfig, data: Mapping[int, StudyData]) -> list[Cell]:
 def _open(study: StudyConfig, watch: Watch) -> dict[int, StudyData]:
     """The data of every seed; the same object where they do not follow it."""
     if study.redraw:
-        return {seed: open_data(study, seed, watch) for seed in study.seeds}
-    return dict.fromkeys(study.seeds, open_data(study, study.federation.seed, watch))
+        data = {seed: open_data(study, seed, watch) for seed in study.seeds}
+    else:
+        data = dict.fromkeys(study.seeds, open_data(study, study.federation.seed, watch))
+    if (task := study.shuffle) is None:
+        return data
+    return {
+        seed: replace(
+            opened,
+            folds=[shuffle_labels(fold, opened.manifests, task, seed) for fold in opened.folds],
+        )
+        for seed, opened in data.items()
+    }
 
 
 def _check(study: StudyConfig, data: Mapping[int, StudyData]) -> None:
@@ -187,7 +218,12 @@ def _refuse_others(study: StudyConfig, out: Path) -> None:
             raise BadInput(f"{out}: is not empty; choose another --out")
         return
     other = load_study(file)
-    grid = {"arms", "backbones", "seeds"}  # may grow: a cell knows what it was made from
+    grid = {
+        "arms",
+        "backbones",
+        "seeds",
+        "train_fraction",
+    }  # may grow: a cell knows what it was made from
     differing = [
         key
         for key in StudyConfig.model_fields
@@ -209,61 +245,3 @@ def _alone(out: Path) -> Iterator[None]:
         for file in out.glob(".*.*.*"):  # tables half written: .results.csv.<random>
             file.unlink()
         yield
-
-
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-def run_cells(
-    study: StudyConfig, todo: Sequence[Cell], out: Path, workers: int, limit: TimeLimit
-) -> Generator[tuple[Cell, MDMTError | None]]:
-    """Run cells and yield each when it has ended, in any order, with the error if it failed.
-
-    Parameters
-    ----------
-    study : StudyConfig
-    todo : sequence of Cell
-    out : Path
-    workers : int
-        Processes; 0 runs the cells in this one. A process that dies costs its cell.
-    limit : TimeLimit
-        Says which cells may start.
-    """
-    if workers == 0:
-        for cell in limit.admit(todo):
-            yield cell, _try_cell(study, out, cell)
-        return
-    serve = partial(_serve_cell, study, out)
-    processes = [
-        WorkerProcess(serve, partial(prepare_worker, number))
-        for number in range(min(workers, len(todo)))
-    ]
-    with _thread_limit(study.federation.training.threads), running(processes):
-        yield from map_jobs(processes, limit.admit(todo))
-
-
-def _try_cell(study: StudyConfig, out: Path, cell: Cell) -> MDMTError | None:
-    try:
-        run_cell(study, cell, out)
-    except MDMTError as error:
-        return error
-    return None
-
-
-def _serve_cell(study: StudyConfig, out: Path, connection: Connection) -> None:
-    connection.send(_try_cell(study, out, connection.recv()))
-
-
-@contextmanager
-def _thread_limit(threads: int) -> Iterator[None]:
-    """Let processes that are started in the block use so many threads for NumPy and SciPy.
-
-    Their libraries read the environment as they are imported.
-    """
-    before = dict(os.environ)
-    os.environ |= dict.fromkeys(_THREADS, str(threads))
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ |= before

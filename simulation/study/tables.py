@@ -15,38 +15,38 @@ from server.run import versions
 from simulation.study.cells import Cell
 from simulation.study.config import StudyConfig
 from simulation.study.data import StudyData
+from simulation.study.stages import Stage
 from simulation.study.statistics import study_statistics
 
 FORMAT = 1
-TABLES = ("results.csv", "predictions.csv", "statistics.json", "study.json")
+TABLES = (
+    *("results.csv", "predictions.csv", "cross_site.csv"),
+    *("statistics.json", "study.json"),
+)
 """Files of a whole grid; there are none while a cell is missing."""
 
 
-def write_tables(
-    study: StudyConfig,
-    out: Path,
-    data: Mapping[int, StudyData],
-    cells: Sequence[tuple[Cell, Mapping[str, Any]]],
-) -> None:
+def write_tables(stage: Stage, cells: Sequence[tuple[Cell, Mapping[str, Any]]]) -> None:
     """Write ``results.csv``, ``predictions.csv``, ``statistics.json`` and ``study.json``.
 
     Parameters
     ----------
-    study : StudyConfig
-    out : Path
-    data : mapping of int to StudyData
-        By seed.
+    stage : Stage
     cells : sequence of (Cell, dict)
         With their ``cell.json``, in order of the grid, which is that of the tables.
     """
+    study, out, data = stage.study, stage.out, stage.data
     results = [cell.key | row for cell, saved in cells for row in saved["results"]]
     write_rows(out / "results.csv", RESULT_COLUMNS, results)
+    crossed = [cell.key | row for cell, saved in cells for row in saved.get("elsewhere", ())]
+    if crossed:
+        write_rows(out / "cross_site.csv", list(crossed[0]), crossed)
     folders = [Path("cells") / cell.path for cell, _ in cells]
     files = (out / folder / "predictions.csv" for folder in folders)
     rows = (row for file in files for row in read_rows(file, PREDICTION_COLUMNS))
     write_rows(out / "predictions.csv", PREDICTION_COLUMNS, rows)
     written = read_study(out)
-    statistics = study_statistics(written)
+    statistics = study_statistics(written, stage.comparators)
     write_json(out / "statistics.json", statistics)
     distinct = {id(opened): opened for opened in data.values()}
     write_json(
@@ -61,6 +61,7 @@ def write_tables(
                 for opened in distinct.values()
             ],
             "caveats": [
+                *stage.notes,
                 *find_caveats(study, data, written, statistics),
                 *steps_caveats(study, [saved for _, saved in cells]),
             ],
@@ -87,7 +88,11 @@ def find_caveats(
 ) -> list[str]:
     """Return the caveats of a finished study, one sentence each."""
     first = data[study.seeds[0]]
-    found = [*_data_caveats(study, first), *shortcut_caveats(study, statistics)]
+    found = [
+        *_shuffle_caveat(study),
+        *_data_caveats(study, first),
+        *shortcut_caveats(study, statistics),
+    ]
     if len(study.seeds) > 1 and not study.redraw:
         found.append(
             f"the {len(study.seeds)} seeds share their images: the spread over seeds says nothing"
@@ -102,6 +107,11 @@ def find_caveats(
     if undefined := compared.count(None):
         found.append(f"{undefined} of {len(compared)} values of {metric} are undefined")
     return found
+
+
+def _shuffle_caveat(study: StudyConfig) -> Iterator[str]:
+    if study.shuffle is not None:
+        yield f"the labels of {study.shuffle} that models learn from were shuffled: a control"
 
 
 def _data_caveats(study: StudyConfig, data: StudyData) -> Iterator[str]:

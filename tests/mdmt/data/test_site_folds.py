@@ -35,6 +35,20 @@ def test_a_site_reads_the_division_that_was_written(site, tmp_path):
     assert divided.indices("test").tolist() == [0, 5]
 
 
+def test_a_site_reads_the_labels_that_a_control_shuffled(site, tmp_path):
+    manifest = read_manifest(site, 0)
+    file, origins = tmp_path / "fold.csv", np.array([1, 0, 3, 2, 4, 5, 6, 7])
+    write_division(file, manifest, ("prognosis", origins))
+    divided = read_manifest(with_fold(site, file), 0)
+    before, after = (one.targets["prognosis"][:, 0].tolist() for one in (manifest, divided))
+    assert after == [before[origin] for origin in origins]
+    assert after[:4] == [1 - label for label in before[:4]]
+    assert divided.splits.tolist() == manifest.splits.tolist()
+    file.write_text(file.read_text().replace(",labels.csv:3\n", ",labels.csv:99\n"))
+    with pytest.raises(DataError, match="labels of prognosis from: it was written for other data"):
+        read_manifest(with_fold(site, file), 0)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

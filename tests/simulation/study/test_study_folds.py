@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,8 +25,9 @@ from mdmt.data.manifest import Manifest
 from mdmt.data.readers import read_manifest
 from mdmt.errors import DataError
 from simulation.study.data import check_folds, check_pictures, make_folds
-from simulation.study.folds import Fold, k_folds, leave_centres_out
+from simulation.study.folds import Fold, k_folds, leave_centres_out, train_on_part
 from simulation.study.kinds import FoldsConfig
+from simulation.study.shuffle import shuffle_labels
 
 
 def site_of(name: str, task: str = "prognosis", root: str = "data") -> SiteConfig:
@@ -136,6 +138,61 @@ def test_folds_follow_the_seed_and_not_the_order_of_rows_or_sites() -> None:
         assert fold.splits["b"].tolist() == again.splits["b"].tolist()
     others = k_folds(sites, manifests, 5, 1)
     assert any((f.splits["a"] != g.splits["a"]).any() for f, g in zip(folds, others, strict=True))
+
+
+def test_hash_folds_follow_the_id_alone() -> None:
+    """Neither a seed nor the other sites, labels or patients move a patient."""
+    sites = {"a": site_of("a"), "b": site_of("b")}
+    one, other = many(60), many(60, first=30)
+    config = config_of(kind="hash", k=3, val_fraction=0.25)
+    folds = make_folds(config, sites, {"a": one, "b": other}, 0)
+    for fold in folds:
+        assert_patients_are_whole(fold, {"a": one, "b": other})
+    again = make_folds(config, {"b": site_of("b")}, {"b": other}, 7)
+    assert [f.splits["b"].tolist() for f in again] == [f.splits["b"].tolist() for f in folds]
+    digest = hashlib.sha256(b"p0").digest()
+    tested = [fold.splits["a"][0] == "test" for fold in folds]
+    assert tested.index(True) == int.from_bytes(digest[:8]) % 3
+    shares = [np.mean(fold.splits["a"] == "val") for fold in folds]
+    assert 0.05 < min(shares) < max(shares) < 0.3
+
+
+def test_a_part_of_the_patients_is_nested_and_keeps_every_class() -> None:
+    sites = {"a": site_of("a")}
+    manifests = {"a": many(80)}
+    (fold, *_) = make_folds(config_of(kind="k_fold", k=4), sites, manifests, 0)
+    kept = {}
+    for fraction in (0.01, 0.25, 0.5, 1.0):
+        part = train_on_part(fold, sites, manifests, fraction).splits["a"]
+        for split in ("train", "val"):
+            kept[fraction, split] = set(np.flatnonzero(part == split))
+            labels = manifests["a"].targets["prognosis"][part == split]
+            assert set(labels[:, 0]) == {0, 1}
+        assert (part == "test").tolist() == (fold.splits["a"] == "test").tolist()
+    for split, whole in (("train", 40), ("val", 20)):
+        assert kept[0.01, split] <= kept[0.25, split] < kept[0.5, split] < kept[1.0, split]
+        assert [len(kept[f, split]) for f in (0.5, 1.0)] == [whole / 2, whole]
+        assert 2 <= len(kept[0.01, split]) < whole / 4
+
+
+def test_shuffled_labels_keep_their_site_split_and_class_and_follow_the_seed() -> None:
+    """Patient i has two images with label i % 2; only labels of patients move, both at once."""
+    patients = [f"p{i // 2}" for i in range(120)]
+    manifest = manifest_of(patients, [i // 2 % 2 for i in range(120)])
+    (fold, *_) = make_folds(config_of(kind="k_fold"), {"a": site_of("a")}, {"a": manifest}, 0)
+    shuffled = shuffle_labels(fold, {"a": manifest}, "prognosis", 0)
+    origin, before = shuffled.shuffled["a"], manifest.targets["prognosis"][:, 0]
+    after = before[origin]
+    for split in ("train", "val"):
+        rows = fold.splits["a"] == split
+        assert sorted(after[rows]) == sorted(before[rows])
+        assert np.mean(after[rows] == before[rows]) < 0.8
+    assert (after[0::2] == after[1::2]).all()
+    tested = fold.splits["a"] == "test"
+    assert (after[tested] == before[tested]).all()
+    assert shuffle_labels(fold, {"a": manifest}, "severity", 0).shuffled == {}
+    again, other = (shuffle_labels(fold, {"a": manifest}, "prognosis", seed) for seed in (0, 1))
+    assert again.shuffled["a"].tolist() == origin.tolist() != other.shuffled["a"].tolist()
 
 
 def test_leaving_centres_out_tests_each_centre_whole() -> None:
