@@ -65,7 +65,7 @@ def gain_tables(
     for backbone in study.backbones if comparators else ():
         found = [o for o in study.predictions if o.backbone == backbone and o.task in targets]
         draws = _draw(found, seed=derive_seed(0, "gains", backbone), redrawn=study.tests.redrawn)
-        sites = _sites(found)
+        sites = _sites(found, targets)
         _add_means(draws, sites)
         scales = _scales(found)
         for (arm, task, site, metric), values in draws.items():
@@ -173,12 +173,12 @@ def _measure(one: Predictions, metric: str, repeats: NDArray[np.intp]) -> FloatA
     return values
 
 
-def _sites(predictions: Iterable[Predictions]) -> dict[str, list[str]]:
-    """Sites that test each task."""
-    found: dict[str, set[str]] = defaultdict(set)
+def _sites(predictions: Iterable[Predictions], targets: Sequence[str]) -> dict[str, list[str]]:
+    """Sites that test each target, in the order of targets."""
+    found: dict[str, set[str]] = {task: set() for task in targets}
     for one in predictions:
         found[one.task].add(one.site)
-    return {task: sorted(names) for task, names in found.items()}
+    return {task: sorted(names) for task, names in found.items() if names}
 
 
 def _add_means(draws: Draws, sites: Mapping[str, Sequence[str]]) -> None:
