@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,26 @@ def make_config() -> Callable[..., FederationConfig]:
     return lambda **changes: FederationConfig.model_validate(federation_dict(**changes))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_sync() -> Iterator[None]:
+    """Wait for no disk: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of radiographs that many tests read and none changes: they are drawn once."""
+    return tmp_path_factory.mktemp("drawn")
+
+
 @pytest.fixture
-def two_sites(tmp_path: Path) -> dict[str, Any]:
+def two_sites(drawn: Path) -> dict[str, Any]:
     """Two synthetic sites with different tasks, as a configuration's `sites`."""
     return {
-        "clinic": synthetic_site(tmp_path, "severity"),
-        "hospital": synthetic_site(tmp_path, "prognosis"),
+        "clinic": synthetic_site(drawn, "severity"),
+        "hospital": synthetic_site(drawn, "prognosis"),
     }
 
 

@@ -41,12 +41,21 @@ def tables_of(out):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """A study's file, and the tables that it gives when nothing happens to it."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+    return finished_study(tmp_path_factory.mktemp("undisturbed"), rounds=2, local_steps=1)
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    """The same of a study that trains long enough to be killed meanwhile."""
+    return finished_study(tmp_path_factory.mktemp("longer"), rounds=3, local_steps=4)
+
+
+def finished_study(folder, **training):
     sites = {"clinic": table(folder, "clinic", "severity")}
     sites["hospital"] = table(folder, "hospital", "prognosis")
-    training = {"rounds": 3, "local_steps": 4, "batch_size": 8}
     file = folder / "study.yaml"
-    file.write_text(yaml.safe_dump(study_dict(sites, federation={"training": training})))
+    recipe = {"training": {"batch_size": 8} | training}
+    file.write_text(yaml.safe_dump(study_dict(sites, federation=recipe)))
     run_study(load_study(file), folder / "out", workers=0)
     return file, tables_of(folder / "out")
 
@@ -101,9 +110,9 @@ def test_a_study_cut_off_anywhere_gives_the_same_tables(undisturbed, tmp_path, m
 
 
 @pytest.mark.e2e
-def test_a_killed_study_leaves_no_process_and_goes_on_to_the_same_tables(undisturbed, tmp_path):
+def test_a_killed_study_leaves_no_process_and_goes_on_to_the_same_tables(longer, tmp_path):
     """A real SIGKILL of a study with two workers, while they train."""
-    file, expected = undisturbed
+    file, expected = longer
     out = tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "-m", "mdmt", "study", file, "--out", out, "--workers", "2"],
@@ -142,8 +151,8 @@ def alive(group):
 
 
 @pytest.mark.e2e
-def test_workers_give_the_bits_of_one_process_and_a_killed_one_costs_a_cell(undisturbed, tmp_path):
-    file, expected = undisturbed
+def test_workers_give_the_bits_of_one_process_and_a_killed_one_costs_a_cell(longer, tmp_path):
+    file, expected = longer
     study, out = load_study(file), tmp_path / "out"
 
     killed = []
