@@ -81,7 +81,7 @@ def federate(
     run_rounds(grid, federation, run, config.training.rounds)
     return_memory()  # the next steps read files
     checkpoints = final_test(grid, federation, run)
-    references(grid, federation, run)
+    references(grid, federation, run, checkpoints.values())
     sites = run.known_sites()
     metrics = federation.results.describe(checkpoints, config.references, sites)
     write_release(run, federation, sites, metrics)

@@ -70,12 +70,15 @@ def final_test(grid: Grid, federation: Federation, run: RunDirectory) -> dict[st
     return checkpoints
 
 
-def references(grid: Grid, federation: Federation, run: RunDirectory) -> None:
-    """Let the sites compute the references.
+def references(
+    grid: Grid, federation: Federation, run: RunDirectory, tested: Collection[int]
+) -> None:
+    """Let the sites compute the references, and compare the models of `tested` rounds with them.
 
     One order starts all references inside a site, from the initial arrays. A repeated order
     continues after the last finished round of the site. As this can last as long as all rounds, a
-    site that is not connected is waited for `aggregation.join_timeout` only.
+    site that is not connected is waited for `aggregation.join_timeout` only. A site that did not
+    test one of these models is not asked before it has: it compares all of them in one reply.
     """
     config, results = federation.config, federation.results
     if not config.references:
@@ -84,6 +87,7 @@ def references(grid: Grid, federation: Federation, run: RunDirectory) -> None:
         node
         for node, card in federation.registry.cards.items()
         if any(card.name not in results.references.get(name, {}) for name in config.references)
+        and all(card.name in results.reports[number] for number in tested)
     ]
     names = sorted(federation.registry.cards[node].name for node in nodes)
     run.event("references", sites=names, rounds=config.training.rounds)
