@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mdmt.appearance import Fences
 from mdmt.checkpoints import RoundFiles, round_of
 from mdmt.config import FederationConfig, build_config
 from mdmt.config.renamed import SAVED, upgrade
@@ -17,6 +18,8 @@ from mdmt.files import read_json
 from mdmt.models import MDMTModel, build_model, head_task, set_arrays
 
 RELEASE_FORMAT = 1
+APPEARANCE = "appearance.json"
+"""The file of a release with the fences of each site (`mdmt.appearance`)."""
 
 
 def backbone_file(number: int) -> str:
@@ -60,6 +63,17 @@ class Release:
     config: FederationConfig
     rounds: dict[str, int]
     site_backbones: frozenset[str] = frozenset()
+
+    @property
+    def fences(self) -> dict[str, Fences]:
+        """The usual appearance of the images of each site, if the release has it."""
+        file = self.folder / APPEARANCE
+        if not file.is_file():
+            return {}
+        return {
+            site: {name: (low, high) for name, (low, high) in found.items()}
+            for site, found in read_json(file)["sites"].items()
+        }
 
     def models(self, task: str) -> Iterator[tuple[str, MDMTModel]]:
         """Yield (site, model in evaluation mode) for every head of `task` in the release.

@@ -12,13 +12,14 @@ from mdmt.files import read_json
 
 if TYPE_CHECKING:
     from client.deployment.worker import Worker
+    from mdmt.appearance import Fences
 
 Engine = Literal["inprocess", "ray"]
 
 
 def prepare(
     config: FederationConfig, progress: Callable[[str, int, int], None] = lambda site, done, n: None
-) -> None:
+) -> dict[str, Fences]:
     """Open the dataset of every site and build its image cache, to find bad input before a run.
 
     Parameters
@@ -27,19 +28,32 @@ def prepare(
     progress : callable
         Called with (site, done, total) images.
 
+    Returns
+    -------
+    dict of str to Fences
+        The usual appearance of the images of each site that has enough of them.
+
     Raises
     ------
     BadInput
         The message names the site and the problem.
     """
+    from mdmt.appearance import fences
     from mdmt.data.cohort import open_cohort
     from mdmt.training import resolve_device
 
     if not config.sites:
         raise ConfigError(f"{config.name}: a simulation needs sites; see configs/demo.yaml")
+    looks = {}
     for name, site in sorted(config.sites.items()):
         resolve_device(site.device)
-        open_cohort(site, config, progress=lambda done, n, name=name: progress(name, done, n))  # type: ignore[misc]
+        cohort = open_cohort(
+            site,
+            config,
+            progress=lambda done, n, name=name: progress(name, done, n),  # type: ignore[misc]
+        )
+        looks[name] = fences(cohort.pixels)
+    return {name: found for name, found in looks.items() if found}
 
 
 def simulate(

@@ -6,6 +6,7 @@ import typer
 
 from mdmt import __version__
 from mdmt.cli.console import Commands
+from mdmt.cli.evaluate import evaluate
 from mdmt.cli.init import init
 from mdmt.cli.predict import predict
 from mdmt.cli.run import demo, simulate
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, simulate, study, show, report, validate, init, predict, provision):
+for command in (demo, simulate, study, show, report, validate, init, predict, evaluate, provision):
     app.command()(command)
 app.add_typer(site)
 app.add_typer(server)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mdmt.errors import BadInput, ImageError
+from mdmt.errors import BadInput
 from mdmt.files import atomic_path
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from mdmt.prediction import Images, Models, Predictor
+    from mdmt.releases import Release
 
-    from mdmt.config import FederationConfig
-    from mdmt.models import MDMTModel
-
-    Models = list[tuple[str, str, MDMTModel]]
-    """Task, site (empty for a shared head) and model, in the order of the columns."""
+_NOTICES = 10
+"""Largest number of unusual images that are named on the screen."""
 
 
 def predict(
@@ -31,24 +28,66 @@ def predict(
         Path | None,
         typer.Option(help="A site's saved state (round-NNNNN.safetensors), for its own heads."),
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of lung masks with the names of the images, for a lung box."),
+    ] = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK=VALUE",
+            help="Probability from which on a label counts as present.",
+            show_default="0.5",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:0.")] = "auto",
     on_bad_image: Annotated[
         Literal["error", "skip"],
         typer.Option(help="Stop at an image that cannot be used, or leave it out."),
     ] = "error",
 ) -> None:
-    """Write probabilities, scores and their sums for each image as CSV."""
+    """Write probabilities, labels, scores and their sums for each image as CSV."""
     if out.exists():
         raise BadInput(f"{out}: exists already; choose another --out")
     paths = _image_files(images)
+    from mdmt.prediction import Images, Predictor, read_thresholds
+    from mdmt.training import resolve_device
+
+    opened, models = open_models(release, heads)
+    if opened.config.preprocessing.lung_box and masks is None:
+        raise BadInput(
+            f"{opened.folder}: its images were cropped with lung masks (preprocessing.lung_box);"
+            " give the folder of the masks of these images: --masks"
+        )
+    predictor = Predictor(
+        opened.config,
+        models,
+        read_thresholds(threshold or (), opened.config),
+        opened.fences,
+        resolve_device(device),
+    )
+    read = Images(opened.config, paths, masks, skip=on_bad_image == "skip")
+    try:
+        written = _write(out, predictor, read)
+    finally:
+        for message in read.skipped:
+            typer.echo(f"skipped {message}", err=True)
+    skipped = f", {len(paths) - written} skipped" if written < len(paths) else ""
+    typer.echo(f"{out}: {written} images{skipped}")
+
+
+def open_models(release: Path, heads: Path | None) -> tuple[Release, Models]:
+    """Open a release (or the run directory it is in) and the heads of all of its tasks.
+
+    Raises
+    ------
+    BadInput
+        There is no release, or it holds no head.
+    """
     from mdmt.releases import open_release
 
     nested = release / "release"
     opened = open_release(nested if nested.is_dir() else release)
-    if opened.config.preprocessing.lung_box:
-        raise BadInput(
-            f"{opened.folder}: its images were cropped with lung masks (preprocessing.lung_box),"
-            " and predict takes images only"
-        )
     if heads is None:
         models = [(t, site, m) for t in opened.config.tasks for site, m in opened.models(t)]
     else:
@@ -58,9 +97,7 @@ def predict(
             f"{opened.folder}: holds no head for any task: heads stayed with the sites; a site adds"
             " its own with --heads <state_dir>/.../round-NNNNN.safetensors"
         )
-    written = _write(out, opened.config, models, paths, skip=on_bad_image == "skip")
-    skipped = f", {len(paths) - written} skipped" if written < len(paths) else ""
-    typer.echo(f"{out}: {written} images{skipped}")
+    return opened, models
 
 
 def _image_files(given: Sequence[Path]) -> list[Path]:
@@ -82,73 +119,23 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
     return paths
 
 
-def _write(
-    out: Path, config: FederationConfig, models: Models, paths: Sequence[Path], *, skip: bool
-) -> int:
+def _write(out: Path, predictor: Predictor, images: Images) -> int:
     """Write the CSV file atomically; return the number of images in it."""
-    written = 0
+    written = noticed = 0
     with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["image", *_columns(config, models)])
-        for batch, pixels in _batches(config, paths, skip):
-            for path, row in zip(batch, _predict(config, models, pixels), strict=True):
-                table.writerow([path, *(f"{value:.6g}" for value in row)])
-            written += len(batch)
+        table.writerow(["image", *predictor.columns(), "notice"])
+        for batch in images.batches():
+            rows = predictor.rows(batch.pixels)
+            notices = predictor.notices(batch)
+            for path, row, notice in zip(batch.paths, rows, notices, strict=True):
+                table.writerow([path, *row, notice])
+                noticed += bool(notice)
+                if notice and noticed <= _NOTICES:
+                    typer.echo(f"unusual: {path}: {notice}", err=True)
+            written += len(batch.paths)
         if not written:
-            raise BadInput(f"{out}: not written: none of {len(paths)} images can be used")
+            raise BadInput(f"{out}: not written: none of {len(images.paths)} images can be used")
+    if noticed > _NOTICES:
+        typer.echo(f"and {noticed - _NOTICES} more unusual images: see column notice", err=True)
     return written
-
-
-def _columns(config: FederationConfig, models: Models) -> Iterator[str]:
-    tasks = [task for task, *_ in models]
-    for task, site, _ in models:
-        prefix = f"{task}@{site}" if tasks.count(task) > 1 else task
-        space = config.space(task)
-        names = [*space.prediction_names, *(["sum"] if space.summable else [])]
-        yield from (f"{prefix}.{name}" for name in names)
-
-
-def _batches(
-    config: FederationConfig, paths: Sequence[Path], skip: bool
-) -> Iterator[tuple[list[Path], NDArray[np.uint8]]]:
-    """Yield images with their pixels, uint8 (B, S, S), preprocessed as for training."""
-    import numpy as np
-
-    from mdmt.data.images import read_radiograph
-    from mdmt.data.preprocessing import preprocess
-
-    how, side = config.preprocessing, config.model.image_size
-    size = config.training.evaluation_batch_size
-    batch, pixels = [], []
-    for index, path in enumerate(paths):
-        try:
-            pixels.append(preprocess(read_radiograph(path, voi=how.voi), None, how, side))
-            batch.append(path)
-        except ImageError as error:
-            message = str(error) if str(path) in str(error) else f"{path}: {error}"
-            if not skip:
-                raise ImageError(message) from error
-            typer.echo(f"skipped {message}", err=True)
-        if batch and (len(batch) == size or index == len(paths) - 1):
-            yield batch, np.stack(pixels)
-            batch, pixels = [], []
-
-
-def _predict(
-    config: FederationConfig, models: Models, pixels: NDArray[np.uint8]
-) -> NDArray[np.float64]:
-    """Compute the predictions of a batch, float64 (B, columns)."""
-    import numpy as np
-    import torch
-
-    from mdmt.data.batches import normalise
-
-    images = normalise(torch.from_numpy(pixels).unsqueeze(1).float() / 255, config)
-    columns = []
-    for task, _, model in models:
-        space = config.space(task)
-        with torch.inference_mode():
-            predictions = space.decode(model(images, [task])[task].float().numpy())
-        total = predictions.sum(axis=1, keepdims=True)
-        columns += [predictions, total] if space.summable else [predictions]
-    return np.concatenate(columns, axis=1)

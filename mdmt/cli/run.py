@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mdmt.cli.console import FromRound, Overrides, progress_console, show_results
+from mdmt.files import write_json
 
 if TYPE_CHECKING:
     from mdmt.config import FederationConfig
@@ -103,7 +104,9 @@ def _simulate(
         from simulation.simulate import simulate as run
 
         with console.status("reading") as status:
-            prepare(config, lambda site, done, n: status.update(f"{site}: image {done} of {n}"))
+            looks = prepare(
+                config, lambda site, done, n: status.update(f"{site}: image {done} of {n}")
+            )
         folder = resumed or new_run_folder(out, config.name)
         if from_round is not None:
             go_back(folder, config, from_round)
@@ -118,6 +121,7 @@ def _simulate(
         except IncompleteError:
             show_results(*run_tables(folder))
             raise
+    write_json(folder / "release" / "appearance.json", {"format": 1, "sites": looks})
     show_results(*run_tables(folder))
     return folder
 

@@ -11,17 +11,21 @@ import pytest
 import torch
 from cli_builders import errors, run_cli
 from dicom_builders import header, radiograph
+from PIL import Image
 from pydicom.uid import (
     BasicTextSRStorage,
     GrayscaleSoftcopyPresentationStateStorage,
     MediaStorageDirectoryStorage,
 )
 
+from mdmt.appearance import fences
 from mdmt.config import FederationConfig, load_federation
 from mdmt.data.cohort import Cohort, open_cohort
 from mdmt.evaluation import predict_outputs
 from mdmt.files import read_json, write_json
+from mdmt.prediction import label_of
 from mdmt.releases import open_release
+from mdmt.tasks import Classification, Multilabel
 
 
 @pytest.fixture
@@ -163,9 +167,83 @@ def test_refusals(finished_run: Path, tmp_path: Path) -> None:
     facts["recipe"]["preprocessing"]["lung_box"] = True
     write_json(release / "release.json", facts)
     cases.append(((release, tmp_path / "none.png", "--out", out), "lung_box"))
+    for threshold, says in (
+        ("prognosi=0.3", "did you mean prognosis?"),
+        ("severity=0.3", "severity has no probability of one label"),
+        ("prognosis=30", "expected a number between 0 and 1"),
+    ):
+        named = ("--threshold", threshold, "--out", out)
+        cases.append(((finished_run, tmp_path / "none.png", *named), says))
     for arguments, says in cases:
         result = run_cli("predict", *arguments)
         assert result.exit_code == 2
         (line,) = errors(result)
         assert says in line
         assert not out.exists()
+
+
+def test_labels_follow_the_threshold(
+    finished_run: Path, tmp_path: Path, clinic: tuple[FederationConfig, Cohort]
+) -> None:
+    images = clinic[1].manifest.images[:3]
+    for threshold in ("0.5", "0.001", "0.999"):
+        out = tmp_path / f"{threshold}.csv"
+        given = ("--threshold", f"prognosis={threshold}", "--device", "cpu", "--out", out)
+        result = run_cli("predict", finished_run, *images, *given)
+        assert result.exit_code == 0, result.output
+        for row in read_csv(out):
+            severe = float(row["prognosis@hospital.SEVERE"]) >= float(threshold)
+            assert row["prognosis@hospital.label"] == ("MILD", "SEVERE")[severe]
+            assert row["prognosis@hospital.threshold"] == threshold
+            assert "severity.label" not in row
+
+
+def test_labels_of_three_classes_and_of_findings() -> None:
+    grades = Classification(classes=("a", "b", "c"))
+    assert label_of(grades, np.array([0.2, 0.3, 0.5]), 0.9) == "c"
+    findings = Multilabel(labels=("x", "y", "z"))
+    assert label_of(findings, np.array([0.4, 0.1, 0.3]), 0.3) == "x|z"
+    assert label_of(findings, np.array([0.1, 0.1, 0.1]), 0.3) == ""
+
+
+def test_a_lung_box_needs_the_masks_of_the_images(finished_run: Path, tmp_path: Path) -> None:
+    release = shutil.copytree(finished_run / "release", tmp_path / "release")
+    facts = read_json(release / "release.json")
+    facts["recipe"]["preprocessing"]["lung_box"] = True
+    write_json(release / "release.json", facts)
+    (tmp_path / "masks").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 80), np.uint8)
+    mask = np.zeros((60, 80), np.uint8)
+    mask[10:50, 20:60] = 255
+    for name in ("a", "b"):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.tif")
+    given = ("--masks", tmp_path / "masks", "--out")
+    result = run_cli("predict", release, tmp_path / "a.png", *given, tmp_path / "p.csv")
+    assert result.exit_code == 0, result.output
+    result = run_cli("predict", release, tmp_path / "b.png", *given, tmp_path / "q.csv")
+    assert result.exit_code == 2
+    assert "b.png: no mask with this name in" in errors(result)[0]
+
+
+def test_an_image_unlike_those_of_the_sites_is_noticed(
+    finished_run: Path, tmp_path: Path, clinic: tuple[FederationConfig, Cohort]
+) -> None:
+    like = clinic[1].manifest.images[0]
+    release = shutil.copytree(finished_run / "release", tmp_path / "release")
+    found = fences(np.concatenate([clinic[1].pixels] * 2))  # 24 images
+    assert found is not None
+    write_json(release / "appearance.json", {"format": 1, "sites": {"clinic": found}})
+    photo = np.full((64, 64), 20, np.uint8)
+    photo[:, :20] = 250
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    out = tmp_path / "p.csv"
+    result = run_cli("predict", release, like, tmp_path / "photo.png", "--out", out)
+    assert result.exit_code == 0, result.output
+    usual, unlike = read_csv(out)
+    assert usual["notice"] == ""
+    assert "does not look like the images of the sites: " in unlike["notice"]
+    assert "symmetry" in unlike["notice"]
+    assert f"unusual: {tmp_path / 'photo.png'}: does not look" in result.stderr
+    # The twelve images of a site of this run are too few for fences.
+    assert read_json(finished_run / "release" / "appearance.json")["sites"] == {}
