@@ -59,6 +59,22 @@ def new_run_folder(out: Path | None, name: str, root: Path = Path("runs")) -> Pa
             return folder.resolve()
 
 
+def newest_run(name: str, root: Path = Path("runs")) -> Path:
+    """Return the newest of ``runs/<name>``, ``runs/<name>-2``, ...
+
+    Raises
+    ------
+    BadInput
+        There is none.
+    """
+    names = re.compile(rf"{re.escape(name)}(?:-(\d+))?")
+    pairs = [(names.fullmatch(path.name), path) for path in root.glob(f"{name}*")]
+    found = {int(match[1] or 1): path for match, path in pairs if match}
+    if not found:
+        raise BadInput(f"{root / name}: no run to resume; start one without --resume")
+    return found[max(found)]
+
+
 def find_run(out: Path | None, config: FederationConfig, root: Path = Path("runs")) -> Path:
     """Find the run of a federation that will be resumed.
 
@@ -73,14 +89,7 @@ def find_run(out: Path | None, config: FederationConfig, root: Path = Path("runs
     BadInput
         There is no run, nothing of it is missing, or another version or configuration started it.
     """
-    folder = out
-    if folder is None:
-        names = re.compile(rf"{re.escape(config.name)}(?:-(\d+))?")
-        pairs = [(names.fullmatch(path.name), path) for path in root.glob(f"{config.name}*")]
-        found = {int(match[1] or 1): path for match, path in pairs if match}
-        if not found:
-            raise BadInput(f"{root / config.name}: no run to resume; start one without --resume")
-        folder = found[max(found)]
+    folder = out or newest_run(config.name, root)
     if not (folder / "federation.yaml").is_file():
         raise BadInput(f"{folder}: no run to resume; start one without --resume")
     metrics = read_object(folder / "metrics.json")

@@ -49,7 +49,7 @@ class Commands(TyperGroup):
         except UsageError as error:
             raise _failed(_usage(error), USAGE) from error
         except KeyboardInterrupt as error:
-            raise _failed("interrupted", INTERRUPTED) from error
+            raise _failed(str(error) or "interrupted", INTERRUPTED) from error
         except BrokenPipeError:  # the reader of a pipe has closed it: not an error
             raise
         except OSError as error:  # a full disk or a read-only folder

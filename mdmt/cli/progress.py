@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +16,10 @@ from mdmt.cli.console import progress_console
 from mdmt.results.runs import format_metric
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from mdmt.config import FederationConfig
 
+_BAR = 20
+"""Columns of the progress bar."""
 _POLL_SECONDS = 0.2
 _FEW_SITES = 8
 """Largest number of sites that are named in a line."""
@@ -40,7 +42,7 @@ class Progress:
         self.primary = {name: task.space.primary for name, task in config.tasks.items()}
         self.started: float | None = None
         self.stage = "starting"
-        self.answered: list[str] = []
+        self.states: dict[str, str] = {}
         self.booked = ""
         self.done = 0.0
         self.first = 0
@@ -60,31 +62,31 @@ class Progress:
             return [f"resumed after round {event['round']}"]
         elif kind == "round":
             self.started = self.started or event["time"]
-            self.done, self.answered = event["round"] - 1.0, []
-            self.stage = f"round {event['round']} of {event['rounds']}"
+            self.done = event["round"] - 1.0
+            self._begin(f"round {event['round']} of {event['rounds']}", "training")
         elif kind in ("reply", "answered"):
-            self.answered.append(event["site"])
+            self.states[event["site"]] = "done"
             if kind == "reply":
                 self.done += min(1 / max(len(self.sites), 1), int(self.done) + 1 - self.done)
         elif kind == "booked":
             return self._book(event)
         elif kind == "evaluate":
-            self.stage, self.answered = f"evaluating round {event['round']}", []
+            self._begin(f"test of round {event['round']}", "testing")
         elif kind == "references":
-            self.stage, self.answered = _REFERENCES, []
+            self._begin(_REFERENCES, "at work")
             return ["computing the references at the sites"]
         elif kind == "refused":
+            self.states[event["site"]] = "refused"
             return [f"refused: {event['site']}: {event['reason']}"]
         return []
 
     def note_local_rounds(self, reached: dict[str, int]) -> None:
         """Count the rounds that sites have trained alone, if their files are on this machine."""
-        if self.stage.startswith(_REFERENCES) and reached:
+        if self.stage == _REFERENCES and reached:
             self.done = self.rounds + sum(reached.values()) / max(len(self.sites), 1)
-            each = ", ".join(f"{site} {number}" for site, number in sorted(reached.items()))
-            many = f"{sum(reached.values())} of {len(self.sites) * self.rounds}"
-            shown = many if len(self.sites) > _FEW_SITES else f"{each} of {self.rounds}"
-            self.stage = f"{_REFERENCES}: local rounds: {shown}"
+            for site, number in reached.items():
+                if self.states.get(site) != "done":
+                    self.states[site] = f"local round {number} of {self.rounds}"
 
     def seconds_left(self, now: float) -> float | None:
         """Estimate the remaining seconds from the mean time so far; None before the first reply."""
@@ -93,13 +95,26 @@ class Progress:
         left = max(self.lengths * self.rounds - self.done, 0)
         return (now - self.started) * left / (self.done - self.first)
 
-    def status(self, now: float) -> str:
-        """Describe the state of the run in two lines."""
-        many = len(self.sites) > _FEW_SITES
-        who = f"{len(self.answered)} of {len(self.sites)}" if many else ", ".join(self.answered)
-        answered = f"; answered: {who}" if self.answered else ""
-        first = f"{self.stage}{answered}  ({self._clock(now)})"
-        return f"{first}\n{self.booked}" if self.booked else first
+    @property
+    def fraction(self) -> float:
+        """How much of the run is done, from 0 to 1."""
+        return min(self.done / max(self.lengths * self.rounds, 1), 1.0)
+
+    def headline(self, now: float) -> str:
+        """Name the stage and the time; short enough to stand beside the bar."""
+        return f"{self.stage}, {self._clock(now)}"
+
+    def details(self, width: int) -> list[str]:
+        """Describe each site, then the last validation, in lines of at most `width` columns."""
+        states = [f"{site}: {state}" for site, state in sorted(self.states.items())]
+        if len(self.sites) > _FEW_SITES:
+            counts = Counter(self.states.values())
+            states = [f"{number} sites {state}" for state, number in sorted(counts.items())]
+        return [*wrap("   ".join(states), width), *wrap(self.booked, width)]
+
+    def _begin(self, stage: str, state: str) -> None:
+        """Start a stage, in which every site has this state until it answers."""
+        self.stage, self.states = stage, dict.fromkeys(self.sites, state)
 
     def _book(self, event: dict[str, Any]) -> list[str]:
         values = [
@@ -155,19 +170,27 @@ def watching(folder: Path, config: FederationConfig) -> Iterator[None]:
 
     def on_event(event: dict[str, Any]) -> None:
         for line in progress.update(event):
-            console.print(line)
+            parts = wrap(line, console.width) if console.is_terminal else [line]
+            for part in parts:
+                console.print(part)
 
     events = folder / "events.jsonl"
     shown = events.stat().st_size if events.exists() else 0  # events of the run that is resumed
     follower = threading.Thread(target=follow, args=(events, on_event, stop, shown), daemon=True)
 
+    from rich.console import Group
     from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
     from rich.text import Text
 
-    def status() -> Text:
-        if progress.stage.startswith(_REFERENCES):
+    def status() -> Group:
+        if progress.stage == _REFERENCES:
             progress.note_local_rounds(local_rounds(folder))
-        return Text(progress.status(time.time()))
+        now, first = time.time(), Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=1.0, completed=progress.fraction, width=_BAR)
+        first.add_row(bar, Text(progress.headline(now), no_wrap=True, overflow="ellipsis"))
+        return Group(first, *map(Text, progress.details(console.width)))
 
     live = Live(get_renderable=status, console=console, transient=True)
     if console.is_terminal:
@@ -181,7 +204,14 @@ def watching(folder: Path, config: FederationConfig) -> Iterator[None]:
         live.stop()
 
 
+def wrap(line: str, width: int) -> list[str]:
+    """Break a line between words; later parts are indented."""
+    return textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False)
+
+
 def duration(seconds: float) -> str:
-    """Write a time in minutes and seconds."""
+    """Write a time in hours and minutes, or in minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"

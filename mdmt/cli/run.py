@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -25,7 +26,8 @@ def demo(out: Out = None) -> None:
     """Train a federation of two synthetic hospitals, and compare it with local training."""
     from mdmt.config import find_config, load_federation
 
-    folder = _simulate(load_federation(find_config("demo")), "inprocess", out)
+    federation, again = load_federation(find_config("demo")), "mdmt simulate demo"
+    folder = _simulate(federation, "inprocess", out, again=again)
     typer.echo("Next:")
     typer.echo(f"  mdmt show {folder}          this table again, and the sites")
     typer.echo(f"  mdmt report {folder}        the results with curves, as one page for a browser")
@@ -57,10 +59,24 @@ def simulate(
     from_round: FromRound = None,
 ) -> None:
     """Run a federation of several sites on this machine."""
-    from mdmt.config import find_config, load_federation
+    from mdmt.cli.overrides import remember, remembered
+    from mdmt.config import find_config, load_federation, read_yaml
+    from server.run import newest_run
 
-    loaded = load_federation(find_config(config), set_ or ())
-    folder = _simulate(loaded, engine, out, workers, resume=resume, from_round=from_round)
+    file, options = find_config(config), list(set_ or ())
+    if resume:
+        former = out or newest_run(str(read_yaml(file, options).get("name")))
+        options = [*remembered(former), *options]
+    folder = _simulate(
+        load_federation(file, options),
+        engine,
+        out,
+        workers,
+        resume=resume,
+        from_round=from_round,
+        again=f"mdmt simulate {config}",
+        on_start=lambda started: remember(started, options),
+    )
     typer.echo(f"Run directory: {folder}")
 
 
@@ -72,8 +88,13 @@ def _simulate(
     *,
     resume: bool = False,
     from_round: int | None = None,
+    again: str,
+    on_start: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
-    """Check everything, then run and show the results; return the run directory."""
+    """Check everything, then run and show the results; return the run directory.
+
+    `again` is the command that an interrupted run is continued with.
+    """
     from mdmt.cli.progress import watching
     from mdmt.cli.show import run_tables
     from mdmt.errors import BadInput, IncompleteError
@@ -111,6 +132,7 @@ def _simulate(
         if from_round is not None:
             go_back(folder, config, from_round)
         console.print(f"running in {folder}")
+        on_start(folder)
         try:
             with watching(folder, config):
                 run(config, folder, engine, started, resume=resume)
@@ -121,9 +143,22 @@ def _simulate(
         except IncompleteError:
             show_results(*run_tables(folder))
             raise
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(_how_to_continue(folder, again)) from error
     write_json(folder / "release" / "appearance.json", {"format": 1, "sites": looks})
     show_results(*run_tables(folder))
     return folder
+
+
+def _how_to_continue(folder: Path, again: str) -> str:
+    """Say what is kept of an interrupted run, and the command that continues it."""
+    from mdmt.results.runs import read_lines
+
+    lines = read_lines(folder / "history.jsonl")
+    if not lines:
+        return f"interrupted before the first round; to start again, delete {folder}"
+    kept = f"{lines[-1]['round']} rounds are kept in {folder}"
+    return f"interrupted: {kept}; continue with {again} --resume --out {folder}"
 
 
 def _discard(folder: Path, *, keep: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mdmt.cli.progress import Progress, follow, local_rounds
+from mdmt.cli.progress import Progress, duration, follow, local_rounds
 from mdmt.config import FederationConfig
 
 
@@ -30,7 +30,7 @@ def test_time_left_counts_the_local_reference(progress: Progress) -> None:
     progress.update(event("reply", 13.0, round=1, site="clinic"))
     assert progress.seconds_left(13.0) == pytest.approx(3.0 / 0.5 * 3.5)
     progress.update(event("reply", 16.0, round=1, site="hospital"))
-    assert "answered: clinic, hospital" in progress.status(16.0)
+    assert progress.details(80) == ["clinic: done   hospital: done"]
     progress.update(event("round", 16.0, round=2, rounds=2))
     for site in ("clinic", "hospital"):
         progress.update(event("reply", 22.0, round=2, site=site))
@@ -39,7 +39,8 @@ def test_time_left_counts_the_local_reference(progress: Progress) -> None:
     references = event("references", 22.0, sites=["clinic", "hospital"], rounds=2)
     assert progress.update(references) == ["computing the references at the sites"]
     progress.note_local_rounds({"clinic": 2, "hospital": 1})
-    assert "local rounds: clinic 2, hospital 1 of 2" in progress.status(31.0)
+    assert progress.details(80) == ["clinic: local round 2 of 2   hospital: local round 1 of 2"]
+    assert progress.fraction == pytest.approx(3.5 / 4)
     assert progress.seconds_left(31.0) == pytest.approx(3.0)
     progress.note_local_rounds({"clinic": 2, "hospital": 2})
     assert progress.seconds_left(34.0) == pytest.approx(0.0)
@@ -95,3 +96,33 @@ def test_follow_waits_for_whole_lines_and_misses_none(tmp_path: Path) -> None:
     stop.set()
     follower.join(5)
     assert seen == [1, 2, 3]
+
+
+def test_four_tasks_and_long_names_fit_into_80_columns(
+    make_config: Callable[..., FederationConfig],
+) -> None:
+    sites = [f"university-hospital-{n}" for n in range(6)]
+    names = ("disease-progression", "opacity-severity", "oedema-extent", "age-at-examination")
+    zones = {"kind": "regression", "outputs": ["a"], "range": [0, 3]}
+    progress = Progress(make_config(tasks=dict.fromkeys(names, zones)))
+    progress.update(event("registration", 0.0, sites=sites))
+    progress.update(event("round", 0.0, round=99, rounds=100))
+    progress.update(event("reply", 5e4, round=99, site=sites[0]))
+    tasks = {f"{name}/mae": 0.5 for name in names}
+    progress.update(event("booked", 5e4, round=99, tasks=tasks, refusals={}))
+    lines = progress.details(80)
+    assert all(len(line) <= 80 for line in lines)
+    text = " ".join(" ".join(lines).split())
+    assert "university-hospital-0: done university-hospital-1: training" in text
+    assert "age-at-examination mae 0.500" in text
+    # The bar of 20 columns and a blank stand before the headline.
+    assert len(progress.headline(5e4)) <= 59
+    many = [f"site-{n}" for n in range(20)]
+    progress.update(event("registration", 0.0, sites=many))
+    progress.update(event("round", 5e4, round=100, rounds=100))
+    progress.update(event("reply", 6e4, round=100, site="site-3"))
+    assert progress.details(80)[0] == "1 sites done   19 sites training"
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (9, 75, 3661)] == ["9 s", "1 min 15 s", "1 h 1 min"]
