@@ -45,11 +45,10 @@ class _Predicted:
         found = evaluate_task(space, predictions, targets)
         metrics = {name: {"value": found.get(name)} for name in space.shown_metrics}
         if comparable(space, targets, patients):
-            for name in space.shown_metrics:
-                low, high = bootstrap_interval(
-                    space, predictions, targets, patients, name, seed=self.seed
-                )
-                metrics[name] |= {"low": low, "high": high}
+            low, high = bootstrap_interval(
+                space, predictions, targets, patients, space.primary, seed=self.seed
+            )
+            metrics[space.primary] |= {"low": low, "high": high}
         return {"patients": count, "examples": found["examples"], "metrics": metrics}
 
     def divide(self, groups: NDArray[np.str_]) -> dict[str, Measured]:

@@ -152,12 +152,12 @@ def _simulate(
 
 def _how_to_continue(folder: Path, again: str) -> str:
     """Say what is kept of an interrupted run, and the command that continues it."""
-    from mdmt.results.runs import read_lines
+    from mdmt.checkpoints import round_of
 
-    lines = read_lines(folder / "history.jsonl")
-    if not lines:
+    saved = (round_of(file) or 0 for file in folder.glob("checkpoints/round-*"))
+    if not (number := max(saved, default=0)):
         return f"interrupted before the first round; to start again, delete {folder}"
-    kept = f"{lines[-1]['round']} rounds are kept in {folder}"
+    kept = f"it goes on after round {number}, with the files in {folder}"
     return f"interrupted: {kept}; continue with {again} --resume --out {folder}"
 
 

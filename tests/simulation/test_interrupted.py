@@ -33,7 +33,7 @@ def test_an_interrupted_run_continues_with_the_command_that_it_names(
         result = run_cli("simulate", "fed.yaml", *options)
     assert result.exit_code == 130, result.output
     (line,) = errors(result)
-    assert line.startswith("error: interrupted: 2 rounds are kept in ")
+    assert line.startswith("error: interrupted: it goes on after round 2, with the files in ")
     command = line.partition("continue with ")[2]
     result = run_cli(*shlex.split(command)[1:], "--workers", "1")
     assert result.exit_code == 0, result.output
