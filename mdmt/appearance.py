@@ -73,7 +73,7 @@ def unusual(pixels: NDArray[np.uint8], sites: Mapping[str, Fences]) -> list[str]
         Of the site that the image is most alike; empty for a usual image.
     """
     statistics = picture_statistics(pixels)
-    reasons = []
+    found = []
     for index in range(len(pixels)):
         by_site = [
             [
@@ -83,5 +83,7 @@ def unusual(pixels: NDArray[np.uint8], sites: Mapping[str, Fences]) -> list[str]
             ]
             for of_site in sites.values()
         ]
-        reasons.append(", ".join(min(by_site, key=len, default=[])))
-    return reasons
+        fewest = min(map(len, by_site), default=0)
+        alike = next((reasons for reasons in by_site if len(reasons) == fewest), [])
+        found.append(", ".join(alike))
+    return found
