@@ -93,9 +93,10 @@ def _tables(config: FederationConfig, results: Mapping[str, Any]) -> Iterator[Ta
         better = dict(islice(config.space(task).shown_metrics.items(), _METRICS))
         for site, found in by_site.items():
             title = f"{task}, head of {site}" if site else f"{task}, shared head"
-            heading = (
-                f">{name.replace('_', chr(10))}\n({way}\nis better)" for name, way in better.items()
-            )
+            heading = [
+                ">" + name.replace("_", "\n") + f"\n({way}\nis better)"
+                for name, way in better.items()
+            ]
             table = new_table(title, "group", ">patients", *heading)
             table.add_row("all", *_cells(found["all"], better))
             for column, groups in found["subgroups"].items():
