@@ -231,7 +231,7 @@ def test_an_image_unlike_those_of_the_sites_is_noticed(
 ) -> None:
     like = clinic[1].manifest.images[0]
     sites = read_json(finished_run / "release" / "appearance.json")["sites"]
-    assert set(sites) == {"clinic", "hospital", "infirmary"}
+    assert set(sites) == {"clinic"}  # the others have too few images
     photo = np.full((64, 64), 20, np.uint8)
     photo[:, :20] = 250
     Image.fromarray(photo).save(tmp_path / "photo.png")
