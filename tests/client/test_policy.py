@@ -139,6 +139,9 @@ def test_local_steps_are_bounded_like_epochs(make_config):
         "policy: max_local_epochs allows 2, the federation asks for more with local_steps 7"
         " of batch_size 4"
     )
+    twice = make_config(training=training | {"local_steps": 4}, algorithm="ditto")
+    with pytest.raises(PolicyError, match="local_steps 4 of batch_size 4 and algorithm ditto"):
+        check_data(policy, twice, cohort, ["prognosis"])
 
 
 def test_a_message_may_be_as_large_as_max_upload_and_no_larger():

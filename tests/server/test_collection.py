@@ -129,6 +129,7 @@ def test_a_round_is_the_weighted_mean(federation, tmp_path):
     )
     assert state.arrays[W].tolist() == [3.5]  # .25·2 + .75·4
     assert {s: facts["weight"] for s, facts in line["sites"].items()} == {"a": 0.25, "b": 0.75}
+    assert line["cosines"] == {"a": {"b": 1.0}}  # both moved w up
 
 
 def test_the_run_directory_keeps_the_head_that_a_reply_carries(federation, tmp_path, monkeypatch):

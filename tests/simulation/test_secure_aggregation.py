@@ -59,6 +59,7 @@ def secure(make_config, sites):
     [
         ("fedprox", {"norm_layers": "local", "weighting": "uniform"}),
         ("fedadam", FROZEN | {"weighting": "examples", "heads": "shared"}),
+        ("ditto", FROZEN),
     ],
 )
 def test_the_result_is_that_of_plain_aggregation(
