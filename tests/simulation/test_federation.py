@@ -298,7 +298,7 @@ def test_awkward_splits_work(make_config, write_table, federate):
         tasks={"prognosis": dict(PROGNOSIS)},
         training={"rounds": 2, "local_epochs": 1, "batch_size": 4},
         sites={
-            "few": site(write_table("few", few), "prognosis"),
+            "few": site(write_table("few", few) | {"val_fraction": 0}, "prognosis"),
             "one": site(write_table("one", one), "prognosis"),
         },
     )

@@ -40,7 +40,7 @@ def test_a_federation_in_which_a_site_tells_no_number_runs(make_config, two_site
     assert row.split() == ["hospital", "prognosis", "-/-/-", "-/-/-", "-"]
     assert "None" not in shown.stdout
     assert (
-        "| hospital | prognosis | withheld | withheld | withheld |"
+        "| hospital | prognosis | withheld | withheld | auroc | withheld |"
         in (out / "release" / "README.md").read_text()
     )
 
