@@ -72,17 +72,29 @@ def roc_with_band(tested: Predictions, output: int, resamples: int = 200) -> Roc
 
 def _mean_curve(truth: Array, scores: Array, folds: NDArray[np.str_]) -> Array:
     """True-positive rates on the grid, then the area: the mean over folds; NaN without pairs."""
-    from sklearn.metrics import auc, roc_curve
-
     total, pairs = np.zeros(len(_GRID) + 1), 0.0
     for fold in np.unique(folds):
         of_fold = truth[folds == fold]
         number = float((of_fold == 1).sum() * (of_fold == 0).sum())
         if number:
-            false, true, _ = roc_curve(of_fold, scores[folds == fold])
-            total += number * np.append(np.interp(_GRID, false, true), auc(false, true))
+            false, true = roc_points(of_fold == 1, scores[folds == fold])
+            area = np.trapezoid(true, false)
+            total += number * np.append(np.interp(_GRID, false, true), area)
             pairs += number
     return total / pairs if pairs else np.full_like(total, math.nan)
+
+
+def roc_points(positive: NDArray[np.bool_], scores: Array) -> tuple[Array, Array]:
+    """Return the false- and true-positive rates at every threshold, from (0, 0) to (1, 1).
+
+    Equal scores pass a threshold together. Both classes must be present. The figures of a report
+    need thousands of curves, for which scikit-learn's `roc_curve` takes most of the time.
+    """
+    order = np.argsort(-scores)
+    last = np.append(np.diff(scores[order]) != 0, True)  # of the images with this score
+    true = np.append(0.0, np.cumsum(positive[order])[last])
+    false = np.append(0.0, np.cumsum(~positive[order])[last])
+    return false / false[-1], true / true[-1]
 
 
 class Bin(NamedTuple):

@@ -23,10 +23,10 @@ DP = {"noise_multiplier": 1.0, "sample_rate": 0.5}
 
 
 @pytest.fixture
-def private(make_config, tmp_path):
+def private(make_config, drawn):
     def build(policy=None, seed=0, **changes):
         sites = {
-            name: synthetic_site(tmp_path, task, patients=20, seed=seed) | {"policy": policy or {}}
+            name: synthetic_site(drawn, task, patients=20, seed=seed) | {"policy": policy or {}}
             for name, task in (("clinic", "severity"), ("hospital", "prognosis"))
         }
         keys = {

@@ -37,11 +37,11 @@ def order_of(message):
 
 
 @pytest.fixture
-def sites(tmp_path):
+def sites(drawn):
     return {
-        "clinic": synthetic_site(tmp_path, "severity", patients=12),
-        "hospital": synthetic_site(tmp_path, "prognosis", patients=16),
-        "ward": synthetic_site(tmp_path, "prognosis", "severity", patients=20),
+        "clinic": synthetic_site(drawn, "severity", patients=12),
+        "hospital": synthetic_site(drawn, "prognosis", patients=16),
+        "ward": synthetic_site(drawn, "prognosis", "severity", patients=20),
     }
 
 

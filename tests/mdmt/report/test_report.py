@@ -21,7 +21,7 @@ from study_files import ARMS, SECRET, write_study
 from mdmt.config import FederationConfig, save_config
 from mdmt.report import write_report
 from mdmt.report.canvas import arm_colours, panel
-from mdmt.report.curves import Roc, calibration_bins, roc_with_band
+from mdmt.report.curves import Roc, calibration_bins, roc_points, roc_with_band
 from mdmt.report.page import Figure, Page, Panel, Table, render_page
 from mdmt.report.study import prediction_blocks
 from mdmt.report.tables import paired_differences
@@ -425,6 +425,14 @@ def test_area_under_the_curve_is_the_auroc() -> None:
     assert (np.diff(roc.true_positive) >= 0).all()
     assert (roc.low <= roc.true_positive).all()
     assert (roc.true_positive <= roc.high).all()
+
+
+def test_points_of_a_curve_by_hand() -> None:
+    """Two images share a score: they pass together, one of each class."""
+    positive = np.array([True, False, True, False])
+    false, true = roc_points(positive, np.array([0.9, 0.5, 0.5, 0.1]))
+    assert false.tolist() == [0, 0, 0.5, 1]
+    assert true.tolist() == [0, 0.5, 1, 1]
 
 
 def test_perfect_scores_have_no_width() -> None:
