@@ -116,25 +116,35 @@ class Predictor:
         for _, _, model in self.models:
             model.to(self.device)
 
+    def names(self) -> list[str]:
+        """Return the name of each model: its task, with its site if there are several."""
+        tasks = [task for task, *_ in self.models]
+        return [f"{t}@{site}" if tasks.count(t) > 1 else t for t, site, _ in self.models]
+
     def columns(self) -> Iterator[str]:
         """Yield the names of the columns of `rows`."""
-        tasks = [task for task, *_ in self.models]
-        for task, site, _ in self.models:
-            prefix = f"{task}@{site}" if tasks.count(task) > 1 else task
+        for prefix, (task, *_) in zip(self.names(), self.models, strict=True):
             space = self.config.space(task)
             names = [*space.prediction_names, *(["sum"] if space.summable else [])]
             names += ["label", "threshold"] if space.binary_outputs else []
             yield from (f"{prefix}.{name}" for name in names)
 
-    def rows(self, pixels: NDArray[np.uint8]) -> list[list[str]]:
-        """Return the cells of each image of a batch."""
+    def values(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.floating]]:
+        """Return the predictions of each model for a batch, float64 (B, P)."""
         images = torch.from_numpy(pixels).to(self.device).unsqueeze(1).float() / 255
-        images, rows = normalise(images, self.config), [list[str]() for _ in pixels]
+        images, found = normalise(images, self.config), []
         for task, _, model in self.models:
-            space, threshold = self.config.space(task), self.thresholds.get(task, THRESHOLD)
             with torch.inference_mode():
                 outputs = model(images, [task])[task].float().cpu()
-            for row, values in zip(rows, space.decode(outputs.numpy()), strict=True):
+            found.append(self.config.space(task).decode(outputs.numpy()))
+        return found
+
+    def rows(self, pixels: NDArray[np.uint8]) -> list[list[str]]:
+        """Return the cells of each image of a batch."""
+        rows = [list[str]() for _ in pixels]
+        for (task, *_), predicted in zip(self.models, self.values(pixels), strict=True):
+            space, threshold = self.config.space(task), self.thresholds.get(task, THRESHOLD)
+            for row, values in zip(rows, predicted, strict=True):
                 numbers = [*values, values.sum()] if space.summable else list(values)
                 row += [f"{value:.6g}" for value in numbers]
                 if space.binary_outputs:

@@ -1,13 +1,15 @@
 """Read a release: the backbone of each task, and the heads that sites published with it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mdmt.appearance import Fences
 from mdmt.checkpoints import RoundFiles, round_of
@@ -90,6 +92,107 @@ class Release:
             if task in _tasks(own):
                 site = file.name.removesuffix(end)
                 yield site, self._model(site, number, own)
+
+    def all_models(self, heads: Path | None = None) -> list[tuple[str, str, MDMTModel]]:
+        """Return (task, site, model) for every head of every task.
+
+        Parameters
+        ----------
+        heads : Path, optional
+            A site's own saved state, for its heads; see `site_models`.
+
+        Raises
+        ------
+        BadInput
+            There is no head.
+        """
+        if heads is not None:
+            return list(self.site_models(heads))
+        found = [(t, site, model) for t in self.config.tasks for site, model in self.models(t)]
+        if not found:
+            raise BadInput(
+                f"{self.folder}: holds no head for any task: heads stayed with the sites; a site"
+                " adds its own with --heads <state_dir>/.../round-NNNNN.safetensors"
+            )
+        return found
+
+    def model(self, task: str, site: str | None = None) -> nn.Sequential:
+        """Return the backbone and one head as a plain module, in evaluation mode.
+
+        It takes images, float32 (N, C, S, S), preprocessed and normalised as `config` says, and
+        returns the outputs of the head, (N, K). ``config.space(task).decode`` turns outputs into
+        predictions.
+
+        Parameters
+        ----------
+        task : str
+        site : str, optional
+            Needed if several sites have a head of this task.
+
+        Raises
+        ------
+        BadInput
+            The release has no such head, or several.
+        """
+        found = dict(self.models(task)) if task in self.rounds else {}
+        if site is None and len(found) == 1:
+            (site,) = found
+        if site not in found:
+            there = ", ".join(name or "all sites" for name in found) or "none"
+            raise BadInput(f"{self.folder}: name a site with a head of {task}: {there}")
+        return nn.Sequential(found[site].backbone, found[site].heads[task]).eval()
+
+    def predict(
+        self,
+        images: str | Path | Sequence[str | Path],
+        *,
+        masks: Path | None = None,
+        heads: Path | None = None,
+        device: str = "auto",
+    ) -> dict[str, NDArray[np.floating]]:
+        """Predict radiographs with every head of the release.
+
+        Parameters
+        ----------
+        images : path or sequence of paths
+            Files; a folder stands for the image files in it, sorted.
+        masks : Path, optional
+            Folder of lung masks with the names of the images, for a lung box.
+        heads : Path, optional
+            See `all_models`.
+        device : str
+            ``auto``, ``cpu`` or ``cuda:0``.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Task, or ``task@site`` if several sites have a head of it → predictions, float64 (N, P),
+            in the order of the images and of the task's `prediction_names`.
+
+        Raises
+        ------
+        BadInput
+            An image cannot be used, or there is none.
+        """
+        from mdmt.data.image_files import image_files
+        from mdmt.prediction import Images, Predictor
+        from mdmt.training import resolve_device
+
+        given = [images] if isinstance(images, str | Path) else images
+        paths = [
+            file
+            for path in map(Path, given)
+            for file in (image_files(path)[0] if path.is_dir() else [path])
+        ]
+        if not paths:
+            raise BadInput("no image to predict")
+        predictor = Predictor(
+            self.config, self.all_models(heads), {}, self.fences, resolve_device(device)
+        )
+        read = Images(self.config, paths, masks)
+        parts = [predictor.values(batch.pixels) for batch in read.batches()]
+        every = map(np.concatenate, zip(*parts, strict=True))
+        return dict(zip(predictor.names(), every, strict=True))
 
     def site_models(self, file: Path) -> Iterator[tuple[str, str, MDMTModel]]:
         """Yield (task, site, model) for the heads in a site's own saved state.

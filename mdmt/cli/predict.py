@@ -88,16 +88,7 @@ def open_models(release: Path, heads: Path | None) -> tuple[Release, Models]:
 
     nested = release / "release"
     opened = open_release(nested if nested.is_dir() else release)
-    if heads is None:
-        models = [(t, site, m) for t in opened.config.tasks for site, m in opened.models(t)]
-    else:
-        models = list(opened.site_models(heads))
-    if not models:
-        raise BadInput(
-            f"{opened.folder}: holds no head for any task: heads stayed with the sites; a site adds"
-            " its own with --heads <state_dir>/.../round-NNNNN.safetensors"
-        )
-    return opened, models
+    return opened, opened.all_models(heads)
 
 
 def _image_files(given: Sequence[Path]) -> list[Path]:

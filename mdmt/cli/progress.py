@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdmt.cli.console import progress_console
+from mdmt.results.events import following
 from mdmt.results.runs import format_metric
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 _BAR = 20
 """Columns of the progress bar."""
-_POLL_SECONDS = 0.2
 _FEW_SITES = 8
 """Largest number of sites that are named in a line."""
 _REFERENCES = "references"
@@ -145,38 +143,16 @@ def local_rounds(folder: Path) -> dict[str, int]:
     return reached
 
 
-def follow(
-    path: Path, on_event: Callable[[dict[str, Any]], None], stop: threading.Event, position: int = 0
-) -> None:
-    """Call `on_event` with every line of a file beyond byte `position`, until `stop` is set."""
-    last = False
-    while not last:
-        last = stop.wait(_POLL_SECONDS)
-        if not path.exists():
-            continue
-        with path.open("rb") as file:
-            file.seek(position)
-            lines = file.read().splitlines(keepends=True)
-        for line in lines:
-            if line.endswith(b"\n"):  # the last line may be incomplete
-                position += len(line)
-                on_event(json.loads(line))
-
-
 @contextmanager
 def watching(folder: Path, config: FederationConfig) -> Iterator[None]:
     """Show the progress of the run in `folder` on standard error while the block runs."""
-    console, progress, stop = progress_console(), Progress(config), threading.Event()
+    console, progress = progress_console(), Progress(config)
 
     def on_event(event: dict[str, Any]) -> None:
         for line in progress.update(event):
             parts = wrap(line, console.width) if console.is_terminal else [line]
             for part in parts:
                 console.print(part)
-
-    events = folder / "events.jsonl"
-    shown = events.stat().st_size if events.exists() else 0  # events of the run that is resumed
-    follower = threading.Thread(target=follow, args=(events, on_event, stop, shown), daemon=True)
 
     from rich.console import Group
     from rich.live import Live
@@ -195,12 +171,10 @@ def watching(folder: Path, config: FederationConfig) -> Iterator[None]:
     live = Live(get_renderable=status, console=console, transient=True)
     if console.is_terminal:
         live.start(refresh=True)
-    follower.start()
     try:
-        yield
+        with following(folder, on_event):
+            yield
     finally:
-        stop.set()
-        follower.join()
         live.stop()
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mdmt.cli.console import FromRound, Overrides, progress_console, show_results
-from mdmt.files import write_json
 
 if TYPE_CHECKING:
     from mdmt.config import FederationConfig
@@ -91,61 +88,46 @@ def _simulate(
     again: str,
     on_start: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
-    """Check everything, then run and show the results; return the run directory.
+    """Run the federation and show its results; return the run directory.
 
     `again` is the command that an interrupted run is continued with.
     """
     from mdmt.cli.progress import watching
     from mdmt.cli.show import run_tables
-    from mdmt.errors import BadInput, IncompleteError
-    from server.going_back import go_back
-    from server.run import find_run, new_run_folder
+    from mdmt.errors import IncompleteError
+    from simulation.complete import simulate_completely
 
-    if from_round is not None and not resume:
-        raise BadInput("--from-round: needs --resume")
-    resumed = find_run(out, config) if resume else None
-    existed = out is not None and out.exists()
-    if out is not None and existed and not out.is_dir():
-        raise BadInput(f"{out}: is a file; choose another --out")
-    if out is not None and existed and not resume and any(out.iterdir()):
-        raise BadInput(f"{out}: is not empty; choose another --out, or --resume it")
-    if engine == "ray" and workers is not None:
-        raise BadInput("--workers: Ray starts its own workers; training.threads decides how many")
-    console = progress_console()
+    console, folder = progress_console(), out
     console.print(f"reading the data of {', '.join(sorted(config.sites)) or 'no site'}")
-    with ExitStack() as stack:
-        started = []
-        if engine == "inprocess":
-            from simulation.workers import count_workers, start_workers
+    with console.status("reading") as status:
 
-            # Before any thread starts: workers can be forks of this process.
-            wanted = workers or count_workers(config)
-            started = stack.enter_context(start_workers(config, wanted))
-        from simulation.simulate import prepare
-        from simulation.simulate import simulate as run
+        def announce(started: Path) -> None:
+            nonlocal folder
+            folder = started
+            status.stop()
+            console.print(f"running in {started}")
+            on_start(started)
 
-        with console.status("reading") as status:
-            looks = prepare(
-                config, lambda site, done, n: status.update(f"{site}: image {done} of {n}")
-            )
-        folder = resumed or new_run_folder(out, config.name)
-        if from_round is not None:
-            go_back(folder, config, from_round)
-        console.print(f"running in {folder}")
-        on_start(folder)
         try:
-            with watching(folder, config):
-                run(config, folder, engine, started, resume=resume)
-        except BadInput:
-            if not resume and not (folder / "history.jsonl").exists():
-                _discard(folder, keep=existed)
-            raise
+            folder = simulate_completely(
+                config,
+                out,
+                engine=engine,
+                workers=workers,
+                resume=resume,
+                from_round=from_round,
+                on_image=lambda site, done, n: status.update(f"{site}: image {done} of {n}"),
+                on_start=announce,
+                watch=lambda started: watching(started, config),
+            )
         except IncompleteError:
-            show_results(*run_tables(folder))
+            if folder is not None:
+                show_results(*run_tables(folder))
             raise
         except KeyboardInterrupt as error:
+            if folder is None or not folder.exists():
+                raise
             raise KeyboardInterrupt(_how_to_continue(folder, again)) from error
-    write_json(folder / "release" / "appearance.json", {"format": 1, "sites": looks})
     show_results(*run_tables(folder))
     return folder
 
@@ -159,14 +141,3 @@ def _how_to_continue(folder: Path, again: str) -> str:
         return f"interrupted before the first round; to start again, delete {folder}"
     kept = f"it goes on after round {number}, with the files in {folder}"
     return f"interrupted: {kept}; continue with {again} --resume --out {folder}"
-
-
-def _discard(folder: Path, *, keep: bool) -> None:
-    """Remove the files of a federation that could not start.
-
-    If the folder existed before, `keep` it and remove only its content.
-    """
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if not keep:
-        folder.rmdir()

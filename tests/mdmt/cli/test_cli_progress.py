@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from mdmt.cli.progress import Progress, duration, follow, local_rounds
+from mdmt.cli.progress import Progress, duration, local_rounds
 from mdmt.config import FederationConfig
+from mdmt.results.events import follow
 
 
 @pytest.fixture
