@@ -28,7 +28,9 @@ def evaluate(
     data: Annotated[
         Path, typer.Argument(help="site.yaml, or a table (CSV, XLSX) beside its images.")
     ],
-    out: Annotated[Path, typer.Option(help="JSON to write; never an existing file.")],
+    out: Annotated[Path, typer.Option(help="JSON to write; never an existing file.")] = Path(
+        "evaluation.json"
+    ),
     by: Annotated[
         list[str] | None,
         typer.Option(help="Column of subgroups, such as sex, age, view; may be repeated."),
