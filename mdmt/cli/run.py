@@ -63,7 +63,7 @@ def simulate(
     file, options = find_config(config), list(set_ or ())
     if resume:
         former = out or newest_run(str(read_yaml(file, options).get("name")))
-        options = [*remembered(former), *options]
+        options = [*(o for o in remembered(former) if o not in options), *options]
     folder = _simulate(
         load_federation(file, options),
         engine,
