@@ -55,7 +55,8 @@ def _site_tables(folder: Path) -> Iterator[Table]:
 
 def run_tables(folder: Path) -> Iterator[RenderableType]:
     """Yield the results of a run (or its last validation if it has none yet), and its cost."""
-    from mdmt.report.run import result_table
+    from mdmt.report.answer import run_answer
+    from mdmt.report.run_results import result_table
 
     run = read_run(folder)
     if run.metrics is not None:
@@ -63,6 +64,7 @@ def run_tables(folder: Path) -> Iterator[RenderableType]:
             for site, tests in run.tests(task):
                 yield _as_rich(result_table(run, task, site, tests))
         yield "Brackets: rounds, and 95 % intervals by patient bootstrap."
+        yield from run_answer(run)
         if missing := run.metrics.get("missing"):
             table = new_table("missing results", "result", "site", "why")
             for name, sites in missing.items():

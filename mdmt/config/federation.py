@@ -14,7 +14,7 @@ from mdmt.config.renamed import SAVED
 from mdmt.config.site import BesideSpace, SiteConfig
 from mdmt.config.training import AggregationConfig, ReleaseConfig, TrainingConfig, WireConfig
 from mdmt.plugins import Plugin, installed_plugins
-from mdmt.strict import Name, NonNegative, Positive, Probability, Strict, increasing
+from mdmt.strict import Name, NonNegative, Positive, Probability, Short, Strict, increasing
 from mdmt.tasks import Task
 
 
@@ -36,6 +36,8 @@ def _head(value: Any) -> Any:
 class TaskConfig(BesideSpace):
     """One task of the federation: its label space, its weight λ and its head."""
 
+    title: Short = ""
+    """How reports call the task. The default is its name."""
     weight: Positive = 1.0
     """λ of the task."""
     head: Annotated[HeadConfig, BeforeValidator(_head)] = HeadConfig()

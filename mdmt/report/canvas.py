@@ -19,6 +19,7 @@ _WIDTH, _HEIGHT = 340, 250
 """Size of a panel in CSS pixels."""
 
 BLACK = "#1b1f24"
+"""Ink: dark on a light page, light on a dark one."""
 GUIDE: dict[str, Any] = {"color": "#8c959f", "linewidth": 1, "linestyle": ":"}
 """Style of lines that are not data: the diagonal, a reference."""
 
@@ -26,13 +27,22 @@ GUIDE: dict[str, Any] = {"color": "#8c959f", "linewidth": 1, "linestyle": ":"}
 _ARMS = {
     "constant": "#6e7781",  # grey
     "metadata": "#cc79a7",  # purple
+    "probe": "#5e3c99",  # violet
     "local": "#0072b2",  # blue
     "finetune": "#e69f00",  # orange
     "average_init": "#56b4e9",  # sky
     "pooled": "#009e73",  # green
     "federated": "#d55e00",  # vermilion
 }
-_OTHERS = ("#8c6d1f", "#5e3c99", "#a6611a", "#01665e", "#7b3294", "#4d4d4d")
+_OTHERS = ("#8c6d1f", "#117733", "#a6611a", "#01665e", "#7b3294", "#4d4d4d")
+
+_OF_PAGE = {
+    BLACK: "currentColor",
+    "#57606a": "var(--strong)",
+    "#e3e7eb": "var(--grid)",
+    GUIDE["color"]: "var(--guide)",
+}
+"""Colours that follow the page, which may be light or dark; those of data do not change."""
 
 _STYLE = Path(__file__).parent / "templates" / "panel.mplstyle"
 
@@ -111,6 +121,8 @@ def _inline(svg: str) -> str:
     svg = svg[svg.index("<svg") :]
     prefix = hashlib.sha256(svg.encode()).hexdigest()[:8]
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>p{prefix}-", svg)
+    for colour, of_page in _OF_PAGE.items():
+        svg = svg.replace(colour, of_page)
     # Without width and height it takes its panel's; the namespaces are implied in HTML.
     return re.sub(
         r'<svg [^>]*(viewBox="[^"]*")[^>]*>', r"<svg \1 aria-hidden='true'>", svg, count=1

@@ -3,15 +3,16 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mdmt.enough import FEWEST_OF_A_CLASS, FEWEST_PATIENTS
 from mdmt.report.words import count, metric_name, without_paths
 from mdmt.results.runs import Run, count_labels
 from mdmt.results.studies import Study
-from mdmt.tasks import task_kinds
+from mdmt.tasks import Task, task_kinds
 
+Tests = Mapping[str, Mapping[str, Any] | None]
+"""Model → its test metrics at one site, as `Run.tests` gives them."""
 FEW_TO_TEST = 100
 """With so many images, half of each class, the 95 % interval of an AUROC of 0.8 is 0.17 wide."""
-FEW_TO_CHOOSE = 50
-"""Below this many validation images, rounds differ by chance more than by training."""
 FEW_TO_TRAIN = 20
 """Below this many training images, a class is hardly learned."""
 
@@ -57,18 +58,11 @@ def _site_caveats(sites: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
                 yield f"{where} withholds how many images it has: judge its numbers with care."
                 continue
             # An image has at least one label: no more images are labelled than this.
-            test, val = (
-                min(number.get(split, 0) for number in numbers) for split in ("test", "val")
-            )
+            test = min(number.get("test", 0) for number in numbers)
             if test == 0:
                 yield f"{where} has no test image."
             elif test < FEW_TO_TEST:
                 yield f"{where} has only {count(test, 'test image')}: intervals are wide."
-            if val < FEW_TO_CHOOSE:
-                yield (
-                    f"{where} has {count(val, 'validation image')}: too few to choose a round by;"
-                    " prefer the last round to the best."
-                )
             labels = count_labels(card["histogram"].get(task, {})) or {}
             few = [f"{label} ({n})" for label, n in labels.items() if n < FEW_TO_TRAIN]
             if few and task_kinds[space["kind"]].exclusive:
@@ -76,12 +70,23 @@ def _site_caveats(sites: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _result_caveats(run: Run) -> Iterator[str]:
+    if run.metrics is not None and run.config.release.checkpoint == "auto":
+        last = [task for task in run.config.tasks if run.released(task) == "last"]
+        if last:
+            yield (
+                f"Validation has too few patients to choose a round by ({FEWEST_PATIENTS}, and"
+                f" {FEWEST_OF_A_CLASS} of each class, over all sites of a task), or none is known:"
+                f" the last round of {', '.join(last)} is released."
+            )
     for task in run.config.tasks:
         space = run.config.space(task)
         for site, tests in run.tests(task):
+            yield from _few_of_a_class(space, task, site, tests)
             for metric in space.shown_metrics:
                 key = f"{task}/{metric}"
-                names = [n for n, test in tests.items() if test and test.get(key, 0) is None]
+                # A constant never varies.
+                varying = {n: t for n, t in tests.items() if n != "constant" or metric != "pearson"}
+                names = [n for n, test in varying.items() if test and test.get(key, 0) is None]
                 if names:
                     what = f"{metric_name(metric)} of {task} at {site}"
                     why = "there, predictions or labels do not vary"
@@ -96,6 +101,23 @@ def _result_caveats(run: Run) -> Iterator[str]:
                     f"{task} at {site} has no local-only reference: whether the federation helped"
                     " cannot be said; see `references` in docs/configuration.md."
                 )
+
+
+def _few_of_a_class(space: Task, task: str, site: str, tests: Tests) -> Iterator[str]:
+    """Yield findings or classes with too few test patients for an interval."""
+    final = next((test for name, test in tests.items() if test and "federated" in name), {})
+    few = []
+    for output in space.binary_outputs:
+        label = space.prediction_names[output]
+        for of, word in (("positives", "with"), ("negatives", "without")):
+            number = final.get(f"{task}/{of}_{label}")
+            if number is not None and number < FEWEST_OF_A_CLASS:
+                few.append(f"{count(number, 'test patient')} {word} {label}")
+    if few:
+        yield (
+            f"{task} at {site} has {', '.join(few)}: fewer than {FEWEST_OF_A_CLASS} allow neither"
+            " an interval nor a test."
+        )
 
 
 def study_caveats(study: Study) -> list[str]:

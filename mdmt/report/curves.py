@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mdmt.enough import enough_to_compare
 from mdmt.metrics import bootstrap
 from mdmt.results.predictions import Predictions
 
@@ -22,7 +23,8 @@ class Roc(NamedTuple):
     Attributes
     ----------
     false_positive, true_positive, low, high : ndarray, float, (101,)
-        Ends of the band are NaN where too few resamples have both classes.
+        Ends of the band are NaN where too few resamples have both classes, and everywhere if there
+        are too few patients of a class (`enough_to_compare`).
     area : float
     """
 
@@ -64,9 +66,12 @@ def roc_with_band(tested: Predictions, output: int, resamples: int = 200) -> Roc
     *found, area = curve(np.arange(len(truth)))
     if not np.isfinite(area):
         return None
-    low, high = bootstrap(
-        lambda index: curve(index)[:-1], tested.patients[labelled], seed=_SEED, resamples=resamples
-    )
+    patients = tested.patients[labelled]
+    low, high = np.full((2, len(_GRID)), np.nan)
+    if enough_to_compare(len(np.unique(patients[truth == value])) for value in (0, 1)):
+        low, high = bootstrap(
+            lambda index: curve(index)[:-1], patients, seed=_SEED, resamples=resamples
+        )
     return Roc(_GRID, np.array(found), low, high, float(area))
 
 

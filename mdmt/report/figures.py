@@ -7,6 +7,7 @@ import numpy as np
 from mdmt.metrics import bootstrap
 from mdmt.report.canvas import BLACK, GUIDE, Estimate, name_rows, panel
 from mdmt.report.curves import calibration_bins, roc_with_band
+from mdmt.report.decisions import decided
 from mdmt.report.page import Figure, Legend, Panel
 from mdmt.report.words import count, signed
 from mdmt.results.predictions import Predictions
@@ -52,7 +53,8 @@ def roc_figure(
 ) -> Figure:
     """Draw the ROC curve of each arm with its band, and the curve of the reference arm.
 
-    `intervals` are those of the areas, if the study has them.
+    Dotted: chance. The ring is where the arm decides (`decided`). `intervals` are those of the
+    areas, if they are known.
     """
     found = {arm: roc_with_band(tested, output) for arm, tested in arms.items()}
     curves = {arm: roc for arm, roc in found.items() if roc is not None}
@@ -71,8 +73,16 @@ def roc_figure(
             axes.plot(roc.false_positive, roc.true_positive, color=colours[arm], linewidth=2)
             band = roc.false_positive, roc.low, roc.high
             axes.fill_between(*band, color=colours[arm], alpha=0.18, lw=0)
+            point = _operating_point(arms[arm], output)
+            axes.plot(*point, "o", color=colours[arm], mfc="none", ms=9, mew=2)
             axes.set(xlim=(0, 1), ylim=(0, 1.01))
     return Figure(caption, panels, _legend(curves, colours))
+
+
+def _operating_point(tested: Predictions, output: int) -> tuple[float, float]:
+    """False- and true-positive rate of the decisions of a model."""
+    truth, said = tested.truth[:, output], decided(tested, output)
+    return float(said[truth == 0].mean()), float(said[truth == 1].mean())
 
 
 def calibration_figure(caption: str, arms: Arms, output: int, colours: Colours) -> Figure:
@@ -112,7 +122,7 @@ def confusion_figure(caption: str, arms: Arms, classes: Sequence[str]) -> Figure
         with panel(panels, arm, "predicted", "true", alt=alt) as axes:
             axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=2)
             for (row, column), number in np.ndenumerate(counts):
-                colour = "white" if shares[row, column] > 0.55 else BLACK
+                colour = "white" if shares[row, column] > 0.55 else "black"  # on the map's colours
                 text = f"{number}\n{shares[row, column]:.0%}"
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour)
             axes.set_xticks(np.arange(len(classes)) + 0.5, classes)

@@ -1,7 +1,7 @@
 """Learning curves: the validation of every round, with the best round marked."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,10 +32,33 @@ def run_learning(run: Run) -> list[Figure | str]:
     if run.config.privacy.secure_aggregation:  # only the means over all sites are known
         places = ({"all sites": {"validation": line["tasks"]}} for line in history)
         history = [line | {"sites": of} for line, of in zip(history, places, strict=True)]
-    figures = _figures({"federated": [history]}, spaces, caption, kept)
+    figures = _figures({"federated": [history]}, spaces, caption, kept) + _losses(run)
     if history and run.config.privacy.dp is not None:
         return ["With privacy.dp, sites withhold validation metrics: there are no curves."]
     return [*figures] or ["No round is finished yet."]
+
+
+def _losses(run: Run) -> list[Figure]:
+    """Draw the training loss of each task and site, where the sites report it."""
+    found: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for line in run.history:
+        for site, facts in sorted(line["sites"].items()):
+            for task, loss in facts.get("losses", {}).items():
+                if loss is not None:
+                    found[task][site][line["round"]] = loss
+    panels, names = list[Panel](), sorted({site for sites in found.values() for site in sites})
+    colours = arm_colours([f"site {name}" for name in names])
+    for task, sites in found.items():
+        curves = {site: [*of.values()] for site, of in sites.items()}
+        ends = [f"{site} from {of[0]:.3f} to {of[-1]:.3f}" for site, of in curves.items()]
+        labels = task, "round", "training loss"
+        with panel(panels, *labels, alt=f"Training loss: {'; '.join(ends)}") as axes:
+            for site, of in curves.items():
+                axes.plot(list(sites[site]), of, color=colours[f"site {site}"], lw=2)
+            axes.locator_params(axis="x", integer=True)
+    legend = [(name, colours[f"site {name}"]) for name in names]
+    caption = "Training loss of each task, as the sites report it: a mean over the round."
+    return [Figure(caption, panels, legend)] if panels else []
 
 
 def study_learning(study: Study) -> list[Figure]:
@@ -63,9 +86,10 @@ def _figures(
         for arm, cells in histories.items():
             for site, curve in _curves(cells, task, space).items():
                 by_site[site][arm] = curve
+        limits = _limits(by_site.values())  # the same at all sites of a task
         for site, arms in sorted(by_site.items()):
             best = {arm: kept[task] if kept else _best(arms[arm], space) for arm in arms}
-            _draw(panels, f"{task} at {site}", space, arms, colours, best)
+            _draw(panels, f"{task} at {site}", space, arms, colours, best, limits)
             drawn |= arms.keys()
     legend = [(arm, colours[arm]) for arm in histories if arm in drawn]
     return [Figure(caption, panels, legend)] if panels else []
@@ -83,6 +107,14 @@ def _curves(histories: Sequence[History], task: str, space: Task) -> dict[str, C
     return dict(sorted(found.items()))
 
 
+def _limits(sites: Iterable[Mapping[str, Curve]]) -> tuple[float, float]:
+    """Ends of the axis that holds all curves of a task, with room above for the best round."""
+    values = [v for arms in sites for curve in arms.values() for of in curve.values() for v in of]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    margin = 0.1 * (high - low) or 0.05
+    return low - margin, high + 2 * margin
+
+
 def _best(curve: Curve, space: Task) -> int | None:
     """The first of the best rounds, by the mean over cells."""
     sign = 1 if space.primary_is_better_when == "higher" else -1
@@ -97,6 +129,7 @@ def _draw(
     curves: Mapping[str, Curve],
     colours: Mapping[str, str],
     kept: Mapping[str, int | None],
+    limits: tuple[float, float],
 ) -> None:
     name, words = metric_name(space.primary), []
     means = {
@@ -121,5 +154,5 @@ def _draw(
                 if len(means) == 1:
                     point, style = (chosen, mean[chosen]), "offset points"
                     axes.annotate(f"best: {chosen}", point, (0, 9), textcoords=style, ha="center")
-        axes.margins(y=0.2)
+        axes.set_ylim(*limits)
         axes.locator_params(axis="x", integer=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,56 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class ForestRow:
+    """A gain with its interval: above 0 is better.
+
+    Attributes
+    ----------
+    label : str
+    value : float
+    low, high : float or None
+        None if there is no interval.
+    verdict : str
+        ``better``, ``worse`` or what is said if neither is shown.
+    """
+
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+    verdict: str
+
+    @property
+    def shown(self) -> str:
+        """The gain and its interval in words."""
+        ends = (
+            "" if self.low is None or self.high is None else f" [{self.low:+.3f}, {self.high:+.3f}]"
+        )
+        return f"{self.value:+.3f}{ends}".replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Gains on a common axis, which is as wide as the page. It is drawn by the style sheet."""
+
+    caption: str
+    bars: Sequence[ForestRow]
+    note: str = ""
+
+    @property
+    def limit(self) -> float:
+        """End of the axis: 1, 2 or 5 times a power of ten."""
+        ends = [abs(end) for bar in self.bars for end in (bar.value, bar.low, bar.high) if end]
+        largest = max(ends, default=1.0)
+        power = 10.0 ** math.floor(math.log10(largest))
+        return next(step * power for step in (1, 2, 5, 10) if step * power >= largest)
+
+    def place(self, value: float) -> float:
+        """Position of a value in per cent of the width."""
+        return round(50 + 50 * value / self.limit, 2)
+
+
+@dataclass(frozen=True)
 class Details:
     """Blocks, or text whose lines stay as they are, which a reader opens if needed."""
 
@@ -64,7 +115,7 @@ class Details:
     text: str = ""
 
 
-Block = str | list[str] | Table | Figure | Details
+Block = str | list[str] | Table | Figure | Forest | Details
 """A paragraph, a list of sentences, or one of the classes above."""
 
 
@@ -87,6 +138,8 @@ class Page:
         What to keep in mind when reading it.
     sections : sequence of Section
         Those without blocks are left out.
+    charts : sequence of Block
+        Below the summary.
     """
 
     title: str
@@ -94,6 +147,7 @@ class Page:
     summary: Sequence[str]
     caveats: Sequence[str]
     sections: Sequence[Section]
+    charts: Sequence[Block] = ()
 
 
 def render_page(page: Page) -> str:

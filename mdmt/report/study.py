@@ -1,6 +1,6 @@
 """The page of a study: the same comparison over arms, backbones, folds and seeds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from mdmt.report import figures, tables
 from mdmt.report.canvas import arm_colours
@@ -10,9 +10,9 @@ from mdmt.report.fractions import fraction_blocks
 from mdmt.report.gains import gain_tables
 from mdmt.report.learning import study_learning
 from mdmt.report.page import Block, Details, Page
+from mdmt.report.predictions import prediction_figures
 from mdmt.report.setup import config_blocks, fold_blocks, versions_paragraph
 from mdmt.report.words import at, count, metric_name, probability, signed
-from mdmt.results.predictions import Predictions
 from mdmt.results.statistics import mean_of
 from mdmt.results.studies import Study
 
@@ -150,7 +150,14 @@ def prediction_blocks(study: Study) -> Iterator[Block]:
                 arms = {arm: found[arm] for arm in study.arms if arm in found}
                 known = study.statistic("intervals", **key)
                 intervals = {row["arm"]: (row["low"], row["high"]) for row in known}
-                blocks += _figures(study, task, site, arms, intervals)
+                blocks += prediction_figures(
+                    at(task, site),
+                    study.spaces[task],
+                    arms,
+                    arm_colours(study.arms),
+                    study.reference,
+                    intervals,
+                )
         if blocks and number == 0:
             yield (
                 "Unit of analysis: the patient. Test predictions of all folds, backbone"
@@ -159,40 +166,3 @@ def prediction_blocks(study: Study) -> Iterator[Block]:
             yield from blocks
         elif blocks:
             yield Details(f"Backbone {backbone}", blocks)
-
-
-def _figures(
-    study: Study,
-    task: str,
-    site: str,
-    arms: Mapping[str, Predictions],
-    intervals: Mapping[str, tuple[float | None, float | None]],
-) -> Iterator[Block]:
-    space, colours, where = study.spaces[task], arm_colours(study.arms), at(task, site)
-    for output in space.binary_outputs:
-        name = space.labels[output]
-        dashed = f" Dashed: {study.reference}." if study.reference in arms else ""
-        caption = (
-            f"{where}: ROC curves of {name}, the mean of the folds' curves. Band and brackets:"
-            f" 95 % intervals.{dashed}"
-        )
-        # The primary metric of several classes is the mean of their areas.
-        of_area = intervals if len(space.binary_outputs) == 1 else {}
-        yield figures.roc_figure(caption, arms, output, colours, study.reference, of_area)
-        caption = (
-            f"{where}: calibration of {name}. Images in groups of similar probability, with"
-            " Wilson's 95 % intervals of independent images."
-        )
-        yield figures.calibration_figure(caption, arms, output, colours)
-    if space.exclusive:
-        caption = f"{where}: confusion matrices, in images and shares of the true class."
-        yield figures.confusion_figure(caption, arms, space.labels)
-    if not space.binary_outputs:
-        caption = f"{where}: MAE of each output, with 95 % intervals."
-        yield figures.output_figure(caption, arms, space.labels, colours)
-    if space.summable:
-        caption = (
-            f"{where}: predicted against true global score. Black: median and quartiles of the"
-            " predictions at each true score."
-        )
-        yield figures.score_figure(caption, arms, space.bounds[1] * len(space.labels), colours)

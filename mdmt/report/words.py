@@ -1,10 +1,16 @@
 """How a report writes numbers and names; paths are cut to their last part."""
 
+from __future__ import annotations
+
 import re
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdmt.results.predictions import ALL
+from mdmt.tasks import Task
+
+if TYPE_CHECKING:
+    from mdmt.config import FederationConfig
 
 _NAMES = {
     "auroc": "AUROC",
@@ -29,6 +35,25 @@ def at(task: str, site: str) -> str:
     ('prognosis at hospital', 'prognosis at all sites together')
     """
     return f"{task} at {'all sites together' if site == ALL else site}"
+
+
+def task_title(config: FederationConfig, task: str) -> str:
+    """Return the title of a task in its configuration, or its name."""
+    return config.tasks[task].title or task
+
+
+def measure(space: Task, metric: str) -> str:
+    """Name of a metric, with the unit of the task if it has one.
+
+    Examples
+    --------
+    >>> from mdmt.tasks import Regression
+    >>> age = Regression(outputs=("age",), range=(0, 100), unit="years")
+    >>> measure(age, "mae"), measure(age, "r2")
+    ('MAE (years)', 'R²')
+    """
+    has_unit = space.units and metric.partition("_")[0] in ("mae", "sd")
+    return f"{metric_name(metric)} ({space.units})" if has_unit else metric_name(metric)
 
 
 def metric_name(metric: str) -> str:

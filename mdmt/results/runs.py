@@ -176,4 +176,5 @@ def format_metric(metrics: dict[str, Any], key: str) -> str:
     if value is None:
         withheld = metrics.get(f"{key.partition('/')[0]}/examples", 0) is None
         return "-" if withheld or key not in metrics else "undefined"
-    return f"{value:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")
+    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{value:.3f}{interval}".replace("-", "−")

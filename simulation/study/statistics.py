@@ -8,11 +8,12 @@ seed together, say whether it would hold in other patients like these.
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
+from mdmt.enough import FEWEST_OF_A_CLASS, enough_to_compare
 from mdmt.metrics import bootstrap_interval
 from mdmt.results.delong import compare_aurocs
 from mdmt.results.gains import gain_tables
@@ -39,7 +40,8 @@ UNITS = {
     " bootstrap of 1000 resamples that draw patients with all their images",
     "delong": f"patients: test predictions of all folds of one seed; {_WITHIN}; DeLong's test with"
     " images clustered by patient (Obuchowski 1997); two-sided; Holm's correction over the pairs"
-    " of arms of one backbone, seed, site and output",
+    f" of arms of one backbone, seed, site and output; none for fewer than {FEWEST_OF_A_CLASS}"
+    " patients of a class",
     "out_of_fold": "patients: test predictions of all folds of a seed, metrics averaged over"
     f" seeds; {_WITHIN}; {_RESAMPLES}",
     "gains": f"patients: {_PAIRED}; p is two-sided, with Holm's correction over the targets (means"
@@ -166,6 +168,9 @@ def _delong(predictions: Sequence[Predictions]) -> Iterator[dict[str, Any]]:
                 where = a.patients[labelled], a.folds[labelled]
                 found = compare_aurocs(truth[labelled] == 1, *scores, *where)
                 if found is not None:
+                    people = [len(np.unique(where[0][truth[labelled] == v])) for v in (0, 1)]
+                    if not enough_to_compare(people):
+                        found = replace(found, error=None, low=None, high=None, z=None, p=None)
                     name = a.space.prediction_names[column]
                     key = a.key | {"output": name, "arm_a": a.arm, "arm_b": b.arm}
                     pairs.append(key | asdict(found) | a.counts(labelled))

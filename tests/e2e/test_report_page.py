@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from browser import Found, open_page
+from browser import Found, open_page, printed_pages
 from cli_builders import run_cli
+from run_files import write_simulated_run
 from study_files import write_study
+
+from mdmt.report import write_report
 
 pytestmark = pytest.mark.e2e
 
@@ -46,6 +49,33 @@ def test_report_stands_alone_and_fits_a_phone(
     assert max(width for width, _ in found.tables) <= 390
     # Captions have the page's width, not a narrow or a wide table's.
     assert all(300 <= width <= 390 for width, _ in found.captions)
+
+
+@pytest.fixture(scope="module")
+def drawn_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(write_simulated_run(tmp_path_factory.mktemp("drawn")))
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_headings_are_in_order_and_every_text_can_be_read(
+    tmp_path: Path, drawn_report: Path, dark: bool
+) -> None:
+    found = open_page(drawn_report, tmp_path / "browser", dark=dark)
+    assert found.headings[:2] == [1, 2]
+    steps = zip(found.headings, found.headings[1:], strict=False)
+    assert all(lower <= upper + 1 for upper, lower in steps)
+    assert found.faint == []
+    assert (found.requests, found.complaints) == ([], [])
+    assert found.content <= found.width == 390
+
+
+def test_a_report_of_four_tasks_is_printed_on_12_pages(tmp_path: Path, drawn_report: Path) -> None:
+    assert 1 < printed_pages(drawn_report, tmp_path / "browser") <= 12
+
+
+def test_the_browser_sees_faint_text(tmp_path: Path) -> None:
+    found = _open(tmp_path, '<p style="background:#fff;color:#999">grey on white</p>')
+    assert found.faint == ["grey on white"]
 
 
 def _open(tmp_path: Path, html: str) -> Found:
