@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mdmt.report.canvas import BLACK, panel
+from mdmt.report.canvas import panel
 from mdmt.report.page import Block, Figure, Panel
 
 _MANY_SITES = 12
@@ -42,7 +42,7 @@ def similarity_blocks(history: Sequence[Mapping[str, Any]]) -> list[Block]:
         axes.pcolormesh(table, cmap="RdBu", vmin=-1, vmax=1, edgecolors="white", linewidth=2)
         if len(sites) <= _MANY_SITES:
             for (row, column), value in np.ndenumerate(table):
-                colour = "white" if abs(value) > 0.6 else BLACK
+                colour = "white" if abs(value) > 0.6 else "black"  # on the map's colours
                 text = "" if np.isnan(value) else f"{value:.2f}"
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour)
         axes.set_xticks(np.arange(len(sites)) + 0.5, sites, rotation=45, ha="right")

@@ -214,7 +214,7 @@ def test_small_test_and_validation_sets_are_caveats(finished_run: Path) -> None:
     text = Reader(report_of(finished_run)).text
     card = json.loads((finished_run / "sites.json").read_text())["sites"]["clinic"]
     assert f"severity at clinic has only {card['images']['test']} test image" in text
-    assert "too few to choose a round by" in text
+    assert "too few patients to choose a round by" in text
 
 
 def test_refusals_are_listed(tmp_path: Path) -> None:
@@ -436,7 +436,8 @@ def test_points_of_a_curve_by_hand() -> None:
 
 
 def test_perfect_scores_have_no_width() -> None:
-    roc = roc_of(predictions([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], list("abcd")))
+    people = [f"p{k}" for k in range(20)]
+    roc = roc_of(predictions([0] * 10 + [1] * 10, [0.1] * 10 + [0.9] * 10, people))
     assert roc.area == 1.0
     assert (roc.low[1:] == roc.high[1:]).all()
 
@@ -508,7 +509,10 @@ def test_a_name_in_a_plot_is_neither_a_formula_nor_markup() -> None:
         ({"kind": "classification", "classes": ["a", "b", "c"]}, {"ROC": 3, "confusion": 1}),
         ({"kind": "multilabel", "labels": ["edema", "effusion"]}, {"ROC": 2, "confusion": 0}),
         ({"kind": "ordinal", "outputs": ["A", "B"], "levels": 4}, {"MAE": 1, "global score": 1}),
-        ({"kind": "regression", "outputs": ["A"], "range": [0, 3]}, {"MAE": 1, "global score": 0}),
+        (
+            {"kind": "regression", "outputs": ["A"], "range": [0, 3]},
+            {"Bland": 1, "global": 0},
+        ),
     ],
 )
 def test_every_kind_of_task_has_its_figures(
