@@ -7,6 +7,7 @@ import typer
 from mdmt import __version__
 from mdmt.cli.console import Commands
 from mdmt.cli.evaluate import evaluate
+from mdmt.cli.export import export
 from mdmt.cli.init import init
 from mdmt.cli.predict import predict
 from mdmt.cli.run import demo, simulate
@@ -25,8 +26,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, simulate, study, show, report, validate, init, predict, evaluate, provision):
+for command in (demo, simulate, study, show, report, validate, init, predict, evaluate, export):
     app.command()(command)
+app.command()(provision)
 app.add_typer(site)
 app.add_typer(server)
 

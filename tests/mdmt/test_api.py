@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from builders import federation_dict, synthetic_site
+from cli_builders import run_cli
 from PIL import Image
 
 import mdmt
@@ -93,13 +96,27 @@ def test_a_mistake_is_one_line() -> None:
 def test_the_page_about_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its code runs in one piece, with a single round."""
     page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
-    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    *code, load = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save("images/a.png")
     short = "training.rounds=1", "training.local_steps=1", "references=[local]"
     found: dict[str, Any] = {}
-    exec(code.replace('"training.rounds=3"', ", ".join(map(repr, short))), found)
+    exec("\n".join(code).replace('"training.rounds=3"', ", ".join(map(repr, short))), found)
     assert found["run"].outcome == "done"
     assert [array.shape for array in found["predictions"].values()] == [(1, 2), (1, 6)]
     assert found["names"] == ("MILD", "SEVERE")
+    for command in re.findall(r"^    mdmt (export .*?)(?: *#.*)?$", page, re.MULTILINE):
+        result = run_cli(*command.split())
+        assert result.exit_code == 0, result.output
+    exec(load, found)
+    session = onnxruntime.InferenceSession("severity-network/severity.onnx")
+    images = np.random.default_rng(0).random((3, 1, 64, 64), dtype=np.float32)
+    (outputs,) = session.run(None, {"images": images})
+    expected = found["program"](torch.from_numpy(images)).detach().numpy()
+    assert np.allclose(outputs, expected, atol=1e-4)
+    facts = json.loads(Path("severity-network/metadata.json").read_text())
+    example = facts["decoding_example"]
+    decoded = np.clip(1.5 + 1.5 * np.array(example["outputs"]), 0, 3)  # the range is [0, 3]
+    assert np.allclose(decoded, example["predictions"])
+    assert "not an empty folder" in run_cli(*command.split()).output
