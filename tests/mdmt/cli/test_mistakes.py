@@ -103,7 +103,9 @@ KEYS: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "says"), KEYS, ids=[f"{k}={v}" for k, v, _ in KEYS])
+@pytest.mark.parametrize(
+    ("key", "value", "says"), KEYS, ids=[f"{key}: {says}" for key, _, says in KEYS]
+)
 def test_a_wrong_key_or_value(folder: Path, key: str, value: Any, says: str) -> None:
     change(folder / "federation.yaml", key, value)
     line = mistake("simulate", "federation.yaml")
