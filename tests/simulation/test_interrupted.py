@@ -47,7 +47,7 @@ def test_before_the_first_round_nothing_is_kept(
     def interrupted(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("simulation.simulate.simulate", interrupted)
+    monkeypatch.setattr("simulation.complete.simulate", interrupted)
     file = tmp_path / "fed.yaml"
     file.write_text(yaml.safe_dump(federation_dict(sites=two_sites)))
     result = run_cli("simulate", file, "--out", tmp_path / "run", "--workers", "1")
