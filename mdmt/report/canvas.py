@@ -27,7 +27,7 @@ GUIDE: dict[str, Any] = {"color": "#8c959f", "linewidth": 1, "linestyle": ":"}
 _ARMS = {
     "constant": "#6e7781",  # grey
     "metadata": "#cc79a7",  # purple
-    "probe": "#5e3c99",  # violet
+    "probe": "#8e6bbf",  # violet
     "local": "#0072b2",  # blue
     "finetune": "#e69f00",  # orange
     "average_init": "#56b4e9",  # sky

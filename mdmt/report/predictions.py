@@ -62,7 +62,7 @@ def prediction_figures(
         yield figures.output_figure(caption, arms, space.labels, colours)
     if space.summable:
         caption = (
-            f"{where}: predicted against true global score. Black: median and quartiles of the"
+            f"{where}: predicted against true global score. Lines: median and quartiles of the"
             " predictions at each true score."
         )
         yield figures.score_figure(caption, arms, space.bounds[1] * len(space.labels), colours)
