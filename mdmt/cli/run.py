@@ -99,35 +99,41 @@ def _simulate(
 
     console, folder = progress_console(), out
     console.print(f"reading the data of {', '.join(sorted(config.sites)) or 'no site'}")
-    with console.status("reading") as status:
+    status = console.status("reading")  # its thread starts after the workers, which are forks
 
-        def announce(started: Path) -> None:
-            nonlocal folder
-            folder = started
-            status.stop()
-            console.print(f"running in {started}")
-            on_start(started)
+    def show_image(site: str, done: int, n: int) -> None:
+        status.start()
+        status.update(f"{site}: image {done} of {n}")
 
-        try:
-            folder = simulate_completely(
-                config,
-                out,
-                engine=engine,
-                workers=workers,
-                resume=resume,
-                from_round=from_round,
-                on_image=lambda site, done, n: status.update(f"{site}: image {done} of {n}"),
-                on_start=announce,
-                watch=lambda started: watching(started, config),
-            )
-        except IncompleteError:
-            if folder is not None:
-                show_results(*run_tables(folder))
+    def announce(started: Path) -> None:
+        nonlocal folder
+        folder = started
+        status.stop()
+        console.print(f"running in {started}")
+        on_start(started)
+
+    try:
+        folder = simulate_completely(
+            config,
+            out,
+            engine=engine,
+            workers=workers,
+            resume=resume,
+            from_round=from_round,
+            on_image=show_image,
+            on_start=announce,
+            watch=lambda started: watching(started, config),
+        )
+    except IncompleteError:
+        if folder is not None:
+            show_results(*run_tables(folder))
+        raise
+    except KeyboardInterrupt as error:
+        if folder is None or not folder.exists():
             raise
-        except KeyboardInterrupt as error:
-            if folder is None or not folder.exists():
-                raise
-            raise KeyboardInterrupt(_how_to_continue(folder, again)) from error
+        raise KeyboardInterrupt(_how_to_continue(folder, again)) from error
+    finally:
+        status.stop()
     show_results(*run_tables(folder))
     return folder
 
