@@ -56,8 +56,8 @@ def _from_table(file: Path, release: FederationConfig) -> SiteConfig:
     for name, task in release.tasks.items():
         own = tuple(column or name for column in task.space.columns)
         for found in guess.tasks:
-            fits = (found.kind, found.labels) == (task.space.kind, task.space.labels)
-            if found.columns == own or (fits and not set(own) <= set(tabular.columns)):
+            same = found.labels == task.space.labels
+            if found.columns == own or (same and not set(own) <= set(tabular.columns)):
                 keys = {"columns": list(found.columns), "values": found.values}
                 tasks[name] = _space(task.space) | keys | _separator(found.separator)
         if name not in tasks and set(own) <= set(tabular.columns):
