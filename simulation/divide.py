@@ -11,8 +11,8 @@ from mdmt.data.stratified import stratify
 def divide_sites(config: FederationConfig, out: Path) -> FederationConfig:
     """Write the stratified splits of all sites to ``splits/`` of the run directory.
 
-    A patient of two sites is then on one side. Splits that a dataset gives, and those by hash, need
-    no file. A resumed run keeps the files of its first start.
+    A patient of two sites is then on one side. Splits that a dataset gives, those by hash, and
+    those of a study's fold stay as they are. A resumed run keeps the files of its first start.
 
     Parameters
     ----------
@@ -30,7 +30,8 @@ def divide_sites(config: FederationConfig, out: Path) -> FederationConfig:
     DataError
         A table cannot be read.
     """
-    sites = {n: s.model_copy(update={"tasks": s.offered}) for n, s in config.sites.items()}
+    free = {name: site for name, site in config.sites.items() if site.fold is None}
+    sites = {n: s.model_copy(update={"tasks": s.offered}) for n, s in free.items()}
     manifests = {name: inspect_manifest(site, config.seed)[0] for name, site in sites.items()}
     drawn = [name for name, m in manifests.items() if m.division.by == "stratified"]
     if not drawn or len(sites) == 1:  # a site alone stratifies its own patients in the same way

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from client.memory import kept_tensors
 from mdmt.central import Start, Trained, train_centrally
-from mdmt.config import FederationConfig
+from mdmt.config import FederationConfig, ReleaseConfig
 from mdmt.errors import StateError
 from mdmt.models import MDMTModel, build_model, head_task, set_arrays
 from mdmt.refit import linear_probe, refit_heads
@@ -39,7 +39,8 @@ def run_federated(bench: Bench) -> Outcome:
         name: site.model_copy(update={"state_dir": run / "sites" / name})
         for name, site in bench.config.sites.items()
     }
-    config = bench.config.model_copy(update={"references": (), "sites": sites})
+    release = ReleaseConfig(checkpoint=bench.study.checkpoint)
+    config = bench.config.model_copy(update={"references": (), "release": release, "sites": sites})
     run.mkdir(parents=True)
     simulate(config, run, "inprocess")
     history = read_lines(run / "history.jsonl")

@@ -452,7 +452,7 @@ def test_little_space_is_a_warning_and_nothing_is_left_behind(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("change", "outcome", "says"),
     [
-        (lambda data: shutil.rmtree(data), "fail", "labels.csv: cannot be read"),
+        (lambda data: shutil.rmtree(data), "fail", "no such folder, for the table labels.csv"),
         (lambda data: (data / "images" / "3.png").unlink(), "fail", "3.png is not a file"),
         (lambda data: (data / "images" / "3.png").write_text("?"), "fail", "3.png"),
     ],

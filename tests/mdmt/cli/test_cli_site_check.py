@@ -43,7 +43,7 @@ def test_each_failure_is_one_line_with_its_remedy(server: ServerKit, tmp_path: P
     lines = {line.split(": ")[1]: line for line in errors(result)}
     assert list(lines) == ["address", "certificate", "server", "clock", "registered", "dataset"]
     assert "refused the connection" in lines["address"]
-    assert "labels.csv: cannot be read" in lines["dataset"]
+    assert "labels.csv: no such file" in lines["dataset"]
     assert lines["dataset"].endswith("; mdmt validate site.yaml lists all")
 
 

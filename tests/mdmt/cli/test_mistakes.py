@@ -69,7 +69,7 @@ KEYS: list[tuple[str, Any, str]] = [
     ("model", REMOVED, "model: this key is needed"),
     ("model.image_size", "224px", "model.image_size: expected a whole number (it is '224px')"),
     ("model.weights", "imagenet", "expected none, timm, offline or a .safetensors"),
-    ("algorithm", "fedprx", "unknown algorithm fedprx; did you mean fedprox?"),
+    ("algorithm", "fedprx", "unknown algorithm fedprx; did you mean fedprox"),
     ("aggregation.weighting", "sample", "did you mean examples?"),
     ("aggregation.heads", "share", "did you mean shared?"),
     ("references", ["lokal"], "references.0: expected 'constant'"),

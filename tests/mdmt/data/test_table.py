@@ -210,7 +210,7 @@ def test_as_many_columns_as_the_task_has_labels_are_needed(write: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot be read"),
+        (None, "no such file"),
         (b"", "empty"),
         ("image,patient,split,A,B,prognosis,\xfcbel\n".encode("latin-1"), "UTF-8"),
         (b"image,A,A,patient,split,B,prognosis\n", "two columns are called A"),

@@ -21,7 +21,12 @@ def finished(covid_cxr, tmp_path, monkeypatch):
     quick += [f"sites.{site}.cache_dir={tmp_path / 'cache'}" for site in sites]
     study = load_study(
         find_config("covid_cxr", "study"),
-        ["arms=[{kind: metadata, columns: [view, age, sex]}]", *(f"federation.{q}" for q in quick)],
+        [
+            "arms=[{kind: metadata, columns: [view, age, sex]}]",
+            "comparators=[]",
+            "seeds=[0]",
+            *(f"federation.{q}" for q in quick),
+        ],
     )
     run_study(study, tmp_path / "out", workers=0)
     return tmp_path / "out"

@@ -113,7 +113,8 @@ def test_paired_rows_compare_matched_cells_only(study):
     assert row["p_t_holm"] == row["p_t"], "one comparison needs no correction"
 
 
-def test_delong_and_intervals_are_over_patients_and_rank_within_folds(study, cells):
+def test_delong_and_intervals_are_over_patients_and_rank_within_folds(study, cells, monkeypatch):
+    monkeypatch.setattr("mdmt.enough.FEWEST_OF_A_CLASS", 2)  # the four patients are few
     statistics = statistics_of(study, [], cells)
     (row,) = statistics["delong"]["rows"]
     assert (row["images"], row["patients"], row["output"]) == (8, 4, "SEVERE")
