@@ -92,19 +92,20 @@ def _query(
     """Wait for `wanted` nodes and query them. Return the nodes and their answers.
 
     If server and sites were restarted together, Flower lists sites as connected for a minute before
-    they are. This function waits for them too.
+    they are. This function waits for them too. A SuperNode can also lose an answer while it ends an
+    earlier run: a site that is connected and silent is asked again.
     """
     end = time.monotonic() + config.aggregation.join_timeout
     answers: dict[int, Message] = {}
     while True:
         nodes = registry.wait(lambda connected: len(connected) >= wanted, end)
-        queries = registry.queries(nodes)
+        queries = registry.queries([node for node in nodes if node.node_id not in answers])
         found = Replies(grid, queries, deadline(config, len(queries)), patience=0.0)
         answers |= dict(found)
-        gone = [node for node in nodes if node.node_id in found.absent]
-        if not gone or time.monotonic() >= end:
+        silent = [node for node in nodes if node.node_id not in answers]
+        if not silent or time.monotonic() >= end:
             return nodes, answers
-        for node in gone:
+        for node in silent:
             registry.forget(node)
 
 

@@ -247,3 +247,19 @@ def test_other_counts_for_the_same_data_are_refused_by_name(config, cards, make_
     moved = moved.model_copy(update={"images": {"train": 11, "val": 2, "test": 2}})
     _, refused, _ = register(federation, [a, b, a | {"name": "c"}], former={"a": moved})
     assert "other numbers of images" in refused[0][1]
+
+
+def test_a_connected_site_whose_answer_is_lost_is_asked_again(make_config, cards):
+    """A SuperNode that ends an earlier run can lose the answer to the query of the next one."""
+
+    class Forgetful(Grid):
+        def pull_messages(self, ids):
+            return [m for m in super().pull_messages(ids) if m.metadata.reply_to_message_id != "0"]
+
+    config = make_config(
+        aggregation={"join_timeout": 5.0}, training={"rounds": 1, "round_timeout": 0.3}
+    )
+    grid = Forgetful(cards(config))
+    registry = register_sites(grid, config, expected=["a", "b"])
+    assert sorted(card.name for card in registry.cards.values()) == ["a", "b"]
+    assert [m.metadata.dst_node_id for m in grid.sent.values()] == [2, 3, 2], "only the silent one"
